@@ -1,0 +1,125 @@
+//! Removes events the log holds twice: a publisher that retries sends the same id again.
+//!
+//! The window is counted in log positions, never in time, so deduplication is a pure function of the
+//! log: a rebuild, a restart and a second replica agree. It is filled by reading the log itself from
+//! [`Window::warm_from`], before the first record that counts.
+
+use hashbrown::HashTable;
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use uuid::Uuid;
+
+/// The ids of the last `size` offsets of one partition: 16 bytes an id, and about 6 to find it.
+pub struct Window {
+    size: i64,
+    /// In offset order. `first` counts the ids ever dropped from the front, so `index - first` is a place here.
+    seen: VecDeque<(i64, Uuid)>,
+    first: u64,
+    index: HashTable<u64>,
+    hasher: std::hash::RandomState,
+}
+
+impl Window {
+    /// `size` is in offsets; 0 switches deduplication off.
+    pub fn new(size: u32) -> Self {
+        Self {
+            size: i64::from(size),
+            seen: VecDeque::new(),
+            first: 0,
+            index: HashTable::new(),
+            hasher: std::hash::RandomState::new(),
+        }
+    }
+
+    /// The first offset to read so that the window is whole at `next`.
+    pub fn warm_from(size: u32, next: i64, log_start: i64) -> i64 {
+        (next - i64::from(size)).max(log_start).min(next)
+    }
+
+    /// Notes the id at this offset; true if an offset within the window already had it.
+    pub fn is_duplicate(&mut self, offset: i64, id: Uuid) -> bool {
+        self.forget_before(offset - self.size);
+        let hash = self.hasher.hash_one(id);
+        let (seen, first) = (&self.seen, self.first);
+        if self.index.find(hash, |at| place(seen, first, *at).1 == id).is_some() {
+            return true;
+        }
+        if self.size > 0 {
+            let at = self.first + self.seen.len() as u64;
+            self.seen.push_back((offset, id));
+            let (seen, first, hasher) = (&self.seen, self.first, &self.hasher);
+            self.index.insert_unique(hash, at, |at| hasher.hash_one(place(seen, first, *at).1));
+        }
+        false
+    }
+
+    fn forget_before(&mut self, oldest: i64) {
+        while let Some(&(offset, id)) = self.seen.front()
+            && offset < oldest
+        {
+            let at = self.first;
+            if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(id), |found| *found == at) {
+                entry.remove();
+            }
+            self.seen.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+fn place(seen: &VecDeque<(i64, Uuid)>, first: u64, at: u64) -> (i64, Uuid) {
+    // Every index in the table was pushed to `seen` and leaves both together.
+    seen[usize::try_from(at - first).unwrap_or(usize::MAX)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+    /// What the window promises, written the slow way.
+    fn naive(log: &[(i64, Uuid)], size: i64) -> Vec<bool> {
+        let mut kept: Vec<(i64, Uuid)> = Vec::new();
+        log.iter()
+            .map(|&(offset, id)| {
+                let duplicate = kept.iter().any(|&(at, other)| other == id && at >= offset - size);
+                if !duplicate {
+                    kept.push((offset, id));
+                }
+                duplicate
+            })
+            .collect()
+    }
+
+    fn random_log(rng: &mut StdRng) -> Vec<(i64, Uuid)> {
+        let mut offset = 0;
+        (0..400)
+            .map(|_| {
+                offset += rng.random_range(1..4);
+                (offset, Uuid::from_u128(rng.random_range(0..60)))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_window_agrees_with_a_naive_model() {
+        let seed: u64 = rand::random();
+        println!("seed {seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        for size in [0, 1, 7, 50, 1000] {
+            let log = random_log(&mut rng);
+            let mut window = Window::new(size);
+            let found: Vec<bool> = log.iter().map(|&(offset, id)| window.is_duplicate(offset, id)).collect();
+            assert_eq!(found, naive(&log, i64::from(size)), "window of {size}");
+        }
+    }
+
+    #[test]
+    fn ids_beyond_the_window_are_forgotten_and_leave_no_memory() {
+        let mut window = Window::new(10);
+        for offset in 0..10_000_i64 {
+            assert!(!window.is_duplicate(offset, Uuid::from_u128(offset.unsigned_abs().into())));
+        }
+        assert!(window.seen.len() <= 11 && window.index.len() <= 11);
+    }
+}

@@ -1,0 +1,102 @@
+//! The spine: how records leave Kafka, become events, take effect once, and are acknowledged.
+//!
+//! ```text
+//! Kafka ─→ poller (one thread a pipeline) ─→ one bounded queue a partition ─→ worker
+//!                                                                               │
+//!          commit (display only) ←─ settle in Postgres ←─ handle ←─ decode ←─ batch
+//! ```
+//!
+//! This is the only crate that knows the Kafka client exists. It never looks into an event's body:
+//! a [`Handler`] decodes it and gives it its effect.
+
+mod admin;
+mod consume;
+mod dead_letter;
+mod decode;
+mod dedup;
+mod failure;
+mod group;
+mod memory;
+mod metrics;
+mod migrate;
+mod offsets;
+mod publish;
+mod record;
+mod replay;
+mod retry;
+mod source;
+mod topic_id;
+
+pub use admin::{Admin, GroupProgress, PartitionProgress, Topic};
+pub use consume::{Handler, Incoming, PipelineConfig};
+pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetters};
+pub use decode::Decoder;
+pub use failure::{Failure, Reason, Reject};
+pub use group::{Pipeline, PipelineHandle};
+pub use memory::MemorySource;
+pub use metrics::Metrics;
+pub use migrate::{migrate, Migration};
+pub use offsets::{Batch, Checkpoint, Checkpoints, Claim, Event, Settled};
+pub use publish::{Outgoing, PublishError, Publisher};
+pub use record::{Position, Record, RecordBuilder};
+pub use replay::{replay, ReplayOutcome};
+pub use retry::{Backoff, retry_until};
+pub use source::{Limits, Source};
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Where the brokers are and how to talk to them.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KafkaConfig {
+    /// `host:port`, several separated by commas.
+    pub brokers: String,
+    /// Static membership (KIP-345): set it, differently in each process, and a restart keeps its partitions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// Partitions of a topic that does not say otherwise.
+    pub partitions: i32,
+    /// Copies of each partition; the broker refuses more than it has brokers.
+    pub replication: i32,
+    /// Per-topic overrides, `[kafka.topics."shop.order.v1"] partitions = 12`.
+    pub topics: BTreeMap<String, TopicConfig>,
+    /// librdkafka properties, passed through as they are.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// What one topic wants differently from the defaults.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TopicConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<i32>,
+    /// How long a fact topic keeps its records; history lives in ClickHouse.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention_days: Option<u32>,
+}
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        Self {
+            brokers: "127.0.0.1:19092".into(),
+            instance: None,
+            partitions: 6,
+            replication: 1,
+            topics: BTreeMap::new(),
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+impl KafkaConfig {
+    fn client(&self) -> rdkafka::ClientConfig {
+        let mut client = rdkafka::ClientConfig::new();
+        client.set("bootstrap.servers", &self.brokers);
+        client.set("client.id", "millrace");
+        for (key, value) in &self.properties {
+            client.set(key, value);
+        }
+        client
+    }
+}
