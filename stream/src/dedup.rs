@@ -37,19 +37,20 @@ impl Window {
     }
 
     /// Notes the id at this offset; true if an offset within the window already had it.
+    ///
+    /// A duplicate is noted too, so the answer depends on the last `size` offsets alone and a window
+    /// warmed from there gives the same one.
     pub fn is_duplicate(&mut self, offset: i64, id: Uuid) -> bool {
         self.forget_before(offset - self.size);
         let hash = self.hasher.hash_one(id);
-        let (seen, first) = (&self.seen, self.first);
-        if self.index.find(hash, |at| place(seen, first, *at).1 == id).is_some() {
+        let at = self.first + self.seen.len() as u64;
+        self.seen.push_back((offset, id));
+        let (seen, first, hasher) = (&self.seen, self.first, &self.hasher);
+        if let Some(earlier) = self.index.find_mut(hash, |at| place(seen, first, *at).1 == id) {
+            *earlier = at;
             return true;
         }
-        if self.size > 0 {
-            let at = self.first + self.seen.len() as u64;
-            self.seen.push_back((offset, id));
-            let (seen, first, hasher) = (&self.seen, self.first, &self.hasher);
-            self.index.insert_unique(hash, at, |at| hasher.hash_one(place(seen, first, *at).1));
-        }
+        self.index.insert_unique(hash, at, |at| hasher.hash_one(place(seen, first, *at).1));
         false
     }
 
@@ -83,9 +84,7 @@ mod tests {
         log.iter()
             .map(|&(offset, id)| {
                 let duplicate = kept.iter().any(|&(at, other)| other == id && at >= offset - size);
-                if !duplicate {
-                    kept.push((offset, id));
-                }
+                kept.push((offset, id));
                 duplicate
             })
             .collect()
@@ -111,6 +110,25 @@ mod tests {
             let mut window = Window::new(size);
             let found: Vec<bool> = log.iter().map(|&(offset, id)| window.is_duplicate(offset, id)).collect();
             assert_eq!(found, naive(&log, i64::from(size)), "window of {size}");
+        }
+    }
+
+    #[test]
+    fn a_window_warmed_from_the_log_agrees_with_one_that_never_stopped() {
+        let seed: u64 = rand::random();
+        println!("seed {seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let log = random_log(&mut rng);
+        let mut whole = Window::new(50);
+        let answers: Vec<bool> = log.iter().map(|&(offset, id)| whole.is_duplicate(offset, id)).collect();
+        for restart in [1, 99, 250, 399] {
+            let next = log[restart].0;
+            let from = Window::warm_from(50, next, 0);
+            let mut warmed = Window::new(50);
+            for (at, &(offset, id)) in log.iter().enumerate().filter(|(_, (offset, _))| *offset >= from) {
+                let answer = warmed.is_duplicate(offset, id);
+                assert!(offset < next || answer == answers[at], "restarted at {next}, offset {offset}");
+            }
         }
     }
 

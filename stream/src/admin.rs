@@ -1,0 +1,140 @@
+//! What operators and `migrate` ask of the broker.
+
+use crate::KafkaConfig;
+use anyhow::{Context, anyhow, bail};
+use millrace_schemas::Cleanup;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::FromClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One question to a broker that answers; a page waits no longer.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Fact topics keep their records this long unless told otherwise: history is in ClickHouse.
+const RETENTION_DAYS: u32 = 30;
+
+/// A topic as the project wants it.
+#[derive(Debug, Clone)]
+pub struct Topic {
+    pub name: String,
+    pub cleanup: Cleanup,
+}
+
+/// Where one partition's log begins and ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionProgress {
+    pub topic: String,
+    pub partition: i32,
+    /// First offset still held.
+    pub log_start: i64,
+    /// One past the last.
+    pub log_end: i64,
+}
+
+/// Who is in a pipeline's consumer group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupProgress {
+    /// Kafka's word for it: Stable, Empty, PreparingRebalance, …
+    pub state: String,
+    pub members: usize,
+}
+
+/// Asks the broker; every call opens its own connection and closes it.
+#[derive(Clone)]
+pub struct Admin {
+    kafka: Arc<KafkaConfig>,
+}
+
+impl Admin {
+    pub fn new(kafka: KafkaConfig) -> Self {
+        Self { kafka: Arc::new(kafka) }
+    }
+
+    /// # Errors
+    /// When no broker answers within five seconds.
+    pub async fn reachable(&self) -> anyhow::Result<()> {
+        self.ask(|client| Ok(client.fetch_metadata(None, DEADLINE).map(drop)?)).await
+    }
+
+    /// Creates the topics that are missing and returns their names; existing ones are left as they are.
+    pub async fn ensure_topics(&self, topics: &[Topic]) -> anyhow::Result<Vec<String>> {
+        let admin: AdminClient<DefaultClientContext> = AdminClient::from_config(&self.kafka.client())?;
+        let settings: Vec<_> = topics.iter().map(|topic| self.settings(topic)).collect();
+        let wanted: Vec<NewTopic<'_>> = topics.iter().zip(&settings).map(|(topic, set)| self.new_topic(topic, set)).collect();
+        let options = AdminOptions::new().operation_timeout(Some(DEADLINE)).request_timeout(Some(DEADLINE));
+        let results = admin.create_topics(&wanted, &options).await.context("could not create topics")?;
+        let mut created = Vec::new();
+        for result in results {
+            match result {
+                Ok(name) => created.push(name),
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => bail!("could not create topic {name}: {code}"),
+            }
+        }
+        Ok(created)
+    }
+
+    /// Begin and end of every partition of these topics.
+    pub async fn partitions(&self, topics: Vec<String>) -> anyhow::Result<Vec<PartitionProgress>> {
+        self.ask(move |client| {
+            let mut found = Vec::new();
+            for topic in &topics {
+                for partition in partitions_of(client, topic)? {
+                    let (log_start, log_end) = client.fetch_watermarks(topic, partition, DEADLINE)?;
+                    found.push(PartitionProgress { topic: topic.clone(), partition, log_start, log_end });
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Who works on a pipeline right now.
+    pub async fn group(&self, pipeline: &str) -> anyhow::Result<GroupProgress> {
+        let name = format!("millrace-{pipeline}");
+        self.ask(move |client| {
+            let groups = client.fetch_group_list(Some(&name), DEADLINE)?;
+            let group = groups.groups().first();
+            Ok(GroupProgress {
+                state: group.map_or("Dead", |group| group.state()).to_owned(),
+                members: group.map_or(0, |group| group.members().len()),
+            })
+        })
+        .await
+    }
+
+    fn settings(&self, topic: &Topic) -> (i32, String) {
+        let own = self.kafka.topics.get(&topic.name);
+        let partitions = own.and_then(|own| own.partitions).unwrap_or(self.kafka.partitions);
+        let days = own.and_then(|own| own.retention_days).unwrap_or(RETENTION_DAYS);
+        (partitions, (u64::from(days) * 24 * 60 * 60 * 1000).to_string())
+    }
+
+    fn new_topic<'a>(&self, topic: &'a Topic, (partitions, retention_ms): &'a (i32, String)) -> NewTopic<'a> {
+        let new = NewTopic::new(&topic.name, *partitions, TopicReplication::Fixed(self.kafka.replication));
+        match topic.cleanup {
+            Cleanup::Delete => new.set("cleanup.policy", "delete").set("retention.ms", retention_ms),
+            Cleanup::Compact => new.set("cleanup.policy", "compact").set("delete.retention.ms", "604800000"),
+        }
+    }
+
+    /// The client's calls block: they run where blocking is allowed.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&BaseConsumer) -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let kafka = self.kafka.clone();
+        let answer = tokio::task::spawn_blocking(move || question(&BaseConsumer::from_config(&kafka.client())?));
+        answer.await?.with_context(|| format!("kafka at {} did not answer", self.kafka.brokers))
+    }
+}
+
+fn partitions_of(client: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<i32>> {
+    let metadata = client.fetch_metadata(Some(topic), DEADLINE)?;
+    let found = metadata.topics().first().filter(|found| found.error().is_none());
+    let found = found.ok_or_else(|| anyhow!("topic {topic} does not exist: run `millrace migrate`"))?;
+    Ok(found.partitions().iter().map(|partition| partition.id()).collect())
+}

@@ -1,0 +1,331 @@
+//! The one loop: pull, decode, batch, handle, commit.
+
+use crate::decode::{Decoded, Decoder};
+use crate::dead_letter::{DeadLetters, Rejected};
+use crate::dedup::Window;
+use crate::metrics::Shared;
+use crate::offsets::{Batch, Checkpoints, Claim, Purpose};
+use crate::retry::retry_until;
+use crate::source::Puller;
+use crate::{Failure, Limits, Position, Reason, Record, Reject, Source};
+use millrace_schemas::{Contract, Envelope, WriterSchema};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// A record whose envelope, schema and contract are known, and whose body is still bytes.
+pub struct Incoming<'a> {
+    pub position: &'a Position,
+    pub key: &'a [u8],
+    pub envelope: &'a Envelope,
+    pub contract: &'a Arc<Contract>,
+    pub writer: &'a Arc<WriterSchema>,
+    pub datum: &'a [u8],
+}
+
+/// What a pipeline does with events. One instance serves all partitions of a process.
+pub trait Handler: Send + Sync + 'static {
+    /// A body, decoded as this pipeline needs it.
+    type Event: Send + Sync;
+
+    /// Pure: the same record always gives the same event. `None` means it is not for this pipeline.
+    ///
+    /// # Errors
+    /// What is wrong with this record: it becomes a dead letter and the flow goes on.
+    fn decode(&self, incoming: &Incoming<'_>) -> Result<Option<Self::Event>, Reject>;
+
+    /// Gives the batch its effect and settles it ([`Batch::settle`]) in the same transaction where there is
+    /// one. Called again with the same batch after [`Failure::Retry`].
+    fn apply(&self, batch: &Batch<Self::Event>) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Must a key's later records wait behind its dead letter? True where a fold depends on their order.
+    fn keeps_keys_in_order(&self) -> bool;
+}
+
+/// How one pipeline batches and what it bounds; `[process.<name>]` and `[sink.<name>]`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PipelineConfig {
+    /// Records in a batch, at most.
+    pub batch_rows: usize,
+    /// Bytes in a batch, at most (a record larger than that still makes a batch of its own).
+    pub batch_bytes: usize,
+    /// How long the first record of a batch may wait for company.
+    pub linger_ms: u64,
+    /// Bytes waiting in one partition's queue before it is paused.
+    pub queue_bytes: usize,
+    /// Batches being applied at once, over all partitions: bounds connections and memory.
+    pub concurrent_batches: usize,
+    /// Log positions in which a repeated event id is a duplicate.
+    pub dedup_window: u32,
+}
+
+impl Default for PipelineConfig {
+    fn default() -> Self {
+        Self {
+            batch_rows: 10_000,
+            batch_bytes: 4 << 20,
+            linger_ms: 200,
+            queue_bytes: 2 << 20,
+            concurrent_batches: 4,
+            dedup_window: 262_144,
+        }
+    }
+}
+
+impl PipelineConfig {
+    fn limits(&self) -> Limits {
+        Limits { rows: self.batch_rows, bytes: self.batch_bytes, linger: Duration::from_millis(self.linger_ms) }
+    }
+}
+
+/// A pipeline that sets aside more than this share of its last [`STORM_WINDOW`] records stops: something
+/// is wrong with the project or the publisher, and a full table of dead letters helps nobody.
+const STORM_RATIO: f64 = 0.5;
+const STORM_WINDOW: usize = 1_000;
+
+/// One partition of one pipeline: everything its worker needs.
+pub(crate) struct Worker<H> {
+    pub handler: Arc<H>,
+    pub decoder: Decoder,
+    pub checkpoints: Checkpoints,
+    pub config: PipelineConfig,
+    pub claim: Claim,
+    /// Bounds the batches being applied, shared by the pipeline's workers.
+    pub permits: Arc<Semaphore>,
+    pub metrics: Shared,
+    /// Set when whatever is not settled by now must be given up.
+    pub abort: CancellationToken,
+}
+
+impl<H: Handler> Worker<H> {
+    /// Runs until the source ends, the partition is given up, or something must stop.
+    pub async fn run(self, source: impl Source) -> Result<(), Failure> {
+        let mut source = Puller::new(source);
+        let mut partition = self.partition().await?;
+        if !self.warm(&mut source, &mut partition.window).await {
+            return Ok(());
+        }
+        while let Some(records) = self.pull(&mut source, &mut partition).await {
+            let Some(batch) = self.decode(records, &mut partition).await? else { break };
+            if !self.apply_until_settled(&batch).await? {
+                break;
+            }
+            partition.settled(&batch)?;
+            source.commit(partition.next);
+        }
+        Ok(())
+    }
+
+    async fn partition(&self) -> Result<Partition, Failure> {
+        let letters = DeadLetters::new(self.checkpoints.pool().clone());
+        let claim = &self.claim;
+        let parked = if self.handler.keeps_keys_in_order() {
+            let ask = || letters.parked_keys(&claim.pipeline, &claim.topic, claim.partition);
+            retry_until(&self.abort, "could not read parked keys", ask).await?.unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        Ok(Partition {
+            claim: Arc::new(claim.clone()),
+            next: claim.next,
+            planned: claim.plan.as_ref().map(|plan| plan.to),
+            window: Window::new(self.config.dedup_window),
+            parked: parked.into_iter().collect(),
+            rejected_now: HashSet::new(),
+            letters,
+            storm: Storm::default(),
+        })
+    }
+
+    /// Fills the window from the records before the checkpoint. False when the source ended meanwhile.
+    async fn warm(&self, source: &mut Puller<impl Source>, window: &mut Window) -> bool {
+        while let Some(record) = source.next().await {
+            if record.position.offset >= self.claim.next {
+                source.hold(record);
+                return true;
+            }
+            if let Ok(envelope) = self.decoder.identify(&record) {
+                window.is_duplicate(record.position.offset, envelope.id);
+            }
+        }
+        false
+    }
+
+    async fn pull(&self, source: &mut Puller<impl Source>, partition: &mut Partition) -> Option<Vec<Record>> {
+        match partition.planned.take() {
+            Some(to) => source.rest_of_plan(to).await,
+            None => source.next_batch(&self.config.limits()).await,
+        }
+    }
+
+    async fn decode(&self, records: Vec<Record>, partition: &mut Partition) -> Result<Option<Batch<H::Event>>, Failure> {
+        let mut batch = partition.batch(&records);
+        for record in records {
+            let Some(decoded) = self.decode_one(&record, partition).await? else { return Ok(None) };
+            match decoded {
+                Decoded::Event(event) => batch.events.push(event),
+                Decoded::Ignored => drop(self.metrics.ignored.inc()),
+                Decoded::Rejected(reject) => {
+                    self.metrics.dead_letter(reject.reason);
+                    tracing::warn!(
+                        pipeline = %batch.pipeline, topic = %record.position.topic, partition = record.position.partition,
+                        offset = record.position.offset, reason = reject.reason.as_str(), "set aside as a dead letter: {}", reject.error
+                    );
+                    batch.rejected.push(Rejected { record, reject });
+                }
+            }
+        }
+        Ok(Some(batch))
+    }
+
+    /// `None` when the partition is given up while the registry cannot be asked.
+    async fn decode_one(&self, record: &Record, partition: &mut Partition) -> Result<Option<Decoded<H::Event>>, Failure> {
+        if self.decoder.is_tombstone(record) {
+            return Ok(Some(Decoded::Ignored));
+        }
+        let envelope = match self.decoder.identify(record) {
+            Ok(envelope) => envelope,
+            Err(reject) => return Ok(Some(partition.reject(record, reject))),
+        };
+        if partition.window.is_duplicate(record.position.offset, envelope.id) {
+            self.metrics.duplicate();
+            return Ok(Some(Decoded::Ignored));
+        }
+        if self.handler.keeps_keys_in_order() && partition.is_parked(record, &self.abort).await? {
+            let behind = "an earlier record of this key is a dead letter: replay that one first";
+            return Ok(Some(Decoded::Rejected(Reject::new(Reason::Parked, behind))));
+        }
+        let decode = || self.decoder.decode(&*self.handler, record, envelope.clone());
+        let decoded = retry_until(&self.abort, "could not look a schema up", decode).await?;
+        Ok(decoded.map(|decoded| match decoded {
+            Decoded::Rejected(reject) => partition.reject(record, reject),
+            other => other,
+        }))
+    }
+
+    /// False when given up.
+    async fn apply_until_settled(&self, batch: &Batch<H::Event>) -> Result<bool, Failure> {
+        let Ok(_permit) = self.permits.acquire().await else { return Ok(false) };
+        let started = Instant::now();
+        let what = format!("{} could not apply {}[{}]", batch.pipeline, self.claim.topic, self.claim.partition);
+        let mut tried = false;
+        let settled = retry_until(&self.abort, &what, || {
+            let again = std::mem::replace(&mut tried, true);
+            self.apply(batch, again)
+        });
+        let settled = settled.await?.is_some();
+        if settled {
+            self.count(batch, started.elapsed());
+        }
+        Ok(settled)
+    }
+
+    /// A COMMIT whose answer was lost may have worked: ask before doing it again.
+    async fn apply(&self, batch: &Batch<H::Event>, again: bool) -> Result<(), Failure> {
+        if let (true, Purpose::Advance { claim, to, .. }) = (again, &batch.purpose)
+            && self.checkpoints.has_settled(claim, *to).await?
+        {
+            return Ok(());
+        }
+        self.handler.apply(batch).await
+    }
+
+    fn count(&self, batch: &Batch<H::Event>, took: Duration) {
+        self.metrics.applied.inc_by(batch.events.len() as u64);
+        self.metrics.duration.observe(took.as_secs_f64());
+        let now = chrono::Utc::now();
+        for logged_at in batch.events.iter().filter_map(|event| event.logged_at) {
+            self.metrics.age.observe((now - logged_at).as_seconds_f64().max(0.0));
+        }
+    }
+}
+
+/// What a worker knows of its partition, moving forward.
+struct Partition {
+    claim: Arc<Claim>,
+    next: i64,
+    /// The end of a range an earlier owner planned and may have written.
+    planned: Option<i64>,
+    window: Window,
+    /// Keys with a dead letter in the table, or once there.
+    parked: HashSet<Vec<u8>>,
+    /// Keys with a dead letter in the batch in hand.
+    rejected_now: HashSet<Vec<u8>>,
+    letters: DeadLetters,
+    storm: Storm,
+}
+
+impl Partition {
+    fn batch<E>(&self, records: &[Record]) -> Batch<E> {
+        let to = records.last().map_or(self.next, |last| last.position.offset + 1);
+        let to = self.claim.plan.as_ref().filter(|_| self.next == self.claim.next).map_or(to, |plan| plan.to);
+        let reached_at = records.iter().filter_map(|record| record.timestamp).max();
+        Batch {
+            events: Vec::with_capacity(records.len()),
+            rejected: Vec::new(),
+            purpose: Purpose::Advance { claim: self.claim.clone(), from: self.next, to, reached_at },
+            pipeline: self.claim.pipeline.clone(),
+        }
+    }
+
+    fn reject<E>(&mut self, record: &Record, reject: Reject) -> Decoded<E> {
+        if let Some(key) = record.key() {
+            self.rejected_now.insert(key.to_vec());
+        }
+        Decoded::Rejected(reject)
+    }
+
+    /// The set may hold a key whose letter was replayed since: the table decides, and is asked only then.
+    async fn is_parked(&mut self, record: &Record, abort: &CancellationToken) -> Result<bool, Failure> {
+        let key = record.key().unwrap_or_default();
+        if self.rejected_now.contains(key) {
+            return Ok(true);
+        }
+        if !self.parked.contains(key) {
+            return Ok(false);
+        }
+        let ask = || self.letters.holds_back(&self.claim.pipeline, &record.position, key);
+        let held = retry_until(abort, "could not ask for parked keys", ask).await?.unwrap_or(true);
+        if !held {
+            self.parked.remove(key);
+        }
+        Ok(held)
+    }
+
+    fn settled<E>(&mut self, batch: &Batch<E>) -> Result<(), Failure> {
+        if let Some((_, to)) = batch.range() {
+            self.next = to;
+        }
+        self.parked.extend(self.rejected_now.drain());
+        self.storm.note(batch.events.len(), batch.rejected.len())
+    }
+}
+
+/// Watches the share of records that are set aside.
+#[derive(Default)]
+struct Storm {
+    seen: usize,
+    rejected: usize,
+}
+
+impl Storm {
+    fn note(&mut self, applied: usize, rejected: usize) -> Result<(), Failure> {
+        self.seen += applied + rejected;
+        self.rejected += rejected;
+        if self.seen < STORM_WINDOW {
+            return Ok(());
+        }
+        let Self { seen, rejected } = std::mem::take(self);
+        if rejected as f64 <= STORM_RATIO * seen as f64 {
+            return Ok(());
+        }
+        Err(Failure::stop(anyhow::anyhow!(
+            "{rejected} of the last {seen} records became dead letters: stopped before more do. \
+             `millrace dead-letters list` says why; start again once the cause is gone"
+        )))
+    }
+}

@@ -1,0 +1,217 @@
+//! Records that could not be applied: kept whole, explained, and replayable.
+
+use crate::{Failure, Position, Reason, Record, RecordBuilder, Reject};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, PgPool, QueryBuilder, Row};
+
+/// More than a screen, less than a server's memory.
+pub const LIST_MAX: i64 = 1_000;
+
+/// A record on its way into the table.
+#[derive(Debug, Clone)]
+pub(crate) struct Rejected {
+    pub record: Record,
+    pub reject: Reject,
+}
+
+/// What became of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeadLetterState {
+    Open,
+    Replayed,
+    Discarded,
+}
+
+/// One dead letter with every byte of its record.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    pub id: i64,
+    pub pipeline: String,
+    pub record: Record,
+    pub reason: String,
+    pub error: String,
+    pub attempts: i32,
+    pub state: DeadLetterState,
+    pub created_at: DateTime<Utc>,
+    pub settled_at: Option<DateTime<Utc>>,
+}
+
+/// Which ones; everything empty means all of them.
+#[derive(Debug, Clone, Default)]
+pub struct DeadLetterFilter {
+    pub id: Option<i64>,
+    pub pipeline: Option<String>,
+    pub reason: Option<String>,
+    pub open_only: bool,
+}
+
+/// The dead letter table.
+#[derive(Clone)]
+pub struct DeadLetters {
+    pool: PgPool,
+}
+
+impl DeadLetters {
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// In the order of the log within each pipeline, so that a replay keeps keys in order.
+    pub async fn list(&self, filter: &DeadLetterFilter, limit: i64) -> Result<Vec<DeadLetter>, Failure> {
+        let rows = sqlx::query(
+            "select * from millrace.dead_letter
+             where ($1::bigint is null or id = $1) and ($2::text is null or pipeline = $2)
+               and ($3::text is null or reason = $3) and (not $4 or state = 'open')
+             order by pipeline, topic, partition, \"offset\" limit $5",
+        )
+        .bind(filter.id)
+        .bind(&filter.pipeline)
+        .bind(&filter.reason)
+        .bind(filter.open_only)
+        .bind(limit.min(LIST_MAX))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(dead_letter).collect()
+    }
+
+    /// How many are open, by pipeline and reason.
+    pub async fn open(&self) -> Result<Vec<(String, String, i64)>, Failure> {
+        let rows = sqlx::query_as(
+            "select pipeline, reason, count(*) from millrace.dead_letter where state = 'open'
+             group by 1, 2 order by 1, 2",
+        );
+        Ok(rows.fetch_all(&self.pool).await?)
+    }
+
+    /// Gives up on it, for good and on the record.
+    pub async fn discard(&self, id: i64) -> Result<bool, Failure> {
+        let done = sqlx::query(
+            "update millrace.dead_letter set state = 'discarded', settled_at = now() where id = $1 and state = 'open'",
+        );
+        Ok(done.bind(id).execute(&self.pool).await?.rows_affected() == 1)
+    }
+
+    /// Notes that a replay failed, and why.
+    pub(crate) async fn note_failure(&self, id: i64, reject: &Reject) -> Result<(), Failure> {
+        sqlx::query("update millrace.dead_letter set attempts = attempts + 1, reason = $2, error = $3 where id = $1")
+            .bind(id)
+            .bind(reject.reason.as_str())
+            .bind(&reject.error)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Is there an open letter of this key, before this offset? Then what comes after must wait behind it.
+    pub(crate) async fn holds_back(&self, pipeline: &str, position: &Position, key: &[u8]) -> Result<bool, Failure> {
+        let held = sqlx::query_scalar(
+            "select exists (select from millrace.dead_letter where pipeline = $1 and topic = $2
+             and partition = $3 and key = $4 and \"offset\" < $5 and state = 'open')",
+        );
+        let held = held.bind(pipeline).bind(&*position.topic).bind(position.partition).bind(key);
+        Ok(held.bind(position.offset).fetch_one(&self.pool).await?)
+    }
+
+    /// The keys that hold back what comes after them, in one partition.
+    pub(crate) async fn parked_keys(&self, pipeline: &str, topic: &str, partition: i32) -> Result<Vec<Vec<u8>>, Failure> {
+        let keys = sqlx::query_scalar(
+            "select distinct key from millrace.dead_letter where pipeline = $1 and topic = $2
+             and partition = $3 and key is not null and state = 'open'",
+        );
+        Ok(keys.bind(pipeline).bind(topic).bind(partition).fetch_all(&self.pool).await?)
+    }
+}
+
+/// Writes rejected records beside the checkpoint. A range applied again finds them already there.
+pub(crate) async fn write(tx: &mut PgConnection, pipeline: &str, rejected: &[Rejected]) -> Result<(), Failure> {
+    // A statement carries at most 65,535 parameters; and a chunk of large records stays small this way.
+    for chunk in rejected.chunks(100) {
+        let mut insert = QueryBuilder::new(
+            "insert into millrace.dead_letter
+             (pipeline, topic, partition, \"offset\", logged_at, key, value, headers, reason, error) ",
+        );
+        insert.push_values(chunk, |mut row, Rejected { record, reject }| {
+            let Position { topic, partition, offset } = &record.position;
+            row.push_bind(pipeline).push_bind(&**topic).push_bind(partition).push_bind(offset);
+            row.push_bind(record.timestamp).push_bind(record.key()).push_bind(record.value());
+            row.push_bind(headers_to_json(record)).push_bind(reject.reason.as_str());
+            row.push_bind(printable(&reject.error));
+        });
+        insert.push(" on conflict (pipeline, topic, partition, \"offset\") do nothing");
+        insert.build().execute(&mut *tx).await?;
+    }
+    Ok(())
+}
+
+/// Marks a letter replayed, in the transaction of its effect: a second replay finds nothing to do.
+pub(crate) async fn settle_replayed(tx: &mut PgConnection, letter: i64) -> Result<(), Failure> {
+    let done = sqlx::query(
+        "update millrace.dead_letter set state = 'replayed', settled_at = now(), attempts = attempts + 1
+         where id = $1 and state = 'open'",
+    );
+    if done.bind(letter).execute(tx).await?.rows_affected() == 1 {
+        return Ok(());
+    }
+    Err(Failure::stop(anyhow::anyhow!("dead letter {letter} is no longer open; it was not applied again")))
+}
+
+/// Postgres text holds every character but NUL, which a garbage record may well put into an error.
+fn printable(error: &str) -> String {
+    error.replace('\0', "\\0")
+}
+
+fn headers_to_json(record: &Record) -> serde_json::Value {
+    let pair = |(name, value): (&str, Option<&[u8]>)| {
+        serde_json::json!([printable(name), value.map(|bytes| BASE64_STANDARD.encode(bytes))])
+    };
+    record.headers().map(pair).collect()
+}
+
+fn dead_letter(row: &PgRow) -> Result<DeadLetter, Failure> {
+    Ok(DeadLetter {
+        id: row.try_get("id")?,
+        pipeline: row.try_get("pipeline")?,
+        record: record(row)?,
+        reason: row.try_get("reason")?,
+        error: row.try_get("error")?,
+        attempts: row.try_get("attempts")?,
+        state: state(row.try_get("state")?),
+        created_at: row.try_get("created_at")?,
+        settled_at: row.try_get("settled_at")?,
+    })
+}
+
+fn state(text: &str) -> DeadLetterState {
+    match text {
+        "replayed" => DeadLetterState::Replayed,
+        "discarded" => DeadLetterState::Discarded,
+        _ => DeadLetterState::Open,
+    }
+}
+
+fn record(row: &PgRow) -> Result<Record, Failure> {
+    let (key, value): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.try_get("key")?, row.try_get("value")?);
+    let headers: serde_json::Value = row.try_get("headers")?;
+    let mut builder = RecordBuilder::new(key.as_deref(), value.as_deref());
+    for pair in headers.as_array().into_iter().flatten() {
+        let value = pair[1].as_str().map(|text| BASE64_STANDARD.decode(text)).transpose().map_err(Failure::stop)?;
+        builder = builder.header(pair[0].as_str().unwrap_or_default(), value.as_deref());
+    }
+    let topic: String = row.try_get("topic")?;
+    let position = Position { topic: topic.into(), partition: row.try_get("partition")?, offset: row.try_get("offset")? };
+    Ok(builder.build(position, row.try_get("logged_at")?))
+}
+
+impl Rejected {
+    pub fn new(record: Record, reason: Reason, error: impl std::fmt::Display) -> Self {
+        Self { record, reject: Reject::new(reason, error) }
+    }
+}

@@ -1,0 +1,121 @@
+//! From a record's bytes to an event, or to the one reason why not.
+
+use crate::consume::{Handler, Incoming};
+use crate::offsets::Event;
+use crate::{Failure, Reason, Record, Reject};
+use millrace_schemas::registry::{Registry, RegistryError};
+use millrace_schemas::{Cleanup, Contract, Contracts, Envelope, WriterSchema, wire};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Larger records are set aside: one of them would fill a batch, a block and a screen.
+pub const RECORD_BYTES_MAX: usize = 1 << 20;
+
+/// What a record turned out to be.
+pub(crate) enum Decoded<E> {
+    Event(Event<E>),
+    /// Not for this pipeline, or a tombstone on a compacted topic.
+    Ignored,
+    Rejected(Reject),
+}
+
+/// Everything needed to read any record of the project.
+#[derive(Clone)]
+pub struct Decoder {
+    registry: Registry,
+    contracts: Arc<Contracts>,
+    compacted: Arc<HashSet<String>>,
+}
+
+impl Decoder {
+    pub fn new(registry: Registry, contracts: Arc<Contracts>) -> Self {
+        let compacted = contracts.iter().filter(|contract| contract.cleanup == Cleanup::Compact);
+        let compacted = Arc::new(compacted.map(|contract| contract.topic.clone()).collect());
+        Self { registry, contracts, compacted }
+    }
+
+    /// Who this record says it is. Pure: a window warmed from the log must see what live reading saw.
+    pub(crate) fn identify(&self, record: &Record) -> Result<Envelope, Reject> {
+        let size = record.value().map_or(0, <[u8]>::len);
+        if size > RECORD_BYTES_MAX {
+            return Err(Reject::new(Reason::TooLarge, format!("the value has {size} bytes, at most {RECORD_BYTES_MAX} are read")));
+        }
+        if record.key().is_none_or(<[u8]>::is_empty) {
+            return Err(Reject::new(Reason::NoKey, "the record has no key: publish it with its aggregate's id as key"));
+        }
+        let headers = record.headers().filter_map(|(name, value)| Some((name, value?)));
+        Envelope::from_headers(headers).map_err(|error| Reject::new(Reason::BadHeader, error))
+    }
+
+    pub(crate) fn is_tombstone(&self, record: &Record) -> bool {
+        record.value().is_none() && self.compacted.contains(&*record.position.topic)
+    }
+
+    /// # Errors
+    /// [`Failure::Retry`] while the registry cannot be asked; what is wrong with the record is not an error.
+    pub(crate) async fn decode<H: Handler>(
+        &self,
+        handler: &H,
+        record: &Record,
+        envelope: Envelope,
+    ) -> Result<Decoded<H::Event>, Failure> {
+        let (id, datum) = match framed(record) {
+            Ok(framed) => framed,
+            Err(reject) => return Ok(Decoded::Rejected(reject)),
+        };
+        let writer = match self.registry.by_id(id).await {
+            Ok(writer) => writer,
+            Err(error @ RegistryError::Unreachable(_)) => return Err(Failure::retry(error)),
+            Err(error) => return Ok(Decoded::Rejected(Reject::new(Reason::UnknownSchema, error))),
+        };
+        let found = self.contract(&envelope, &writer, record);
+        Ok(match found.and_then(|contract| self.body(handler, record, &envelope, contract, &writer, datum)) {
+            Ok(None) => Decoded::Ignored,
+            Ok(Some(body)) => Decoded::Event(Event {
+                position: record.position.clone(),
+                logged_at: record.timestamp,
+                schema_id: id,
+                envelope,
+                body,
+            }),
+            Err(reject) => Decoded::Rejected(reject),
+        })
+    }
+
+    fn contract(&self, envelope: &Envelope, writer: &WriterSchema, record: &Record) -> Result<&Arc<Contract>, Reject> {
+        let unknown = |error: String| Reject::new(Reason::UnknownType, error);
+        let name = &envelope.event_type;
+        let Some(contract) = self.contracts.get(name) else {
+            return Err(unknown(format!("no contract describes the event type `{name}`")));
+        };
+        if contract.newest().fullname() != writer.fullname {
+            let (found, wanted) = (&writer.fullname, contract.newest().fullname());
+            return Err(unknown(format!("ce_type says `{name}` ({wanted}), but schema {} describes {found}", writer.id)));
+        }
+        if *contract.topic != *record.position.topic {
+            let (topic, found) = (&contract.topic, &record.position.topic);
+            return Err(unknown(format!("`{name}` belongs to topic {topic}, not to {found}")));
+        }
+        Ok(contract)
+    }
+
+    fn body<H: Handler>(
+        &self,
+        handler: &H,
+        record: &Record,
+        envelope: &Envelope,
+        contract: &Arc<Contract>,
+        writer: &Arc<WriterSchema>,
+        datum: &[u8],
+    ) -> Result<Option<H::Event>, Reject> {
+        let key = record.key().unwrap_or_default();
+        handler.decode(&Incoming { position: &record.position, key, envelope, contract, writer, datum })
+    }
+}
+
+fn framed(record: &Record) -> Result<(u32, &[u8]), Reject> {
+    let Some(value) = record.value() else {
+        return Err(Reject::new(Reason::NoValue, "the value is null: tombstones belong on compacted topics"));
+    };
+    wire::unframe(value).map_err(|error| Reject::new(Reason::BadFraming, error))
+}

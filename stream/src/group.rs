@@ -1,0 +1,480 @@
+//! A pipeline's membership in its consumer group: one polling thread, one worker a partition.
+//!
+//! The polling thread copies records into bounded queues and never waits for a worker: a full queue
+//! pauses its partition. Workers own everything that takes time. Classic protocol, cooperative-sticky:
+//! a rebalance touches only the partitions that move.
+
+use crate::consume::Worker;
+use crate::dedup::Window;
+use crate::metrics::Shared;
+use crate::offsets::{Checkpoints, Claim};
+use crate::retry::retry_until;
+use crate::topic_id::topic_ids;
+use crate::{Decoder, Failure, Handler, KafkaConfig, Metrics, PipelineConfig, Position, Record, RecordBuilder, Source};
+use chrono::{DateTime, Utc};
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Short enough that a resume or a stop is noticed at once; long enough to cost nothing when idle.
+const POLL: Duration = Duration::from_millis(20);
+/// Long enough for one slow insert; short enough that a rebalance doesn't evict us.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
+/// How long an assignment may wait for Postgres and the broker before the pipeline stops.
+const CLAIM_DEADLINE: Duration = Duration::from_secs(60);
+/// One question to the broker.
+const BROKER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What every pipeline of a process stands on.
+#[derive(Clone)]
+pub struct Spine {
+    pub kafka: KafkaConfig,
+    pub decoder: Decoder,
+    pub checkpoints: Checkpoints,
+    pub metrics: Metrics,
+}
+
+/// What to run.
+pub struct Pipeline<H> {
+    /// The consumer group's suffix, the checkpoint's and the metrics' label, the name on the command line.
+    pub name: &'static str,
+    pub topics: Vec<String>,
+    pub handler: H,
+    pub config: PipelineConfig,
+}
+
+/// A running pipeline. Dropping it without [`PipelineHandle::drain`] gives everything unsettled up.
+pub struct PipelineHandle {
+    pub name: &'static str,
+    stop: CancellationToken,
+    failure: watch::Receiver<Option<Arc<Failure>>>,
+    poller: Option<std::thread::JoinHandle<()>>,
+}
+
+impl<H: Handler> Pipeline<H> {
+    /// Joins the group and starts working. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// A Kafka property that does not exist or has no such value.
+    pub fn start(self, spine: &Spine) -> anyhow::Result<PipelineHandle> {
+        let (failed, failure) = watch::channel(None);
+        let stop = CancellationToken::new();
+        let name = self.name;
+        let config = consumer_config(&spine.kafka, name);
+        let topics = self.topics.clone();
+        let group = Group::new(self, spine.clone(), failed, stop.clone());
+        let consumer: BaseConsumer<Group<H>> = rdkafka::config::FromClientConfigAndContext::from_config_and_context(&config, group)?;
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics)?;
+        let poller = std::thread::Builder::new().name(format!("poll-{name}")).spawn(move || poll(&consumer))?;
+        Ok(PipelineHandle { name, stop, failure, poller: Some(poller) })
+    }
+}
+
+fn consumer_config(kafka: &KafkaConfig, name: &str) -> rdkafka::ClientConfig {
+    let mut config = kafka.client();
+    config.set("group.id", format!("millrace-{name}"));
+    if let Some(instance) = &kafka.instance {
+        config.set("group.instance.id", format!("{instance}-{name}"));
+    }
+    config
+        // Offsets in Kafka only display progress; Postgres decides. So they are stored when settled,
+        // sent once a second, and never tell us where to start.
+        .set("enable.auto.offset.store", "false")
+        .set("enable.auto.commit", "true")
+        .set("auto.commit.interval.ms", "1000")
+        .set("auto.offset.reset", "error")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("isolation.level", "read_committed")
+        .set("allow.auto.create.topics", "false")
+        // A killed process without static membership frees its partitions after this.
+        .set("session.timeout.ms", "10000")
+        // What librdkafka reads ahead, over all partitions of this pipeline.
+        .set("queued.max.messages.kbytes", "32768")
+        .set("fetch.message.max.bytes", "2097152");
+    config
+}
+
+impl PipelineHandle {
+    /// Waits until the pipeline had to stop; never returns while it runs.
+    pub async fn failed(&mut self) -> Arc<Failure> {
+        match self.failure.wait_for(Option::is_some).await {
+            Ok(failure) => failure.clone().unwrap_or_else(|| Arc::new(ended(self.name))),
+            Err(_) => Arc::new(ended(self.name)),
+        }
+    }
+
+    /// Stops pulling, lets batches in hand settle, leaves the group. False when [`DRAIN_DEADLINE`] passed first.
+    pub async fn drain(mut self) -> bool {
+        self.stop.cancel();
+        let Some(poller) = self.poller.take() else { return true };
+        // The poller's own drain has the deadline; leaving the group is given a little more.
+        let left = tokio::task::spawn_blocking(move || poller.join());
+        tokio::time::timeout(DRAIN_DEADLINE + BROKER_DEADLINE, left).await.is_ok()
+    }
+}
+
+impl Drop for PipelineHandle {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn ended(name: &str) -> Failure {
+    Failure::stop(anyhow::anyhow!("{name}: the polling thread ended"))
+}
+
+/// The thread: serves rebalances, moves records into queues, passes progress on. Ends by leaving the group.
+fn poll<H: Handler>(consumer: &BaseConsumer<Group<H>>) {
+    let group = consumer.context().clone();
+    while !group.stop.is_cancelled() {
+        group.resume_drained(consumer);
+        group.store_progress(consumer);
+        match consumer.poll(POLL) {
+            None => {}
+            Some(Ok(message)) => group.route(consumer, &message),
+            Some(Err(error)) => group.notice(error),
+        }
+    }
+    // Dropping the consumer revokes everything (rebalance callback: drain), commits, and leaves.
+}
+
+type Key = (Arc<str>, i32);
+
+/// The callbacks' state: the workers, and what they report.
+struct Group<H> {
+    name: Arc<str>,
+    topics: Vec<String>,
+    handler: Arc<H>,
+    config: PipelineConfig,
+    spine: Spine,
+    metrics: Shared,
+    permits: Arc<Semaphore>,
+    runtime: Handle,
+    stop: CancellationToken,
+    failed: watch::Sender<Option<Arc<Failure>>>,
+    lanes: Mutex<HashMap<String, BTreeMap<i32, Lane>>>,
+    reports: Arc<Reports>,
+}
+
+/// What workers tell the polling thread.
+#[derive(Default)]
+struct Reports {
+    progress: Mutex<HashMap<Key, i64>>,
+    drained: Mutex<Vec<Key>>,
+}
+
+/// The polling thread's end of one partition.
+struct Lane {
+    topic: Arc<str>,
+    queue: mpsc::UnboundedSender<Record>,
+    queued: Arc<Queued>,
+    paused: bool,
+    closing: CancellationToken,
+    abort: CancellationToken,
+    worker: JoinHandle<()>,
+}
+
+/// Bytes waiting in a queue: what bounds it. (The channel itself has no bound, so that a record that
+/// arrives while a pause takes effect is neither lost nor waited for.)
+#[derive(Default)]
+struct Queued(AtomicUsize);
+
+impl<H: Handler> Group<H> {
+    fn new(pipeline: Pipeline<H>, spine: Spine, failed: watch::Sender<Option<Arc<Failure>>>, stop: CancellationToken) -> Self {
+        Self {
+            name: pipeline.name.into(),
+            topics: pipeline.topics,
+            handler: Arc::new(pipeline.handler),
+            permits: Arc::new(Semaphore::new(pipeline.config.concurrent_batches.max(1))),
+            config: pipeline.config,
+            metrics: Arc::new(spine.metrics.of(pipeline.name)),
+            spine,
+            runtime: Handle::current(),
+            stop,
+            failed,
+            lanes: Mutex::default(),
+            reports: Arc::default(),
+        }
+    }
+
+    fn fail(&self, failure: Failure) {
+        fail(&self.failed, &self.name, failure);
+        self.stop.cancel();
+    }
+
+    // ---- records ----
+
+    fn route(&self, consumer: &BaseConsumer<Self>, message: &BorrowedMessage<'_>) {
+        let mut lanes = locked(&self.lanes);
+        let lane = lanes.get_mut(message.topic()).and_then(|lanes| lanes.get_mut(&message.partition()));
+        let Some(lane) = lane else { return }; // revoked meanwhile: its next owner reads it again
+        let record = copy(message, &lane.topic);
+        let queued = lane.queued.0.fetch_add(record.weight(), Ordering::Relaxed);
+        self.metrics.inflight.inc();
+        if lane.queue.send(record).is_ok() && queued > self.config.queue_bytes && !lane.paused {
+            lane.paused = consumer.pause(&one(message.topic(), message.partition())).is_ok();
+            self.metrics.paused.inc_by(i64::from(lane.paused));
+        }
+    }
+
+    fn resume_drained(&self, consumer: &BaseConsumer<Self>) {
+        let drained = std::mem::take(&mut *locked(&self.reports.drained));
+        let mut lanes = locked(&self.lanes);
+        for (topic, partition) in drained {
+            let lane = lanes.get_mut(&*topic).and_then(|lanes| lanes.get_mut(&partition));
+            if let Some(lane) = lane.filter(|lane| lane.paused) {
+                lane.paused = consumer.resume(&one(&topic, partition)).is_err();
+                self.metrics.paused.dec_by(i64::from(!lane.paused));
+            }
+        }
+    }
+
+    fn store_progress(&self, consumer: &BaseConsumer<Self>) {
+        let progress = std::mem::take(&mut *locked(&self.reports.progress));
+        let mut offsets = TopicPartitionList::new();
+        for ((topic, partition), next) in progress {
+            if let Err(error) = offsets.add_partition_offset(&topic, partition, Offset::Offset(next)) {
+                tracing::debug!("could not show progress of {topic}[{partition}]: {error}");
+            }
+        }
+        if offsets.count() > 0
+            && let Err(error) = consumer.store_offsets(&offsets)
+        {
+            tracing::debug!("could not show progress: {error}");
+        }
+    }
+
+    fn notice(&self, error: KafkaError) {
+        use RDKafkaErrorCode::{AutoOffsetReset, OffsetOutOfRange};
+        match error {
+            KafkaError::PartitionEOF(_) => {}
+            KafkaError::MessageConsumptionFatal(code) => self.fail(Failure::stop(anyhow::anyhow!(
+                "{}: the Kafka client gave up ({code}); if another process uses the same kafka.instance, give each its own", self.name
+            ))),
+            KafkaError::MessageConsumption(AutoOffsetReset | OffsetOutOfRange) => self.fail(Failure::stop(anyhow::anyhow!(
+                "{}: the log no longer holds the next offset: records were deleted before they took effect. \
+                 Compare `millrace status` with the topic's retention before resetting the checkpoint", self.name
+            ))),
+            error => tracing::warn!(pipeline = %self.name, "kafka: {error}; the client keeps trying"),
+        }
+    }
+
+    // ---- rebalances ----
+
+    fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) {
+        let wanted: Vec<Key> = partitions.elements().iter().map(|e| (Arc::from(e.topic()), e.partition())).collect();
+        let claims = match self.claim_all(consumer, &wanted) {
+            Ok(claims) => claims,
+            Err(failure) => return self.fail(failure),
+        };
+        for (claim, log_start) in claims {
+            let from = Window::warm_from(self.config.dedup_window, claim.next, log_start);
+            let set = partitions.set_partition_offset(&claim.topic, claim.partition, Offset::Offset(from));
+            if let Err(error) = set {
+                return self.fail(Failure::stop(error));
+            }
+            self.open_lane(claim);
+        }
+        if let Err(error) = consumer.incremental_assign(partitions) {
+            self.fail(Failure::stop(error));
+        }
+    }
+
+    fn claim_all(&self, consumer: &BaseConsumer<Self>, wanted: &[Key]) -> Result<Vec<(Claim, i64)>, Failure> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let abort = self.stop.child_token();
+        let claim = retry_until(&abort, "could not take partitions over", || async {
+            let ids = topic_ids(&self.spine.kafka, &self.topics).map_err(Failure::retry)?;
+            let mut claims = Vec::with_capacity(wanted.len());
+            for (topic, partition) in wanted {
+                claims.push(self.claim(consumer, topic, &ids[&**topic], *partition).await?);
+            }
+            Ok(claims)
+        });
+        let claims = self.runtime.block_on(tokio::time::timeout(CLAIM_DEADLINE, claim));
+        let late = |_| Failure::stop(anyhow::anyhow!("could not take partitions over within {CLAIM_DEADLINE:?}"));
+        Ok(claims.map_err(late)??.unwrap_or_default())
+    }
+
+    async fn claim(&self, consumer: &BaseConsumer<Self>, topic: &Arc<str>, id: &str, partition: i32) -> Result<(Claim, i64), Failure> {
+        let watermarks = consumer.fetch_watermarks(topic, partition, BROKER_DEADLINE);
+        let (log_start, log_end) = watermarks.map_err(Failure::retry)?;
+        let claim = self.spine.checkpoints.claim(&self.name, topic, id, partition, log_start).await?;
+        let next = claim.next;
+        if next < log_start || next > log_end {
+            return Err(Failure::stop(anyhow::anyhow!(
+                "{}: data at risk in {topic}[{partition}]: the next record to apply is {next}, but the log holds {log_start} to {log_end}",
+                self.name
+            )));
+        }
+        tracing::info!(pipeline = %self.name, topic = %topic, partition, next, "took the partition over");
+        Ok((claim, log_start))
+    }
+
+    fn open_lane(&self, claim: Claim) {
+        let (queue, records) = mpsc::unbounded_channel();
+        let (closing, abort) = (CancellationToken::new(), CancellationToken::new());
+        let queued = Arc::<Queued>::default();
+        let (topic, partition) = (claim.topic.clone(), claim.partition);
+        let source = LaneSource {
+            records,
+            queued: queued.clone(),
+            closing: closing.clone(),
+            reports: self.reports.clone(),
+            key: (topic.clone(), partition),
+            metrics: self.metrics.clone(),
+            low_water: self.config.queue_bytes / 2,
+        };
+        let worker = self.runtime.spawn(self.work(claim, source, abort.clone()));
+        let lane = Lane { topic: topic.clone(), queue, queued, paused: false, closing, abort, worker };
+        locked(&self.lanes).entry(topic.to_string()).or_default().insert(partition, lane);
+    }
+
+    fn work(&self, claim: Claim, source: LaneSource, abort: CancellationToken) -> impl Future<Output = ()> + Send + use<H> {
+        let worker = Worker {
+            handler: self.handler.clone(),
+            decoder: self.spine.decoder.clone(),
+            checkpoints: self.spine.checkpoints.clone(),
+            config: self.config.clone(),
+            claim,
+            permits: self.permits.clone(),
+            metrics: self.metrics.clone(),
+            abort,
+        };
+        let (failed, stop, name) = (self.failed.clone(), self.stop.clone(), self.name.clone());
+        let closing = source.closing.clone();
+        async move {
+            if let Err(failure) = worker.run(source).await {
+                if closing.is_cancelled() {
+                    // The partition is somebody else's by now, as it should be.
+                    tracing::info!("{name}: {failure}");
+                    return;
+                }
+                fail(&failed, &name, failure);
+                stop.cancel();
+            }
+        }
+    }
+
+    fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        let lost = consumer.assignment_lost();
+        let lanes: Vec<Lane> = {
+            let mut all = locked(&self.lanes);
+            let mut take = |topic: &str, partition| all.get_mut(topic)?.remove(&partition);
+            partitions.elements().iter().filter_map(|e| take(e.topic(), e.partition())).collect()
+        };
+        self.runtime.block_on(drain(lanes, if lost { Duration::ZERO } else { DRAIN_DEADLINE }));
+        if !lost {
+            self.store_progress(consumer);
+        }
+        if let Err(error) = consumer.incremental_unassign(partitions) {
+            tracing::warn!(pipeline = %self.name, "could not give partitions back: {error}");
+        }
+    }
+}
+
+fn fail(failed: &watch::Sender<Option<Arc<Failure>>>, name: &str, failure: Failure) {
+    tracing::error!(pipeline = %name, "stopped: {failure}");
+    // The first reason is the one worth reading.
+    failed.send_if_modified(|slot| slot.is_none() && slot.replace(Arc::new(failure)).is_none());
+}
+
+/// Lets the batches in hand settle, all partitions at once; what is late is given up and read again.
+async fn drain(lanes: Vec<Lane>, deadline: Duration) {
+    for lane in &lanes {
+        lane.closing.cancel();
+    }
+    let late = tokio::time::Instant::now() + deadline;
+    for mut lane in lanes {
+        if tokio::time::timeout_at(late, &mut lane.worker).await.is_err() {
+            lane.abort.cancel();
+            lane.worker.abort();
+        }
+    }
+}
+
+impl<H: Handler> ClientContext for Group<H> {}
+
+impl<H: Handler> ConsumerContext for Group<H> {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, partitions),
+            _ => self.revoke(consumer, partitions),
+        }
+    }
+}
+
+/// A worker's end of its queue.
+struct LaneSource {
+    records: mpsc::UnboundedReceiver<Record>,
+    queued: Arc<Queued>,
+    closing: CancellationToken,
+    reports: Arc<Reports>,
+    key: Key,
+    metrics: Shared,
+    low_water: usize,
+}
+
+impl Source for LaneSource {
+    async fn next(&mut self) -> Option<Record> {
+        let record = tokio::select! {
+            biased;
+            () = self.closing.cancelled() => None,
+            record = self.records.recv() => record,
+        }?;
+        self.metrics.inflight.dec();
+        let weight = record.weight();
+        let before = self.queued.0.fetch_sub(weight, Ordering::Relaxed);
+        if before > self.low_water && before - weight <= self.low_water {
+            locked(&self.reports.drained).push(self.key.clone());
+        }
+        Some(record)
+    }
+
+    fn commit(&mut self, next: i64) {
+        locked(&self.reports.progress).insert(self.key.clone(), next);
+    }
+}
+
+impl Drop for LaneSource {
+    fn drop(&mut self) {
+        while self.records.try_recv().is_ok() {
+            self.metrics.inflight.dec();
+        }
+    }
+}
+
+fn copy(message: &BorrowedMessage<'_>, topic: &Arc<str>) -> Record {
+    let mut builder = RecordBuilder::new(message.key(), message.payload());
+    for header in message.headers().into_iter().flat_map(Headers::iter) {
+        builder = builder.header(header.key, header.value);
+    }
+    let position = Position { topic: topic.clone(), partition: message.partition(), offset: message.offset() };
+    let logged_at = message.timestamp().to_millis().and_then(DateTime::<Utc>::from_timestamp_millis);
+    builder.build(position, logged_at)
+}
+
+fn one(topic: &str, partition: i32) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(1);
+    list.add_partition(topic, partition);
+    list
+}
+
+/// No code panics while holding these locks; a poisoned one still holds whole values.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

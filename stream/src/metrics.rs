@@ -1,0 +1,123 @@
+//! What the spine counts. Names and units: `docs/metrics.md`.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use std::sync::Arc;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PipelineLabel {
+    pub pipeline: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    pipeline: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+type Histograms = Family<PipelineLabel, Histogram, fn() -> Histogram>;
+
+/// The spine's metrics, shared by every pipeline of a process.
+#[derive(Clone)]
+pub struct Metrics {
+    records: Family<ResultLabel, Counter>,
+    duplicates: Family<PipelineLabel, Counter>,
+    dead_letters: Family<ReasonLabel, Counter>,
+    duration: Histograms,
+    age: Histograms,
+    inflight: Family<PipelineLabel, Gauge>,
+    paused: Family<PipelineLabel, Gauge>,
+}
+
+impl Metrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            records: Family::default(),
+            duplicates: Family::default(),
+            dead_letters: Family::default(),
+            duration: Family::new_with_constructor(seconds),
+            age: Family::new_with_constructor(seconds),
+            inflight: Family::default(),
+            paused: Family::default(),
+        };
+        metrics.register_all(registry);
+        metrics
+    }
+
+    fn register_all(&self, registry: &mut Registry) {
+        let with = registry;
+        with.register("millrace_records_processed", "Records by what became of them", self.records.clone());
+        with.register("millrace_duplicates", "Events the log held twice", self.duplicates.clone());
+        with.register("millrace_dead_letters_written", "Records set aside, by reason", self.dead_letters.clone());
+        with.register("millrace_process_duration_seconds", "Decoded batch to settled", self.duration.clone());
+        with.register("millrace_event_age_seconds", "From the log's timestamp to taking effect", self.age.clone());
+        with.register("millrace_inflight_records", "Records read and not yet settled", self.inflight.clone());
+        with.register("millrace_paused", "Partitions paused because their queue is full", self.paused.clone());
+    }
+
+    /// One pipeline's own handles, so that the hot path looks no label up.
+    pub(crate) fn of(&self, pipeline: &str) -> PipelineMetrics {
+        let label = PipelineLabel { pipeline: pipeline.to_owned() };
+        let result = |result| ResultLabel { pipeline: pipeline.to_owned(), result };
+        PipelineMetrics {
+            applied: self.records.get_or_create_owned(&result("applied")),
+            ignored: self.records.get_or_create_owned(&result("ignored")),
+            rejected: self.records.get_or_create_owned(&result("dead_letter")),
+            repeated: self.records.get_or_create_owned(&result("duplicate")),
+            duplicates: self.duplicates.get_or_create_owned(&label),
+            dead_letters: self.dead_letters.clone(),
+            duration: self.duration.get_or_create_owned(&label),
+            age: self.age.get_or_create_owned(&label),
+            inflight: self.inflight.get_or_create_owned(&label),
+            paused: self.paused.get_or_create_owned(&label),
+        }
+    }
+}
+
+impl Default for Metrics {
+    /// Counts into nowhere: for tests and one-off commands.
+    fn default() -> Self {
+        Self::register(&mut Registry::default())
+    }
+}
+
+pub(crate) struct PipelineMetrics {
+    pub applied: Counter,
+    pub ignored: Counter,
+    rejected: Counter,
+    repeated: Counter,
+    duplicates: Counter,
+    dead_letters: Family<ReasonLabel, Counter>,
+    pub duration: Histogram,
+    pub age: Histogram,
+    pub inflight: Gauge,
+    pub paused: Gauge,
+}
+
+impl PipelineMetrics {
+    pub fn duplicate(&self) {
+        self.repeated.inc();
+        self.duplicates.inc();
+    }
+
+    pub fn dead_letter(&self, reason: crate::Reason) {
+        self.rejected.inc();
+        self.dead_letters.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
+    }
+}
+
+/// 1 ms to about 2 minutes.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 18))
+}
+
+pub(crate) type Shared = Arc<PipelineMetrics>;

@@ -1,0 +1,58 @@
+//! Postgres schema changes of all crates, applied in one order under one lock.
+
+use sqlx::migrate::{Migration as SqlxMigration, MigrationType, Migrator};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use std::borrow::Cow;
+
+/// One change, written once and never edited: `(number, name, sql)`.
+///
+/// Numbers are global: `stream` 1xx, `processors` 2xx, `sinks` 3xx, `producers` 4xx.
+#[derive(Debug, Clone, Copy)]
+pub struct Migration {
+    pub number: i64,
+    pub name: &'static str,
+    pub sql: &'static str,
+}
+
+/// The spine's own tables.
+pub(crate) const OURS: &[Migration] = &[
+    Migration { number: 101, name: "checkpoint", sql: include_str!("../migrations/0101_checkpoint.sql") },
+    Migration { number: 102, name: "dead letter", sql: include_str!("../migrations/0102_dead_letter.sql") },
+];
+
+/// Applies what is missing, refuses what was edited; idempotent, safe to run from several places at once.
+///
+/// # Errors
+/// Names the migration that failed, or the applied one whose text changed since.
+pub async fn migrate(postgres_url: &str, projections_schema: &str, others: &[&[Migration]]) -> anyhow::Result<()> {
+    anyhow::ensure!(is_identifier(projections_schema), "postgres.projections_schema `{projections_schema}`: use lower-case letters, digits and _");
+    let mut connection = PgConnection::connect(postgres_url).await?;
+    // The identifier was checked above; everything unqualified lands in the projections' schema.
+    let prepare = format!(
+        "create schema if not exists millrace; create schema if not exists {projections_schema};
+         set search_path = {projections_schema}, millrace"
+    );
+    sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut connection).await?;
+    migrator(others).run(&mut connection).await?;
+    Ok(())
+}
+
+fn migrator(others: &[&[Migration]]) -> Migrator {
+    let all = OURS.iter().chain(others.iter().copied().flatten());
+    let mut migrations: Vec<SqlxMigration> = all.map(to_sqlx).collect();
+    migrations.sort_by_key(|migration| migration.version);
+    let mut migrator = Migrator::with_migrations(migrations);
+    migrator.dangerous_set_table_name("millrace.migration"); // dangerous only to change later
+    migrator
+}
+
+fn to_sqlx(migration: &Migration) -> SqlxMigration {
+    let Migration { number, name, sql } = *migration;
+    SqlxMigration::new(number, Cow::Borrowed(name), MigrationType::Simple, sqlx::SqlStr::from_static(sql), false)
+}
+
+fn is_identifier(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.len() <= 63
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}

@@ -1,0 +1,270 @@
+//! Checkpoints: who owns a partition, and how far its effect reaches. The truth, kept in Postgres.
+//!
+//! Every new owner raises `epoch`; every write carries the epoch it was claimed with. A stale owner's
+//! write touches no row and is therefore refused, in the same transaction as the effect it came with.
+
+use crate::dead_letter::{self, Rejected};
+use crate::{Failure, Position};
+use chrono::{DateTime, Utc};
+use millrace_schemas::Envelope;
+use serde_json::Value;
+use sqlx::{PgConnection, PgPool, Row};
+use std::sync::Arc;
+
+/// The checkpoint table.
+#[derive(Clone)]
+pub struct Checkpoints {
+    pool: PgPool,
+}
+
+/// One row of it, as an operator sees it.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    pub pipeline: String,
+    pub topic: String,
+    pub partition: i32,
+    pub epoch: i64,
+    pub next: i64,
+    pub reached_at: Option<DateTime<Utc>>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// The right to write a partition's effects, until somebody claims it after us.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub pipeline: Arc<str>,
+    pub topic: Arc<str>,
+    pub partition: i32,
+    epoch: i64,
+    /// The first offset that has not taken effect.
+    pub next: i64,
+    /// A range an earlier owner had begun to write elsewhere: it must be written again exactly so.
+    pub plan: Option<Plan>,
+}
+
+/// A contiguous range on its way into a store that shares no transaction with Postgres.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// One past the last offset of the range.
+    pub to: i64,
+    /// What the handler noted about it.
+    pub note: Value,
+}
+
+impl Checkpoints {
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Takes the partition over: every earlier owner's writes fail from now on.
+    ///
+    /// `log_start` is where a pipeline that has never seen this partition begins.
+    pub async fn claim(
+        &self,
+        pipeline: &Arc<str>,
+        topic: &Arc<str>,
+        topic_id: &str,
+        partition: i32,
+        log_start: i64,
+    ) -> Result<Claim, Failure> {
+        let row = sqlx::query(
+            "insert into millrace.checkpoint as c (pipeline, topic, partition, topic_id, epoch, next)
+             values ($1, $2, $3, $4, 1, $5)
+             on conflict (pipeline, topic, partition) do update set epoch = c.epoch + 1, updated_at = now()
+             returning topic_id, epoch, next, plan",
+        )
+        .bind(&**pipeline)
+        .bind(&**topic)
+        .bind(partition)
+        .bind(topic_id)
+        .bind(log_start)
+        .fetch_one(&self.pool)
+        .await?;
+        let known: String = row.try_get("topic_id")?;
+        if known != topic_id {
+            return Err(Failure::stop(anyhow::anyhow!(
+                "topic {topic} was recreated: {pipeline} has read topic id {known}, the broker now has {topic_id}. \
+                 Its offsets mean nothing here; remove its checkpoint rows once you know what was lost"
+            )));
+        }
+        let plan: Option<Value> = row.try_get("plan")?;
+        Ok(Claim {
+            pipeline: pipeline.clone(),
+            topic: topic.clone(),
+            partition,
+            epoch: row.try_get("epoch")?,
+            next: row.try_get("next")?,
+            plan: plan.map(Plan::from_json).transpose()?,
+        })
+    }
+
+    /// All checkpoints, for people.
+    pub async fn list(&self) -> Result<Vec<Checkpoint>, sqlx::Error> {
+        let rows = sqlx::query(
+            "select pipeline, topic, partition, epoch, next, reached_at, updated_at
+             from millrace.checkpoint order by pipeline, topic, partition",
+        );
+        rows.fetch_all(&self.pool).await?.into_iter().map(checkpoint).collect()
+    }
+
+    /// After an answer was lost: did the settlement up to `to` reach the disk?
+    pub(crate) async fn has_settled(&self, claim: &Claim, to: i64) -> Result<bool, Failure> {
+        let row = sqlx::query(
+            "select epoch, next from millrace.checkpoint where pipeline = $1 and topic = $2 and partition = $3",
+        )
+        .bind(&*claim.pipeline)
+        .bind(&*claim.topic)
+        .bind(claim.partition)
+        .fetch_one(&self.pool)
+        .await?;
+        if row.try_get::<i64, _>("epoch")? != claim.epoch {
+            return Err(claim.fenced());
+        }
+        Ok(row.try_get::<i64, _>("next")? == to)
+    }
+}
+
+fn checkpoint(row: sqlx::postgres::PgRow) -> Result<Checkpoint, sqlx::Error> {
+    Ok(Checkpoint {
+        pipeline: row.try_get("pipeline")?,
+        topic: row.try_get("topic")?,
+        partition: row.try_get("partition")?,
+        epoch: row.try_get("epoch")?,
+        next: row.try_get("next")?,
+        reached_at: row.try_get("reached_at")?,
+        updated_at: row.try_get("updated_at")?,
+    })
+}
+
+impl Plan {
+    fn from_json(mut value: Value) -> Result<Self, Failure> {
+        let to = value["to"].as_i64();
+        let to = to.ok_or_else(|| Failure::stop(anyhow::anyhow!("checkpoint plan has no `to`: {value}")))?;
+        Ok(Self { to, note: value["note"].take() })
+    }
+}
+
+impl Claim {
+    fn fenced(&self) -> Failure {
+        Failure::stop(anyhow::anyhow!(
+            "{} lost {}[{}] to another owner (epoch {} is stale); nothing was written",
+            self.pipeline, self.topic, self.partition, self.epoch
+        ))
+    }
+}
+
+/// A decoded event and where it was found.
+#[derive(Debug, Clone)]
+pub struct Event<E> {
+    pub position: Position,
+    pub logged_at: Option<DateTime<Utc>>,
+    pub schema_id: u32,
+    pub envelope: Envelope,
+    pub body: E,
+}
+
+/// What a batch is for: moving a partition forward, or replaying one dead letter.
+#[derive(Debug, Clone)]
+pub(crate) enum Purpose {
+    Advance { claim: Arc<Claim>, from: i64, to: i64, reached_at: Option<DateTime<Utc>> },
+    Replay { letter: i64 },
+}
+
+/// Events of one contiguous range of one partition, on their way to taking effect.
+#[derive(Debug)]
+pub struct Batch<E> {
+    pub events: Vec<Event<E>>,
+    pub(crate) rejected: Vec<Rejected>,
+    pub(crate) purpose: Purpose,
+    pub(crate) pipeline: Arc<str>,
+}
+
+/// Proof that a batch's settlement is part of the caller's transaction.
+#[must_use]
+#[derive(Debug, PartialEq, Eq)]
+pub struct Settled(());
+
+impl<E> Batch<E> {
+    /// The range, as `(from, to)` with `to` excluded; none for a replayed dead letter.
+    pub fn range(&self) -> Option<(i64, i64)> {
+        match &self.purpose {
+            Purpose::Advance { from, to, .. } => Some((*from, *to)),
+            Purpose::Replay { .. } => None,
+        }
+    }
+
+    /// The plan an earlier owner left for exactly this range.
+    pub fn earlier_plan(&self) -> Option<&Value> {
+        match &self.purpose {
+            Purpose::Advance { claim, from, to, .. } if claim.next == *from => {
+                claim.plan.as_ref().filter(|plan| plan.to == *to).map(|plan| &plan.note)
+            }
+            _ => None,
+        }
+    }
+
+    /// Moves the checkpoint over this batch and writes its dead letters, within the caller's transaction:
+    /// commit it together with the effect, or not at all.
+    ///
+    /// # Errors
+    /// [`Failure::Stop`] when another owner has the partition: roll back.
+    pub async fn settle(&self, tx: &mut PgConnection) -> Result<Settled, Failure> {
+        match &self.purpose {
+            Purpose::Advance { claim, from, to, reached_at } => {
+                claim.advance(tx, *from, *to, *reached_at).await?;
+                dead_letter::write(tx, &self.pipeline, &self.rejected).await?;
+            }
+            Purpose::Replay { letter } => dead_letter::settle_replayed(tx, *letter).await?,
+        }
+        Ok(Settled(()))
+    }
+
+    /// Writes down what is about to be written elsewhere, before it is. A replay needs no plan.
+    pub async fn plan(&self, pool: &PgPool, note: &Value) -> Result<(), Failure> {
+        let Purpose::Advance { claim, from, to, .. } = &self.purpose else { return Ok(()) };
+        let plan = serde_json::json!({ "to": to, "note": note });
+        let done = sqlx::query(
+            "update millrace.checkpoint set plan = $6, updated_at = now()
+             where pipeline = $1 and topic = $2 and partition = $3 and epoch = $4 and next = $5",
+        )
+        .bind(&*claim.pipeline)
+        .bind(&*claim.topic)
+        .bind(claim.partition)
+        .bind(claim.epoch)
+        .bind(from)
+        .bind(plan)
+        .execute(pool)
+        .await?;
+        if done.rows_affected() == 1 { Ok(()) } else { Err(claim.fenced()) }
+    }
+}
+
+impl Claim {
+    async fn advance(
+        &self,
+        tx: &mut PgConnection,
+        from: i64,
+        to: i64,
+        reached_at: Option<DateTime<Utc>>,
+    ) -> Result<(), Failure> {
+        let done = sqlx::query(
+            "update millrace.checkpoint
+             set next = $6, plan = null, reached_at = greatest(reached_at, $7), updated_at = now()
+             where pipeline = $1 and topic = $2 and partition = $3 and epoch = $4 and next = $5",
+        )
+        .bind(&*self.pipeline)
+        .bind(&*self.topic)
+        .bind(self.partition)
+        .bind(self.epoch)
+        .bind(from)
+        .bind(to)
+        .bind(reached_at)
+        .execute(tx)
+        .await?;
+        if done.rows_affected() == 1 { Ok(()) } else { Err(self.fenced()) }
+    }
+}

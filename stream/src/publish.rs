@@ -1,0 +1,109 @@
+//! Publishing: idempotent, acknowledged by all in-sync replicas, bounded in memory.
+
+use crate::{Backoff, KafkaConfig};
+use millrace_schemas::Envelope;
+use rdkafka::config::FromClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
+use std::time::Duration;
+
+/// Between tries while the client's queue is full.
+const QUEUE_FULL_WAITS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
+
+/// An event on its way into the log.
+#[derive(Debug, Clone)]
+pub struct Outgoing<'a> {
+    pub topic: &'a str,
+    pub key: &'a str,
+    pub envelope: &'a Envelope,
+    /// Confluent framing and datum; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// It may be in the log or not: publish again with the same id.
+    #[error("could not publish to {topic}: {error}")]
+    Kafka { topic: String, error: KafkaError },
+    #[error("the Kafka client was dropped before {topic} answered")]
+    Cancelled { topic: String },
+}
+
+/// A producer: cheap to clone, shared by a whole process.
+#[derive(Clone)]
+pub struct Publisher {
+    producer: FutureProducer,
+}
+
+/// Resolves when all in-sync replicas have the event.
+#[must_use = "an event is in the log only once this says so"]
+pub struct Acknowledgement {
+    topic: String,
+    delivery: DeliveryFuture,
+}
+
+impl Publisher {
+    /// # Errors
+    /// A Kafka property that does not exist or has no such value.
+    pub fn new(kafka: &KafkaConfig) -> anyhow::Result<Self> {
+        let mut config = kafka.client();
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            // Company for a record, and what it costs in latency.
+            .set("linger.ms", "5")
+            .set("compression.type", "lz4")
+            // The Java client's partitioner: one key, one partition, whoever publishes.
+            .set("partitioner", "murmur2_random")
+            // Outlives a broker's restart; the caller decides what to do after.
+            .set("message.timeout.ms", "120000")
+            .set("queue.buffering.max.messages", "100000")
+            .set("queue.buffering.max.kbytes", "65536");
+        Ok(Self { producer: FutureProducer::from_config(&config)? })
+    }
+
+    /// Puts the event into the client's queue, waiting while that is full; the acknowledgement comes later.
+    pub async fn enqueue(&self, outgoing: &Outgoing<'_>) -> Result<Acknowledgement, PublishError> {
+        let mut backoff = Backoff::between(QUEUE_FULL_WAITS.0, QUEUE_FULL_WAITS.1);
+        loop {
+            match self.producer.send_result(record(outgoing)) {
+                Ok(delivery) => return Ok(Acknowledgement { topic: outgoing.topic.to_owned(), delivery }),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                    tokio::time::sleep(backoff.next_wait()).await;
+                }
+                Err((error, _)) => return Err(PublishError::Kafka { topic: outgoing.topic.to_owned(), error }),
+            }
+        }
+    }
+
+    /// Waits until everything enqueued has an answer, at most this long; false if something has not.
+    pub async fn flush(&self, deadline: Duration) -> bool {
+        let producer = self.producer.clone();
+        tokio::task::spawn_blocking(move || producer.flush(deadline).is_ok()).await.unwrap_or(false)
+    }
+}
+
+impl Acknowledgement {
+    /// # Errors
+    /// When the log did not confirm it in time: it may be there or not; publish again with the same id.
+    pub async fn wait(self) -> Result<(), PublishError> {
+        match self.delivery.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err((error, _))) => Err(PublishError::Kafka { topic: self.topic, error }),
+            Err(_) => Err(PublishError::Cancelled { topic: self.topic }),
+        }
+    }
+}
+
+fn record<'a>(outgoing: &Outgoing<'a>) -> FutureRecord<'a, str, [u8]> {
+    let mut headers = OwnedHeaders::new();
+    for (key, value) in outgoing.envelope.to_headers() {
+        headers = headers.insert(Header { key, value: Some(&value) });
+    }
+    let record = FutureRecord::to(outgoing.topic).key(outgoing.key).headers(headers);
+    match outgoing.value {
+        Some(value) => record.payload(value),
+        None => record,
+    }
+}

@@ -1,0 +1,45 @@
+//! Running a dead letter through its pipeline's own handler again, once.
+
+use crate::decode::Decoded;
+use crate::offsets::{Batch, Purpose};
+use crate::{DeadLetter, DeadLetters, Decoder, Failure, Handler, Reject};
+use std::sync::Arc;
+
+/// What a replay did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReplayOutcome {
+    /// It has its effect now, and cannot be replayed again.
+    Applied,
+    /// Still not readable; the letter stays open with this error.
+    Rejected(Reject),
+    /// Readable, and not for this pipeline (any more): nothing to do, settled.
+    Ignored,
+}
+
+/// Decodes and applies one open dead letter. The letter is settled in the transaction of its effect.
+///
+/// # Errors
+/// [`Failure::Retry`] when a server it needs is away, [`Failure::Stop`] when somebody else replayed it.
+pub async fn replay<H: Handler>(
+    letters: &DeadLetters,
+    decoder: &Decoder,
+    handler: &H,
+    letter: &DeadLetter,
+) -> Result<ReplayOutcome, Failure> {
+    let decoded = match decoder.identify(&letter.record) {
+        Ok(envelope) => decoder.decode(handler, &letter.record, envelope).await?,
+        Err(reject) => Decoded::Rejected(reject),
+    };
+    let (events, outcome) = match decoded {
+        Decoded::Rejected(reject) => {
+            letters.note_failure(letter.id, &reject).await?;
+            return Ok(ReplayOutcome::Rejected(reject));
+        }
+        Decoded::Event(event) => (vec![event], ReplayOutcome::Applied),
+        Decoded::Ignored => (Vec::new(), ReplayOutcome::Ignored),
+    };
+    let pipeline = Arc::from(letter.pipeline.as_str());
+    let purpose = Purpose::Replay { letter: letter.id };
+    handler.apply(&Batch { events, rejected: Vec::new(), purpose, pipeline }).await?;
+    Ok(outcome)
+}
