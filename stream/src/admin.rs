@@ -63,7 +63,8 @@ impl Admin {
     pub async fn ensure_topics(&self, topics: &[Topic]) -> anyhow::Result<Vec<String>> {
         let admin: AdminClient<DefaultClientContext> = AdminClient::from_config(&self.kafka.client())?;
         let settings: Vec<_> = topics.iter().map(|topic| self.settings(topic)).collect();
-        let wanted: Vec<NewTopic<'_>> = topics.iter().zip(&settings).map(|(topic, set)| self.new_topic(topic, set)).collect();
+        let wanted: Vec<NewTopic<'_>> =
+            topics.iter().zip(&settings).map(|(topic, set)| self.new_topic(topic, set)).collect();
         let options = AdminOptions::new().operation_timeout(Some(DEADLINE)).request_timeout(Some(DEADLINE));
         let results = admin.create_topics(&wanted, &options).await.context("could not create topics")?;
         let mut created = Vec::new();

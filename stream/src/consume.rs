@@ -1,7 +1,7 @@
 //! The one loop: pull, decode, batch, handle, commit.
 
-use crate::decode::{Decoded, Decoder};
 use crate::dead_letter::{DeadLetters, Rejected};
+use crate::decode::{Decoded, Decoder};
 use crate::dedup::Window;
 use crate::metrics::Shared;
 use crate::offsets::{Batch, Checkpoints, Claim, Purpose};
@@ -162,7 +162,11 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    async fn decode(&self, records: Vec<Record>, partition: &mut Partition) -> Result<Option<Batch<H::Event>>, Failure> {
+    async fn decode(
+        &self,
+        records: Vec<Record>,
+        partition: &mut Partition,
+    ) -> Result<Option<Batch<H::Event>>, Failure> {
         let mut batch = partition.batch(&records);
         for record in records {
             let Some(decoded) = self.decode_one(&record, partition).await? else { return Ok(None) };
@@ -183,7 +187,11 @@ impl<H: Handler> Worker<H> {
     }
 
     /// `None` when the partition is given up while the registry cannot be asked.
-    async fn decode_one(&self, record: &Record, partition: &mut Partition) -> Result<Option<Decoded<H::Event>>, Failure> {
+    async fn decode_one(
+        &self,
+        record: &Record,
+        partition: &mut Partition,
+    ) -> Result<Option<Decoded<H::Event>>, Failure> {
         if self.decoder.is_tombstone(record) {
             return Ok(Some(Decoded::Ignored));
         }

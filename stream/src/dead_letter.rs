@@ -1,6 +1,6 @@
 //! Records that could not be applied: kept whole, explained, and replayable.
 
-use crate::{Failure, Position, Reason, Record, RecordBuilder, Reject};
+use crate::{Failure, Position, Record, RecordBuilder, Reject};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -121,7 +121,12 @@ impl DeadLetters {
     }
 
     /// The keys that hold back what comes after them, in one partition.
-    pub(crate) async fn parked_keys(&self, pipeline: &str, topic: &str, partition: i32) -> Result<Vec<Vec<u8>>, Failure> {
+    pub(crate) async fn parked_keys(
+        &self,
+        pipeline: &str,
+        topic: &str,
+        partition: i32,
+    ) -> Result<Vec<Vec<u8>>, Failure> {
         let keys = sqlx::query_scalar(
             "select distinct key from millrace.dead_letter where pipeline = $1 and topic = $2
              and partition = $3 and key is not null and state = 'open'",
@@ -206,12 +211,7 @@ fn record(row: &PgRow) -> Result<Record, Failure> {
         builder = builder.header(pair[0].as_str().unwrap_or_default(), value.as_deref());
     }
     let topic: String = row.try_get("topic")?;
-    let position = Position { topic: topic.into(), partition: row.try_get("partition")?, offset: row.try_get("offset")? };
+    let position =
+        Position { topic: topic.into(), partition: row.try_get("partition")?, offset: row.try_get("offset")? };
     Ok(builder.build(position, row.try_get("logged_at")?))
-}
-
-impl Rejected {
-    pub fn new(record: Record, reason: Reason, error: impl std::fmt::Display) -> Self {
-        Self { record, reject: Reject::new(reason, error) }
-    }
 }

@@ -38,7 +38,10 @@ impl Decoder {
     pub(crate) fn identify(&self, record: &Record) -> Result<Envelope, Reject> {
         let size = record.value().map_or(0, <[u8]>::len);
         if size > RECORD_BYTES_MAX {
-            return Err(Reject::new(Reason::TooLarge, format!("the value has {size} bytes, at most {RECORD_BYTES_MAX} are read")));
+            return Err(Reject::new(
+                Reason::TooLarge,
+                format!("the value has {size} bytes, at most {RECORD_BYTES_MAX} are read"),
+            ));
         }
         if record.key().is_none_or(<[u8]>::is_empty) {
             return Err(Reject::new(Reason::NoKey, "the record has no key: publish it with its aggregate's id as key"));
@@ -90,7 +93,10 @@ impl Decoder {
         };
         if contract.newest().fullname() != writer.fullname {
             let (found, wanted) = (&writer.fullname, contract.newest().fullname());
-            return Err(unknown(format!("ce_type says `{name}` ({wanted}), but schema {} describes {found}", writer.id)));
+            return Err(unknown(format!(
+                "ce_type says `{name}` ({wanted}), but schema {} describes {found}",
+                writer.id
+            )));
         }
         if *contract.topic != *record.position.topic {
             let (topic, found) = (&contract.topic, &record.position.topic);

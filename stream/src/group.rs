@@ -74,7 +74,8 @@ impl<H: Handler> Pipeline<H> {
         let config = consumer_config(&spine.kafka, name);
         let topics = self.topics.clone();
         let group = Group::new(self, spine.clone(), failed, stop.clone());
-        let consumer: BaseConsumer<Group<H>> = rdkafka::config::FromClientConfigAndContext::from_config_and_context(&config, group)?;
+        let consumer: BaseConsumer<Group<H>> =
+            rdkafka::config::FromClientConfigAndContext::from_config_and_context(&config, group)?;
         let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics)?;
         let poller = std::thread::Builder::new().name(format!("poll-{name}")).spawn(move || poll(&consumer))?;
@@ -192,7 +193,12 @@ struct Lane {
 struct Queued(AtomicUsize);
 
 impl<H: Handler> Group<H> {
-    fn new(pipeline: Pipeline<H>, spine: Spine, failed: watch::Sender<Option<Arc<Failure>>>, stop: CancellationToken) -> Self {
+    fn new(
+        pipeline: Pipeline<H>,
+        spine: Spine,
+        failed: watch::Sender<Option<Arc<Failure>>>,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             name: pipeline.name.into(),
             topics: pipeline.topics,
@@ -310,7 +316,13 @@ impl<H: Handler> Group<H> {
         Ok(claims.map_err(late)??.unwrap_or_default())
     }
 
-    async fn claim(&self, consumer: &BaseConsumer<Self>, topic: &Arc<str>, id: &str, partition: i32) -> Result<(Claim, i64), Failure> {
+    async fn claim(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        topic: &Arc<str>,
+        id: &str,
+        partition: i32,
+    ) -> Result<(Claim, i64), Failure> {
         let watermarks = consumer.fetch_watermarks(topic, partition, BROKER_DEADLINE);
         let (log_start, log_end) = watermarks.map_err(Failure::retry)?;
         let claim = self.spine.checkpoints.claim(&self.name, topic, id, partition, log_start).await?;
@@ -344,7 +356,12 @@ impl<H: Handler> Group<H> {
         locked(&self.lanes).entry(topic.to_string()).or_default().insert(partition, lane);
     }
 
-    fn work(&self, claim: Claim, source: LaneSource, abort: CancellationToken) -> impl Future<Output = ()> + Send + use<H> {
+    fn work(
+        &self,
+        claim: Claim,
+        source: LaneSource,
+        abort: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<H> {
         let worker = Worker {
             handler: self.handler.clone(),
             decoder: self.spine.decoder.clone(),

@@ -35,11 +35,11 @@ pub use failure::{Failure, Reason, Reject};
 pub use group::{DRAIN_DEADLINE, Pipeline, PipelineHandle, Spine};
 pub use memory::MemorySource;
 pub use metrics::Metrics;
-pub use migrate::{migrate, Migration};
+pub use migrate::{Migration, migrate};
 pub use offsets::{Batch, Checkpoint, Checkpoints, Claim, Event, Settled};
 pub use publish::{Acknowledgement, Outgoing, PublishError, Publisher};
 pub use record::{Position, Record, RecordBuilder};
-pub use replay::{replay, ReplayOutcome};
+pub use replay::{ReplayOutcome, replay};
 pub use retry::{Backoff, retry_until};
 pub use source::{Limits, Source};
 

@@ -25,7 +25,10 @@ pub(crate) const OURS: &[Migration] = &[
 /// # Errors
 /// Names the migration that failed, or the applied one whose text changed since.
 pub async fn migrate(postgres_url: &str, projections_schema: &str, others: &[&[Migration]]) -> anyhow::Result<()> {
-    anyhow::ensure!(is_identifier(projections_schema), "postgres.projections_schema `{projections_schema}`: use lower-case letters, digits and _");
+    anyhow::ensure!(
+        is_identifier(projections_schema),
+        "postgres.projections_schema `{projections_schema}`: use lower-case letters, digits and _"
+    );
     let mut connection = PgConnection::connect(postgres_url).await?;
     // The identifier was checked above; everything unqualified lands in the projections' schema.
     let prepare = format!(

@@ -108,7 +108,7 @@ impl Checkpoints {
             "select pipeline, topic, partition, epoch, next, reached_at, updated_at
              from millrace.checkpoint order by pipeline, topic, partition",
         );
-        rows.fetch_all(&self.pool).await?.into_iter().map(checkpoint).collect()
+        rows.fetch_all(&self.pool).await?.iter().map(checkpoint).collect()
     }
 
     /// After an answer was lost: did the settlement up to `to` reach the disk?
@@ -128,7 +128,7 @@ impl Checkpoints {
     }
 }
 
-fn checkpoint(row: sqlx::postgres::PgRow) -> Result<Checkpoint, sqlx::Error> {
+fn checkpoint(row: &sqlx::postgres::PgRow) -> Result<Checkpoint, sqlx::Error> {
     Ok(Checkpoint {
         pipeline: row.try_get("pipeline")?,
         topic: row.try_get("topic")?,
@@ -152,7 +152,10 @@ impl Claim {
     fn fenced(&self) -> Failure {
         Failure::stop(anyhow::anyhow!(
             "{} lost {}[{}] to another owner (epoch {} is stale); nothing was written",
-            self.pipeline, self.topic, self.partition, self.epoch
+            self.pipeline,
+            self.topic,
+            self.partition,
+            self.epoch
         ))
     }
 }

@@ -58,7 +58,9 @@ impl Record {
 
     /// What it weighs in a queue, in bytes.
     pub fn weight(&self) -> usize {
-        self.bytes.len() + std::mem::size_of::<Self>() + self.headers.len() * std::mem::size_of::<(Span, Option<Span>)>()
+        self.bytes.len()
+            + std::mem::size_of::<Self>()
+            + self.headers.len() * std::mem::size_of::<(Span, Option<Span>)>()
     }
 }
 

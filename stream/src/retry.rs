@@ -75,16 +75,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_heals_is_tried_again_and_what_does_not_stops() {
+        let never = CancellationToken::new();
         let mut left = 3;
-        let healed = retry_until(&CancellationToken::new(), "try", || {
+        let healed = retry_until(&never, "try", || {
             left -= 1;
             let result = if left > 0 { Err(Failure::retry(anyhow::anyhow!("not yet"))) } else { Ok(left) };
             async move { result }
         });
         assert!(matches!(healed.await, Ok(Some(0))));
-        let stopped = retry_until(&CancellationToken::new(), "try", || async {
-            Err::<(), _>(Failure::stop(anyhow::anyhow!("no")))
-        });
+        let stopped = retry_until(&never, "try", || async { Err::<(), _>(Failure::stop(anyhow::anyhow!("no"))) });
         assert_eq!(stopped.await.unwrap_err().to_string(), "try: no");
     }
 }
