@@ -207,9 +207,13 @@ impl<H: Handler> Worker<H> {
             let behind = "an earlier record of this key is a dead letter: replay that one first";
             return Ok(Some(Decoded::Rejected(Reject::new(Reason::Parked, behind))));
         }
-        let decode = || self.decoder.decode(&*self.handler, record, envelope.clone());
-        let decoded = retry_until(&self.abort, "could not look a schema up", decode).await?;
-        Ok(decoded.map(|decoded| match decoded {
+        let ask = || self.decoder.writer(record);
+        let Some(writer) = retry_until(&self.abort, "could not look a schema up", ask).await? else { return Ok(None) };
+        let decoded = match writer {
+            Ok(writer) => self.decoder.decode(&*self.handler, record, envelope, &writer),
+            Err(reject) => Decoded::Rejected(reject),
+        };
+        Ok(Some(match decoded {
             Decoded::Rejected(reject) => partition.reject(record, reject),
             other => other,
         }))

@@ -54,35 +54,53 @@ impl Decoder {
         record.value().is_none() && self.compacted.contains(&*record.position.topic)
     }
 
+    /// The schema this record was written with.
+    ///
     /// # Errors
     /// [`Failure::Retry`] while the registry cannot be asked; what is wrong with the record is not an error.
-    pub(crate) async fn decode<H: Handler>(
+    pub(crate) async fn writer(&self, record: &Record) -> Result<Result<Arc<WriterSchema>, Reject>, Failure> {
+        let id = match framed(record) {
+            Ok((id, _)) => id,
+            Err(reject) => return Ok(Err(reject)),
+        };
+        match self.registry.by_id(id).await {
+            Ok(writer) => Ok(Ok(writer)),
+            Err(error @ RegistryError::Unreachable(_)) => Err(Failure::retry(error)),
+            Err(error) => Ok(Err(Reject::new(Reason::UnknownSchema, error))),
+        }
+    }
+
+    pub(crate) fn decode<H: Handler>(
         &self,
         handler: &H,
         record: &Record,
         envelope: Envelope,
-    ) -> Result<Decoded<H::Event>, Failure> {
-        let (id, datum) = match framed(record) {
-            Ok(framed) => framed,
-            Err(reject) => return Ok(Decoded::Rejected(reject)),
-        };
-        let writer = match self.registry.by_id(id).await {
-            Ok(writer) => writer,
-            Err(error @ RegistryError::Unreachable(_)) => return Err(Failure::retry(error)),
-            Err(error) => return Ok(Decoded::Rejected(Reject::new(Reason::UnknownSchema, error))),
-        };
-        let found = self.contract(&envelope, &writer, record);
-        Ok(match found.and_then(|contract| self.body(handler, record, &envelope, contract, &writer, datum)) {
+        writer: &Arc<WriterSchema>,
+    ) -> Decoded<H::Event> {
+        match self.body(handler, record, &envelope, writer) {
             Ok(None) => Decoded::Ignored,
             Ok(Some(body)) => Decoded::Event(Event {
                 position: record.position.clone(),
                 logged_at: record.timestamp,
-                schema_id: id,
+                schema_id: writer.id,
                 envelope,
                 body,
             }),
             Err(reject) => Decoded::Rejected(reject),
-        })
+        }
+    }
+
+    fn body<H: Handler>(
+        &self,
+        handler: &H,
+        record: &Record,
+        envelope: &Envelope,
+        writer: &Arc<WriterSchema>,
+    ) -> Result<Option<H::Event>, Reject> {
+        let (_, datum) = framed(record)?;
+        let contract = self.contract(envelope, writer, record)?;
+        let key = record.key().unwrap_or_default();
+        handler.decode(&Incoming { position: &record.position, key, envelope, contract, writer, datum })
     }
 
     fn contract(&self, envelope: &Envelope, writer: &WriterSchema, record: &Record) -> Result<&Arc<Contract>, Reject> {
@@ -103,19 +121,6 @@ impl Decoder {
             return Err(unknown(format!("`{name}` belongs to topic {topic}, not to {found}")));
         }
         Ok(contract)
-    }
-
-    fn body<H: Handler>(
-        &self,
-        handler: &H,
-        record: &Record,
-        envelope: &Envelope,
-        contract: &Arc<Contract>,
-        writer: &Arc<WriterSchema>,
-        datum: &[u8],
-    ) -> Result<Option<H::Event>, Reject> {
-        let key = record.key().unwrap_or_default();
-        handler.decode(&Incoming { position: &record.position, key, envelope, contract, writer, datum })
     }
 }
 

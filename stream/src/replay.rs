@@ -27,7 +27,10 @@ pub async fn replay<H: Handler>(
     letter: &DeadLetter,
 ) -> Result<ReplayOutcome, Failure> {
     let decoded = match decoder.identify(&letter.record) {
-        Ok(envelope) => decoder.decode(handler, &letter.record, envelope).await?,
+        Ok(envelope) => match decoder.writer(&letter.record).await? {
+            Ok(writer) => decoder.decode(handler, &letter.record, envelope, &writer),
+            Err(reject) => Decoded::Rejected(reject),
+        },
         Err(reject) => Decoded::Rejected(reject),
     };
     let (events, outcome) = match decoded {

@@ -44,12 +44,12 @@ pub async fn retry_until<T, F>(
 where
     F: Future<Output = Result<T, Failure>>,
 {
-    let mut backoff = Backoff::default();
+    let mut backoff: Option<Backoff> = None; // most tries succeed at once, on hot paths too
     loop {
         match attempt().await {
             Ok(done) => return Ok(Some(done)),
             Err(Failure::Retry(error)) => {
-                let wait = backoff.next_wait();
+                let wait = backoff.get_or_insert_default().next_wait();
                 tracing::warn!("{what}: {error:#}; trying again in {wait:.1?}");
                 tokio::select! {
                     () = cancelled.cancelled() => return Ok(None),
