@@ -1,1 +1,17 @@
+//! What can happen: contracts, the Avro codec, the envelope, compatibility, and the registry's client.
+//!
+//! A leaf: no I/O but the registry client's requests and reading a project's contracts.
 
+mod codec;
+pub mod compatibility;
+mod contract;
+mod envelope;
+mod json;
+pub mod registry;
+mod rules;
+pub mod wire;
+
+pub use codec::{DecodeError, EncodeError, WriterSchema};
+pub use contract::{Cleanup, Contract, ContractError, Contracts, Version};
+pub use envelope::{Envelope, EnvelopeError};
+pub use json::{JsonError, value_from_json};

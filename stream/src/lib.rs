@@ -11,6 +11,7 @@
 
 mod admin;
 mod consume;
+mod crash;
 mod dead_letter;
 mod decode;
 mod dedup;
@@ -29,6 +30,7 @@ mod topic_id;
 
 pub use admin::{Admin, GroupProgress, PartitionProgress, Topic};
 pub use consume::{Handler, Incoming, PipelineConfig};
+pub use crash::crash_at;
 pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetters};
 pub use decode::Decoder;
 pub use failure::{Failure, Reason, Reject};

@@ -99,7 +99,7 @@ impl Acknowledgement {
 fn record<'a>(outgoing: &Outgoing<'a>) -> FutureRecord<'a, str, [u8]> {
     let mut headers = OwnedHeaders::new();
     for (key, value) in outgoing.envelope.to_headers() {
-        headers = headers.insert(Header { key, value: Some(&value) });
+        headers = headers.insert(Header { key, value: Some(&*value) });
     }
     let record = FutureRecord::to(outgoing.topic).key(outgoing.key).headers(headers);
     match outgoing.value {

@@ -1,0 +1,169 @@
+//! Contracts: what each event type looks like, in which topic it travels, and every version it ever had.
+
+use crate::rules;
+use apache_avro::Schema;
+use apache_avro::schema::{RecordField, RecordSchema};
+use include_dir::{Dir, include_dir};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The reference project's contracts, used where a project brings none.
+static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/avro");
+
+/// What Kafka does with old records of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cleanup {
+    /// Facts: kept for a time.
+    Delete,
+    /// States: the newest of each key is kept.
+    Compact,
+}
+
+/// One event type.
+#[derive(Debug, Clone)]
+pub struct Contract {
+    /// `order.placed`.
+    pub event_type: String,
+    /// `shop.order.v1`.
+    pub topic: String,
+    /// The field that holds the aggregate's id: the record's key.
+    pub key: String,
+    pub cleanup: Cleanup,
+    /// Oldest first; never empty.
+    versions: Vec<Version>,
+    /// A value of the newest version in Avro's JSON encoding.
+    pub example: serde_json::Value,
+}
+
+/// One published version; never edited.
+#[derive(Debug, Clone)]
+pub struct Version {
+    pub number: u32,
+    /// The file as it is: what the registry gets.
+    pub text: String,
+    pub schema: Schema,
+}
+
+/// A contract that can't be used: which file, where in it, and what rule it breaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContractError {
+    /// Relative to the project's `schemas` directory.
+    pub file: String,
+    /// JSON path such as `$.fields[3].doc`; `$` is the whole file.
+    pub path: String,
+    /// Its short, stable name.
+    pub rule: &'static str,
+    /// What was found and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for ContractError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} [{}]: {}", self.file, self.path, self.rule, self.message)
+    }
+}
+
+impl std::error::Error for ContractError {}
+
+/// All contracts of a project, by event type.
+#[derive(Debug, Clone, Default)]
+pub struct Contracts(BTreeMap<String, Arc<Contract>>);
+
+impl Contracts {
+    /// The reference domain's.
+    ///
+    /// # Errors
+    /// Never in a released binary: a test loads them.
+    pub fn embedded() -> Result<Self, Vec<ContractError>> {
+        let mut files = BTreeMap::new();
+        for directory in EMBEDDED.dirs() {
+            for file in directory.files() {
+                files.insert(slashed(file.path()), file.contents().to_vec());
+            }
+        }
+        Self::from_files(&files)
+    }
+
+    /// Reads `<type>/<version>.avsc` and `<type>/example.json` beneath a directory.
+    ///
+    /// # Errors
+    /// Every broken rule in every file, not only the first.
+    pub fn load(directory: &Path) -> Result<Self, Vec<ContractError>> {
+        let files = rules::read_directory(directory).map_err(|error| vec![error])?;
+        Self::from_files(&files)
+    }
+
+    fn from_files(files: &BTreeMap<String, Vec<u8>>) -> Result<Self, Vec<ContractError>> {
+        rules::check(files).map(|contracts| {
+            Self(contracts.into_iter().map(|contract| (contract.event_type.clone(), Arc::new(contract))).collect())
+        })
+    }
+
+    pub fn get(&self, event_type: &str) -> Option<&Arc<Contract>> {
+        self.0.get(event_type)
+    }
+
+    /// In the order of their types.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Contract>> {
+        self.0.values()
+    }
+
+    /// Every topic once, and how it is cleaned.
+    pub fn topics(&self) -> BTreeMap<String, Cleanup> {
+        self.iter().map(|contract| (contract.topic.clone(), contract.cleanup)).collect()
+    }
+}
+
+impl Contract {
+    /// `versions` oldest first, at least one, each a record; `rules` has seen to it.
+    pub(crate) fn new(header: rules::Header, versions: Vec<Version>, example: serde_json::Value) -> Self {
+        let rules::Header { event_type, topic, key, cleanup } = header;
+        Self { event_type, topic, key, cleanup, versions, example }
+    }
+
+    pub fn versions(&self) -> &[Version] {
+        &self.versions
+    }
+
+    pub fn newest(&self) -> &Version {
+        &self.versions[self.versions.len() - 1]
+    }
+
+    /// The registry's subject (`TopicRecordNameStrategy`: several types share a topic).
+    pub fn subject(&self) -> String {
+        format!("{}-{}", self.topic, self.newest().fullname())
+    }
+
+    /// `order_placed`: the table, the view.
+    pub fn table(&self) -> String {
+        self.event_type.replace('.', "_")
+    }
+
+    pub fn doc(&self) -> &str {
+        self.newest().record().doc.as_deref().unwrap_or_default()
+    }
+
+    /// The newest version's fields.
+    pub fn fields(&self) -> &[RecordField] {
+        &self.newest().record().fields
+    }
+}
+
+impl Version {
+    pub fn record(&self) -> &RecordSchema {
+        match &self.schema {
+            Schema::Record(record) => record,
+            _ => unreachable!("a contract is a record: rules::check refuses anything else"),
+        }
+    }
+
+    pub fn fullname(&self) -> String {
+        self.record().name.fullname(None).to_string()
+    }
+}
+
+fn slashed(path: &Path) -> String {
+    path.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+}

@@ -1,0 +1,244 @@
+//! Who an event is: CloudEvents attributes in Kafka headers (binary mode, Kafka protocol binding 1.0.2).
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use std::borrow::Cow;
+use uuid::Uuid;
+
+/// An event's attributes, the same for every type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// The event's identity everywhere; chosen by the producer, kept on every retry.
+    pub id: Uuid,
+    /// Who published it, a URI reference such as `/shop`.
+    pub source: String,
+    /// `order.placed`.
+    pub event_type: String,
+    /// The aggregate's id.
+    pub subject: String,
+    /// When it happened.
+    pub occurred_at: DateTime<Utc>,
+    /// When the publisher handed it to the log.
+    pub recorded_at: Option<DateTime<Utc>>,
+    pub dataschema: Option<String>,
+    pub correlation_id: Option<String>,
+    pub causation_id: Option<String>,
+    /// W3C trace context; changes at every hop.
+    pub traceparent: Option<String>,
+    pub tracestate: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EnvelopeError {
+    #[error("header `{0}` is missing")]
+    Missing(&'static str),
+    #[error("header `{name}` is `{found}`, which is not {wanted}")]
+    Malformed { name: &'static str, found: String, wanted: &'static str },
+    #[error("header `{0}` is not UTF-8 text")]
+    NotText(&'static str),
+    #[error("header `ce_time` is missing, and the id {0} is not a UUIDv7 that could tell the time")]
+    NoTime(Uuid),
+}
+
+/// How much of a wrong header an error quotes.
+const QUOTE_CHARS_MAX: usize = 64;
+
+impl Envelope {
+    /// An event that happens now, with a new id.
+    pub fn new(source: &str, event_type: &str, subject: &str) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            source: source.to_owned(),
+            event_type: event_type.to_owned(),
+            subject: subject.to_owned(),
+            occurred_at: Utc::now(),
+            recorded_at: None,
+            dataschema: None,
+            correlation_id: None,
+            causation_id: None,
+            traceparent: None,
+            tracestate: None,
+        }
+    }
+
+    /// The trace's id, out of `traceparent`.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.traceparent.as_deref()?.split('-').nth(1).filter(|id| id.len() == 32)
+    }
+
+    /// Reads the attributes; a header that repeats counts once, the first time.
+    ///
+    /// # Errors
+    /// Which header is missing or wrong.
+    pub fn from_headers<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Self, EnvelopeError> {
+        let found = Headers::collect(headers);
+        let version = found.required(SPECVERSION)?;
+        if version != "1.0" {
+            return Err(malformed(SPECVERSION, version, "1.0"));
+        }
+        let id = found.required(ID)?;
+        let id = Uuid::parse_str(id).map_err(|_| malformed(ID, id, "a UUID"))?;
+        let owned = |name| Ok::<_, EnvelopeError>(found.optional(name)?.map(str::to_owned));
+        Ok(Self {
+            id,
+            source: found.required(SOURCE)?.to_owned(),
+            event_type: found.required(TYPE)?.to_owned(),
+            subject: found.optional(SUBJECT)?.unwrap_or_default().to_owned(),
+            occurred_at: occurred_at(&found, id)?,
+            recorded_at: found.optional(RECORDED)?.map(|text| parse_time(RECORDED, text)).transpose()?,
+            dataschema: owned(DATASCHEMA)?,
+            correlation_id: owned(CORRELATION)?,
+            causation_id: owned(CAUSATION)?,
+            traceparent: owned(TRACEPARENT)?,
+            tracestate: owned(TRACESTATE)?,
+        })
+    }
+
+    /// The headers of a record, in a fixed order.
+    pub fn to_headers(&self) -> impl Iterator<Item = (&'static str, Cow<'_, [u8]>)> {
+        let text = |text: &'static str| Some(Cow::Borrowed(text.as_bytes()));
+        let owned = |text: String| Some(Cow::Owned(text.into_bytes()));
+        let some = |text: &'_ Option<String>| text.as_deref().map(|text| Cow::Owned(text.as_bytes().to_vec()));
+        [
+            (SPECVERSION, text("1.0")),
+            (ID, owned(self.id.to_string())),
+            (SOURCE, Some(Cow::Borrowed(self.source.as_bytes()))),
+            (TYPE, Some(Cow::Borrowed(self.event_type.as_bytes()))),
+            (SUBJECT, Some(Cow::Borrowed(self.subject.as_bytes()))),
+            (TIME, owned(rfc3339(self.occurred_at))),
+            (DATASCHEMA, some(&self.dataschema)),
+            (RECORDED, self.recorded_at.map(|at| Cow::Owned(rfc3339(at).into_bytes()))),
+            (PARTITION_KEY, Some(Cow::Borrowed(self.subject.as_bytes()))),
+            (CORRELATION, some(&self.correlation_id)),
+            (CAUSATION, some(&self.causation_id)),
+            ("content-type", text("application/avro")),
+            (TRACEPARENT, some(&self.traceparent)),
+            (TRACESTATE, some(&self.tracestate)),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+    }
+}
+
+const SPECVERSION: &str = "ce_specversion";
+const ID: &str = "ce_id";
+const SOURCE: &str = "ce_source";
+const TYPE: &str = "ce_type";
+const SUBJECT: &str = "ce_subject";
+const TIME: &str = "ce_time";
+const DATASCHEMA: &str = "ce_dataschema";
+const RECORDED: &str = "ce_recordedtime";
+const PARTITION_KEY: &str = "ce_partitionkey";
+const CORRELATION: &str = "ce_correlationid";
+const CAUSATION: &str = "ce_causationid";
+const TRACEPARENT: &str = "traceparent";
+const TRACESTATE: &str = "tracestate";
+
+const READ: [&str; 12] = [
+    SPECVERSION,
+    ID,
+    SOURCE,
+    TYPE,
+    SUBJECT,
+    TIME,
+    DATASCHEMA,
+    RECORDED,
+    CORRELATION,
+    CAUSATION,
+    TRACEPARENT,
+    TRACESTATE,
+];
+
+/// The headers that count, found in one pass and without a map.
+struct Headers<'a>([Option<&'a [u8]>; READ.len()]);
+
+impl<'a> Headers<'a> {
+    fn collect(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Self {
+        let mut found = [None; READ.len()];
+        for (name, value) in headers {
+            if let Some(at) = READ.iter().position(|read| *read == name) {
+                found[at].get_or_insert(value);
+            }
+        }
+        Self(found)
+    }
+
+    fn optional(&self, name: &'static str) -> Result<Option<&'a str>, EnvelopeError> {
+        let at = READ.iter().position(|read| *read == name);
+        let Some(value) = at.and_then(|at| self.0[at]) else { return Ok(None) };
+        std::str::from_utf8(value).map(Some).map_err(|_| EnvelopeError::NotText(name))
+    }
+
+    fn required(&self, name: &'static str) -> Result<&'a str, EnvelopeError> {
+        self.optional(name)?.filter(|value| !value.is_empty()).ok_or(EnvelopeError::Missing(name))
+    }
+}
+
+/// As `ce_time` says; where a producer sent none, as its UUIDv7 says (RFC 9562, 5.7: milliseconds first).
+fn occurred_at(found: &Headers<'_>, id: Uuid) -> Result<DateTime<Utc>, EnvelopeError> {
+    if let Some(text) = found.optional(TIME)? {
+        return parse_time(TIME, text);
+    }
+    let no_time = EnvelopeError::NoTime(id);
+    let stamp = id.get_timestamp().filter(|_| id.get_version_num() == 7).ok_or(no_time.clone())?;
+    let (seconds, nanos) = stamp.to_unix();
+    i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, nanos)).ok_or(no_time)
+}
+
+fn parse_time(name: &'static str, text: &str) -> Result<DateTime<Utc>, EnvelopeError> {
+    let time = DateTime::parse_from_rfc3339(text);
+    time.map(|time| time.to_utc()).map_err(|_| malformed(name, text, "an RFC 3339 time"))
+}
+
+fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+fn malformed(name: &'static str, found: &str, wanted: &'static str) -> EnvelopeError {
+    EnvelopeError::Malformed { name, found: found.chars().take(QUOTE_CHARS_MAX).collect(), wanted }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envelope() -> Envelope {
+        let mut envelope = Envelope::new("/shop", "order.placed", "o-1");
+        envelope.occurred_at = DateTime::from_timestamp_micros(1_767_225_600_123_456).unwrap();
+        envelope.recorded_at = Some(envelope.occurred_at);
+        envelope.traceparent = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into());
+        envelope
+    }
+
+    fn read(headers: &[(&str, &[u8])]) -> Result<Envelope, EnvelopeError> {
+        Envelope::from_headers(headers.iter().copied())
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let envelope = envelope();
+        let headers: Vec<_> = envelope.to_headers().collect();
+        let back = Envelope::from_headers(headers.iter().map(|(name, value)| (*name, &**value)));
+        assert_eq!(back.unwrap(), envelope);
+        assert_eq!(envelope.trace_id(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        let time = headers.iter().find(|(name, _)| *name == "ce_time").unwrap();
+        assert_eq!(&*time.1, b"2026-01-01T00:00:00.123456Z");
+    }
+
+    #[test]
+    fn a_missing_time_is_taken_from_the_uuidv7_and_from_nothing_else() {
+        let v7: &[u8] = b"019b76da-a800-7000-8000-000000000001";
+        let base: [(&str, &[u8]); 3] = [("ce_specversion", b"1.0"), ("ce_source", b"/shop"), ("ce_type", b"a.b")];
+        let with = |id| read(&[&base[..], &[("ce_id", id)]].concat());
+        assert_eq!(rfc3339(with(v7).unwrap().occurred_at), "2026-01-01T00:00:00.000000Z");
+        assert!(matches!(with(b"5f0c7d0e-95b5-4c7a-8a4b-1f9c0f0f0f0f"), Err(EnvelopeError::NoTime(_))));
+    }
+
+    #[test]
+    fn a_wrong_header_is_named() {
+        assert_eq!(read(&[]), Err(EnvelopeError::Missing("ce_specversion")));
+        let wrong_id = read(&[("ce_specversion", b"1.0"), ("ce_id", b"7")]).unwrap_err();
+        assert_eq!(wrong_id.to_string(), "header `ce_id` is `7`, which is not a UUID");
+        let not_text = read(&[("ce_specversion", b"1.0"), ("ce_id", b"\xff")]).unwrap_err();
+        assert_eq!(not_text.to_string(), "header `ce_id` is not UTF-8 text");
+    }
+}
