@@ -1,5 +1,6 @@
 //! Contracts: what each event type looks like, in which topic it travels, and every version it ever had.
 
+use crate::avsc::Header;
 use crate::rules;
 use apache_avro::Schema;
 use apache_avro::schema::{RecordField, RecordSchema};
@@ -19,6 +20,15 @@ pub enum Cleanup {
     Delete,
     /// States: the newest of each key is kept.
     Compact,
+}
+
+impl fmt::Display for Cleanup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Delete => "delete",
+            Self::Compact => "compact",
+        })
+    }
 }
 
 /// One event type.
@@ -91,8 +101,7 @@ impl Contracts {
     /// # Errors
     /// Every broken rule in every file, not only the first.
     pub fn load(directory: &Path) -> Result<Self, Vec<ContractError>> {
-        let files = rules::read_directory(directory).map_err(|error| vec![error])?;
-        Self::from_files(&files)
+        Self::from_files(&rules::read_directory(directory)?)
     }
 
     fn from_files(files: &BTreeMap<String, Vec<u8>>) -> Result<Self, Vec<ContractError>> {
@@ -118,8 +127,8 @@ impl Contracts {
 
 impl Contract {
     /// `versions` oldest first, at least one, each a record; `rules` has seen to it.
-    pub(crate) fn new(header: rules::Header, versions: Vec<Version>, example: serde_json::Value) -> Self {
-        let rules::Header { event_type, topic, key, cleanup } = header;
+    pub(crate) fn new(header: Header, versions: Vec<Version>, example: serde_json::Value) -> Self {
+        let Header { event_type, topic, key, cleanup } = header;
         Self { event_type, topic, key, cleanup, versions, example }
     }
 
@@ -152,6 +161,10 @@ impl Contract {
 }
 
 impl Version {
+    pub(crate) fn file(&self, event_type: &str) -> String {
+        format!("{event_type}/{}.avsc", self.number)
+    }
+
     pub fn record(&self) -> &RecordSchema {
         match &self.schema {
             Schema::Record(record) => record,
@@ -166,4 +179,27 @@ impl Version {
 
 fn slashed(path: &Path) -> String {
     path.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{WriterSchema, value_from_json, value_to_json};
+
+    #[test]
+    fn the_reference_contracts_keep_every_rule_and_their_examples_travel() {
+        let contracts =
+            Contracts::embedded().map_err(|found| found.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let contracts = contracts.unwrap();
+        assert_eq!(contracts.iter().count(), 13);
+        assert_eq!(contracts.topics()["shop.product.v1"], Cleanup::Compact);
+        for contract in contracts.iter() {
+            let writer = WriterSchema::parse(1, &contract.newest().text).unwrap();
+            let value = value_from_json(&contract.newest().schema, &contract.example).unwrap();
+            let mut datum = Vec::new();
+            writer.encode_value(&value, &mut datum).unwrap();
+            assert_eq!(writer.decode(&datum).unwrap(), value, "{}", contract.event_type);
+            assert_eq!(value_to_json(writer.schema, &value), contract.example, "{}", contract.event_type);
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! A leaf: no I/O but the registry client's requests and reading a project's contracts.
 
+mod avsc;
 mod codec;
 pub mod compatibility;
 mod contract;
@@ -14,4 +15,4 @@ pub mod wire;
 pub use codec::{DecodeError, EncodeError, WriterSchema};
 pub use contract::{Cleanup, Contract, ContractError, Contracts, Version};
 pub use envelope::{Envelope, EnvelopeError};
-pub use json::{JsonError, value_from_json};
+pub use json::{JsonError, value_from_json, value_to_json};
