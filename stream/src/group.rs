@@ -311,7 +311,7 @@ impl<H: Handler> Group<H> {
             }
             Ok(claims)
         });
-        let claims = self.runtime.block_on(tokio::time::timeout(CLAIM_DEADLINE, claim));
+        let claims = self.runtime.block_on(async { tokio::time::timeout(CLAIM_DEADLINE, claim).await });
         let late = |_| Failure::stop(anyhow::anyhow!("could not take partitions over within {CLAIM_DEADLINE:?}"));
         Ok(claims.map_err(late)??.unwrap_or_default())
     }

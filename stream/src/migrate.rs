@@ -1,7 +1,8 @@
 //! Postgres schema changes of all crates, applied in one order under one lock.
 
 use sqlx::migrate::{Migration as SqlxMigration, MigrationType, Migrator};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions};
 use std::borrow::Cow;
 
 /// One change, written once and never edited: `(number, name, sql)`.
@@ -14,6 +15,9 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
+/// `create schema if not exists` is not safe to run twice at once; any number that is ours will do.
+const LOCK: i64 = 0x006d_696c_6c72;
+
 /// The spine's own tables.
 pub(crate) const OURS: &[Migration] = &[
     Migration { number: 101, name: "checkpoint", sql: include_str!("../migrations/0101_checkpoint.sql") },
@@ -24,15 +28,19 @@ pub(crate) const OURS: &[Migration] = &[
 ///
 /// # Errors
 /// Names the migration that failed, or the applied one whose text changed since.
-pub async fn migrate(postgres_url: &str, projections_schema: &str, others: &[&[Migration]]) -> anyhow::Result<()> {
+pub async fn migrate(
+    postgres: PgConnectOptions,
+    projections_schema: &str,
+    others: &[&[Migration]],
+) -> anyhow::Result<()> {
     anyhow::ensure!(
         is_identifier(projections_schema),
         "postgres.projections_schema `{projections_schema}`: use lower-case letters, digits and _"
     );
-    let mut connection = PgConnection::connect(postgres_url).await?;
+    let mut connection = postgres.connect().await?;
     // The identifier was checked above; everything unqualified lands in the projections' schema.
     let prepare = format!(
-        "create schema if not exists millrace; create schema if not exists {projections_schema};
+        "select pg_advisory_xact_lock({LOCK}); create schema if not exists millrace; create schema if not exists {projections_schema};
          set search_path = {projections_schema}, millrace"
     );
     sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut connection).await?;

@@ -113,19 +113,22 @@ impl Checkpoints {
 
     /// After an answer was lost: did the settlement up to `to` reach the disk?
     pub(crate) async fn has_settled(&self, claim: &Claim, to: i64) -> Result<bool, Failure> {
-        let row = sqlx::query(
-            "select epoch, next from millrace.checkpoint where pipeline = $1 and topic = $2 and partition = $3",
-        )
-        .bind(&*claim.pipeline)
-        .bind(&*claim.topic)
-        .bind(claim.partition)
-        .fetch_one(&self.pool)
-        .await?;
-        if row.try_get::<i64, _>("epoch")? != claim.epoch {
+        let mut connection = self.pool.acquire().await?;
+        let (epoch, next) = position(claim, &mut connection).await?;
+        if epoch != claim.epoch {
             return Err(claim.fenced());
         }
-        Ok(row.try_get::<i64, _>("next")? == to)
+        Ok(next == to)
     }
+}
+
+/// Epoch and next, as the table has them now.
+async fn position(claim: &Claim, connection: &mut PgConnection) -> Result<(i64, i64), Failure> {
+    let row = sqlx::query_as(
+        "select epoch, next from millrace.checkpoint where pipeline = $1 and topic = $2 and partition = $3",
+    );
+    let row = row.bind(&*claim.pipeline).bind(&*claim.topic).bind(claim.partition);
+    Ok(row.fetch_one(connection).await?)
 }
 
 fn checkpoint(row: &sqlx::postgres::PgRow) -> Result<Checkpoint, sqlx::Error> {
@@ -266,8 +269,17 @@ impl Claim {
         .bind(from)
         .bind(to)
         .bind(reached_at)
-        .execute(tx)
+        .execute(&mut *tx)
         .await?;
-        if done.rows_affected() == 1 { Ok(()) } else { Err(self.fenced()) }
+        if done.rows_affected() == 1 {
+            return Ok(());
+        }
+        // A COMMIT whose answer was lost may take effect after it was asked for, and before this statement.
+        match position(self, tx).await? {
+            (epoch, next) if epoch == self.epoch && next == to => {
+                Err(Failure::retry(anyhow::anyhow!("the range up to {to} has just been settled after all")))
+            }
+            _ => Err(self.fenced()),
+        }
     }
 }
