@@ -1,0 +1,204 @@
+//! Lag: the log's end against what has taken effect (the checkpoints in Postgres, not Kafka's offsets).
+
+use chrono::{DateTime, Utc};
+use millrace_stream::{Admin, Checkpoint, Checkpoints, DeadLetters, GroupProgress, PartitionProgress};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Everything on one screen.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    pub at: DateTime<Utc>,
+    pub pipelines: Vec<PipelineStatus>,
+}
+
+/// One pipeline, over all its partitions.
+#[derive(Debug, Clone, Serialize)]
+pub struct PipelineStatus {
+    pub name: String,
+    pub state: State,
+    pub members: usize,
+    /// Records in the log that have not taken effect.
+    pub lag_records: i64,
+    /// Age of the newest record that took effect in the partition furthest behind; 0 when nothing waits.
+    pub lag_seconds: f64,
+    /// Open dead letters.
+    pub dead_letters: i64,
+    pub partitions: Vec<PartitionStatus>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Somebody works on it and nothing waits.
+    CaughtUp,
+    /// Somebody works on it and records wait.
+    Behind,
+    /// Members are joining or leaving.
+    Rebalancing,
+    /// Nobody works on it.
+    Stopped,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PartitionStatus {
+    pub topic: String,
+    pub partition: i32,
+    pub log_start: i64,
+    pub log_end: i64,
+    /// The first offset that has not taken effect.
+    pub next: i64,
+    pub lag_records: i64,
+    /// Log time of the newest record that took effect.
+    pub reached_at: Option<DateTime<Utc>>,
+}
+
+/// Asks Postgres for checkpoints and Kafka for the log's ends and the groups' members.
+///
+/// # Errors
+/// Which of the two did not answer.
+pub async fn status(admin: &Admin, checkpoints: &Checkpoints) -> anyhow::Result<Status> {
+    let rows = checkpoints.list().await?;
+    let topics: BTreeSet<String> = rows.iter().map(|row| row.topic.clone()).collect();
+    let ends = ends(admin.partitions(topics.into_iter().collect()).await?);
+    let dead_letters = open_dead_letters(checkpoints).await?;
+    let mut pipelines = Vec::new();
+    for (name, rows) in by_pipeline(rows) {
+        let group = admin.group(&name).await?;
+        let open = dead_letters.get(&name).copied().unwrap_or_default();
+        pipelines.push(pipeline(name, &group, &rows, &ends, open, Utc::now()));
+    }
+    Ok(Status { at: Utc::now(), pipelines })
+}
+
+type Ends = BTreeMap<(String, i32), PartitionProgress>;
+
+fn ends(partitions: Vec<PartitionProgress>) -> Ends {
+    partitions.into_iter().map(|found| ((found.topic.clone(), found.partition), found)).collect()
+}
+
+async fn open_dead_letters(checkpoints: &Checkpoints) -> anyhow::Result<BTreeMap<String, i64>> {
+    let mut open = BTreeMap::new();
+    let counts = DeadLetters::new(checkpoints.pool().clone()).open().await;
+    for (pipeline, _, count) in counts.map_err(|failure| anyhow::anyhow!("could not count dead letters: {failure}"))? {
+        *open.entry(pipeline).or_default() += count;
+    }
+    Ok(open)
+}
+
+fn by_pipeline(rows: Vec<Checkpoint>) -> BTreeMap<String, Vec<Checkpoint>> {
+    let mut pipelines: BTreeMap<String, Vec<Checkpoint>> = BTreeMap::new();
+    for row in rows {
+        pipelines.entry(row.pipeline.clone()).or_default().push(row);
+    }
+    pipelines
+}
+
+fn pipeline(
+    name: String,
+    group: &GroupProgress,
+    rows: &[Checkpoint],
+    ends: &Ends,
+    dead_letters: i64,
+    now: DateTime<Utc>,
+) -> PipelineStatus {
+    let partitions = partitions(rows, ends);
+    let lag_records = partitions.iter().map(|partition| partition.lag_records).sum();
+    let lag_seconds = partitions.iter().map(|partition| lag_seconds(partition, now)).fold(0.0, f64::max);
+    PipelineStatus {
+        name,
+        state: state(group, lag_records),
+        members: group.members,
+        lag_records,
+        lag_seconds,
+        dead_letters,
+        partitions,
+    }
+}
+
+/// Every partition of the topics that the pipeline reads; one that nobody has taken yet has all of its log to come.
+fn partitions(rows: &[Checkpoint], ends: &Ends) -> Vec<PartitionStatus> {
+    let topics: BTreeSet<&str> = rows.iter().map(|row| row.topic.as_str()).collect();
+    let of_topics = ends.values().filter(|end| topics.contains(end.topic.as_str()));
+    of_topics.map(|end| partition(rows, end)).collect()
+}
+
+fn partition(rows: &[Checkpoint], end: &PartitionProgress) -> PartitionStatus {
+    let row = rows.iter().find(|row| row.topic == end.topic && row.partition == end.partition);
+    let next = row.map_or(end.log_start, |row| row.next);
+    PartitionStatus {
+        topic: end.topic.clone(),
+        partition: end.partition,
+        log_start: end.log_start,
+        log_end: end.log_end,
+        next,
+        lag_records: (end.log_end - next).max(0),
+        reached_at: row.and_then(|row| row.reached_at),
+    }
+}
+
+/// At most this far behind: what waits was logged after what was applied last.
+fn lag_seconds(partition: &PartitionStatus, now: DateTime<Utc>) -> f64 {
+    match partition.reached_at {
+        Some(reached) if partition.lag_records > 0 => (now - reached).as_seconds_f64().max(0.0),
+        _ => 0.0,
+    }
+}
+
+fn state(group: &GroupProgress, lag_records: i64) -> State {
+    match group.state.as_str() {
+        "Stable" if lag_records == 0 => State::CaughtUp,
+        "Stable" => State::Behind,
+        "PreparingRebalance" | "CompletingRebalance" => State::Rebalancing,
+        _ => State::Stopped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(partition: i32, next: i64, reached_at: DateTime<Utc>) -> Checkpoint {
+        Checkpoint {
+            pipeline: "p".into(),
+            topic: "t".into(),
+            partition,
+            epoch: 1,
+            next,
+            reached_at: Some(reached_at),
+            updated_at: reached_at,
+        }
+    }
+
+    fn end(partition: i32, log_end: i64) -> PartitionProgress {
+        PartitionProgress { topic: "t".into(), partition, log_start: 0, log_end }
+    }
+
+    #[test]
+    fn the_partition_furthest_behind_tells_how_late_a_pipeline_is() {
+        let now = DateTime::from_timestamp(1_000, 0).unwrap();
+        let ago = |seconds: i64| DateTime::from_timestamp(1_000 - seconds, 0).unwrap();
+        let rows = [checkpoint(0, 10, ago(500)), checkpoint(1, 7, ago(30)), checkpoint(2, 9, ago(5))];
+        let ends = ends(vec![end(0, 10), end(1, 10), end(2, 10)]);
+        let group = GroupProgress { state: "Stable".into(), members: 2 };
+        let status = pipeline("p".into(), &group, &rows, &ends, 0, now);
+        assert_eq!((status.lag_records, status.lag_seconds, status.state), (4, 30.0, State::Behind));
+    }
+
+    #[test]
+    fn a_partition_that_nobody_has_taken_yet_is_behind_by_its_whole_log() {
+        let now = DateTime::from_timestamp(1_000, 0).unwrap();
+        let group = GroupProgress { state: "Stable".into(), members: 1 };
+        let ends = ends(vec![end(0, 10), end(1, 7)]);
+        let status = pipeline("p".into(), &group, &[checkpoint(0, 10, now)], &ends, 0, now);
+        assert_eq!((status.lag_records, status.state), (7, State::Behind));
+    }
+
+    #[test]
+    fn a_group_without_members_is_stopped_however_small_its_lag() {
+        let group = |state: &str| GroupProgress { state: state.into(), members: 0 };
+        assert_eq!(state(&group("Empty"), 0), State::Stopped);
+        assert_eq!(state(&group("Dead"), 5), State::Stopped);
+        assert_eq!(state(&group("CompletingRebalance"), 5), State::Rebalancing);
+    }
+}
