@@ -1,1 +1,16 @@
+//! What publishes: the typed client, the schema registry it writes with, and the simulated shop.
+//!
+//! Never reads a topic, and shares nothing with processors and sinks but contracts and the spine.
 
+pub mod client;
+pub mod oracle;
+pub mod registry;
+pub mod simulate;
+
+pub use client::{Client, Occurrence, SendError};
+
+use millrace_stream::Migration;
+
+/// This crate's Postgres schema changes.
+pub const MIGRATIONS: &[Migration] =
+    &[Migration { number: 401, name: "schema registry", sql: include_str!("../migrations/0401_schema_registry.sql") }];
