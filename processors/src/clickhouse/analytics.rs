@@ -1,0 +1,148 @@
+//! Business metrics: `analytics/<name>.sql` becomes the view `metrics.<name>`.
+//!
+//! A file is a comment that states the definition, then one SELECT over the views in `events`. Its comment
+//! becomes the view's, so whoever finds a number finds what it means.
+
+use super::column::{quote, text_literal};
+use super::table::METRICS;
+use anyhow::{Context, ensure};
+use include_dir::{Dir, include_dir};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The reference project's metrics, used where a project brings none.
+static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/analytics");
+
+/// All metrics of a project, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Analytics(BTreeMap<String, Metric>);
+
+/// One view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metric {
+    /// `revenue`: the file and the view.
+    pub name: String,
+    /// What the number means.
+    pub definition: String,
+    pub select: String,
+}
+
+impl Analytics {
+    /// The reference domain's.
+    ///
+    /// # Errors
+    /// Never in a released binary: a test loads them.
+    pub fn embedded() -> anyhow::Result<Self> {
+        let file = |file: &include_dir::File<'_>| {
+            let text = file.contents_utf8().context("an embedded metric is not UTF-8")?;
+            Metric::parse(file.path(), text)
+        };
+        Self::of(EMBEDDED.files().map(file))
+    }
+
+    /// Reads `*.sql` of a directory; other files are left alone.
+    ///
+    /// # Errors
+    /// The first file that is not a metric, and what it lacks.
+    pub fn load(directory: &Path) -> anyhow::Result<Self> {
+        let shown = directory.display();
+        let entries = std::fs::read_dir(directory).with_context(|| format!("could not read {shown}"))?;
+        let paths: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+        let metrics = paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "sql"));
+        Self::of(metrics.map(|path| {
+            let text = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
+            Metric::parse(path, &text)
+        }))
+    }
+
+    fn of(metrics: impl Iterator<Item = anyhow::Result<Metric>>) -> anyhow::Result<Self> {
+        let named = metrics.map(|metric| metric.map(|metric| (metric.name.clone(), metric)));
+        Ok(Self(named.collect::<anyhow::Result<_>>()?))
+    }
+
+    /// In the order of their names: a metric over another one sorts behind it.
+    pub fn iter(&self) -> impl Iterator<Item = &Metric> {
+        self.0.values()
+    }
+}
+
+impl Metric {
+    fn parse(path: &Path, text: &str) -> anyhow::Result<Self> {
+        let file = path.display();
+        let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+        ensure!(is_name(&name), "{file}: name the file as the view: lower-case letters, digits and _");
+        let (comment, select) = split(text);
+        ensure!(!comment.is_empty(), "{file}: begin with a comment (-- …) that states what the number means");
+        let first = select.split_whitespace().next().unwrap_or_default().to_lowercase();
+        ensure!(
+            ["select", "with"].contains(&first.as_str()),
+            "{file}: after the comment comes one SELECT, not `{first}`"
+        );
+        ensure!(!select.contains(';'), "{file}: one SELECT and no semicolon within: it becomes a view");
+        Ok(Self { name, definition: comment, select })
+    }
+
+    pub(super) fn create_view(&self) -> String {
+        let (name, comment) = (quote(&self.name), text_literal(&self.definition));
+        format!("create or replace view {METRICS}.{name} comment {comment} as {}", self.select)
+    }
+}
+
+/// The comment lines at the top, joined, and the rest.
+fn split(text: &str) -> (String, String) {
+    let is_comment = |line: &&str| line.trim_start().starts_with("--") || line.trim().is_empty();
+    let comment = text.lines().take_while(is_comment).map(|line| line.trim().trim_start_matches('-').trim());
+    let comment = comment.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    let select = text.lines().skip_while(is_comment).collect::<Vec<_>>().join("\n");
+    (comment, select.trim().trim_end_matches(';').trim_end().to_owned())
+}
+
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(name: &str, text: &str) -> anyhow::Result<Metric> {
+        Metric::parse(Path::new(name), text)
+    }
+
+    #[test]
+    fn the_reference_metrics_are_metrics() {
+        let names: Vec<_> = Analytics::embedded().unwrap().iter().map(|metric| metric.name.clone()).collect();
+        for expected in ["conversion", "revenue"] {
+            assert!(names.iter().any(|name| name == expected), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_project_brings_its_own_from_a_directory() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("analytics");
+        let loaded: Vec<_> = Analytics::load(&directory).unwrap().iter().cloned().collect();
+        assert_eq!(loaded, Analytics::embedded().unwrap().iter().cloned().collect::<Vec<_>>());
+        assert!(
+            Analytics::load(Path::new("/nowhere/analytics")).unwrap_err().to_string().contains("/nowhere/analytics")
+        );
+    }
+
+    #[test]
+    fn a_files_comment_is_the_views_and_its_name_the_views_name() {
+        let metric = parse("a/orders.sql", "-- Orders\n--   a day's.\n\nselect 1 as x\n;\n").unwrap();
+        assert_eq!(
+            metric.create_view(),
+            "create or replace view metrics.`orders` comment 'Orders a day\\'s.' as select 1 as x"
+        );
+    }
+
+    #[test]
+    fn what_is_not_a_definition_and_a_select_is_refused() {
+        let refused = |name: &str, text: &str| parse(name, text).unwrap_err().to_string();
+        assert!(refused("x.sql", "select 1").contains("begin with a comment"));
+        assert!(refused("x.sql", "-- X\ndrop table y").contains("one SELECT, not `drop`"));
+        assert!(refused("x.sql", "-- X\nselect 1; drop table y").contains("no semicolon"));
+        assert!(refused("X y.sql", "-- X\nselect 1").contains("name the file as the view"));
+    }
+}

@@ -1,0 +1,127 @@
+//! Where ClickHouse is and how long it may take.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+/// The section `[clickhouse]`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClickHouseConfig {
+    /// The HTTP interface, `http://host:8123` or `https://…`.
+    pub url: String,
+    pub user: String,
+    #[serde(skip_serializing_if = "Password::is_empty")]
+    pub password: Password,
+    /// Replicated tables over a cluster of this name; not yet: see [`ClickHouseConfig::check`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// How long one insert or one question may take.
+    pub request_timeout_ms: u64,
+    /// How long one change of a table may take.
+    pub migrate_timeout_ms: u64,
+}
+
+impl Default for ClickHouseConfig {
+    fn default() -> Self {
+        Self {
+            url: "http://127.0.0.1:18123".into(),
+            user: "default".into(),
+            password: Password::default(),
+            cluster: None,
+            // A slow insert on a busy server takes seconds; what takes longer is better asked again, and
+            // a drain (20 s) can still wait for it.
+            request_timeout_ms: 15_000,
+            // Adding columns and views touches no data.
+            migrate_timeout_ms: 60_000,
+        }
+    }
+}
+
+/// Less would cut ordinary inserts off; more would hide a server that hangs.
+const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 100..=600_000;
+
+impl ClickHouseConfig {
+    /// # Errors
+    /// The key that cannot be, and what to put there.
+    pub fn check(&self) -> anyhow::Result<()> {
+        if let Some(cluster) = &self.cluster {
+            anyhow::bail!(
+                "clickhouse.cluster `{cluster}`: replicated tables are not built yet; leave it out and point \
+                 clickhouse.url at one server"
+            );
+        }
+        let scheme = ["http://", "https://"].iter().any(|scheme| self.url.starts_with(scheme));
+        anyhow::ensure!(scheme, "clickhouse.url `{}`: use http://host:port or https://host:port", self.url);
+        for (key, value) in [("request", self.request_timeout_ms), ("migrate", self.migrate_timeout_ms)] {
+            let (least, most) = (TIMEOUT_MS.start(), TIMEOUT_MS.end());
+            anyhow::ensure!(TIMEOUT_MS.contains(&value), "clickhouse.{key}_timeout_ms {value}: use {least} to {most}");
+        }
+        Ok(())
+    }
+
+    pub(super) fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+
+    pub(super) fn migrate_timeout(&self) -> Duration {
+        Duration::from_millis(self.migrate_timeout_ms)
+    }
+}
+
+/// A secret: never printed, never serialized.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Password(String);
+
+impl Password {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Password {
+    fn from(password: String) -> Self {
+        Self(password)
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_empty() { "none" } else { "***" })
+    }
+}
+
+impl Serialize for Password {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_password_is_never_shown() {
+        let config = ClickHouseConfig { password: "hunter2".to_owned().into(), ..Default::default() };
+        let shown = format!("{config:?} {}", serde_json::to_string(&config).unwrap());
+        assert!(!shown.contains("hunter2") && shown.contains("***"), "{shown}");
+        assert!(!serde_json::to_string(&ClickHouseConfig::default()).unwrap().contains("password"));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_key() {
+        assert!(ClickHouseConfig::default().check().is_ok());
+        let with =
+            |json: &str| serde_json::from_str::<ClickHouseConfig>(json).unwrap().check().unwrap_err().to_string();
+        assert!(with(r#"{"cluster": "main"}"#).starts_with("clickhouse.cluster `main`: replicated tables are not"));
+        assert!(with(r#"{"url": "localhost:8123"}"#).starts_with("clickhouse.url `localhost:8123`: use http://"));
+        assert_eq!(with(r#"{"request_timeout_ms": 0}"#), "clickhouse.request_timeout_ms 0: use 100 to 600000");
+        assert!(serde_json::from_str::<ClickHouseConfig>(r#"{"urk": ""}"#).is_err());
+    }
+}

@@ -1,0 +1,115 @@
+//! What an error from ClickHouse means for us: the world's fault, or ours. Decides; never retries.
+
+use clickhouse::error::Error;
+use millrace_stream::Failure;
+
+/// What heals by itself: the same statement may work in a moment. Every other exception is ours: a table
+/// or a column that is missing, a type that differs, a password that is wrong. `src/Common/ErrorCodes.cpp`.
+const HEALS: [u32; 49] = [
+    3,    // UNEXPECTED_END_OF_FILE: our body was cut off on its way
+    23,   // CANNOT_READ_FROM_ISTREAM
+    24,   // CANNOT_WRITE_TO_OSTREAM
+    32,   // ATTEMPT_TO_READ_AFTER_EOF
+    33,   // CANNOT_READ_ALL_DATA
+    40,   // CHECKSUM_DOESNT_MATCH
+    74,   // CANNOT_READ_FROM_FILE_DESCRIPTOR
+    75,   // CANNOT_WRITE_TO_FILE_DESCRIPTOR: disk full, often
+    76,   // CANNOT_OPEN_FILE
+    95,   // CANNOT_READ_FROM_SOCKET
+    96,   // CANNOT_WRITE_TO_SOCKET
+    159,  // TIMEOUT_EXCEEDED
+    160,  // TOO_SLOW
+    164,  // READONLY
+    173,  // CANNOT_ALLOCATE_MEMORY
+    198,  // DNS_ERROR
+    201,  // QUOTA_EXCEEDED
+    202,  // TOO_MANY_SIMULTANEOUS_QUERIES
+    203,  // NO_FREE_CONNECTION
+    209,  // SOCKET_TIMEOUT
+    210,  // NETWORK_ERROR
+    216,  // QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING
+    225,  // NO_ZOOKEEPER
+    236,  // ABORTED: the server shuts down
+    241,  // MEMORY_LIMIT_EXCEEDED
+    242,  // TABLE_IS_READ_ONLY
+    243,  // NOT_ENOUGH_SPACE
+    252,  // TOO_MANY_PARTS: merges are behind
+    254,  // NO_ACTIVE_REPLICAS
+    279,  // ALL_CONNECTION_TRIES_FAILED
+    285,  // TOO_FEW_LIVE_REPLICAS
+    286,  // UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE
+    289,  // REPLICA_IS_NOT_IN_QUORUM
+    319,  // UNKNOWN_STATUS_OF_INSERT
+    341,  // UNFINISHED
+    394,  // QUERY_WAS_CANCELLED
+    425,  // SYSTEM_ERROR
+    439,  // CANNOT_SCHEDULE_TASK
+    473,  // DEADLOCK_AVOIDED
+    499,  // S3_ERROR
+    517,  // CANNOT_ASSIGN_ALTER
+    667,  // NOT_INITIALIZED: the server starts up
+    733,  // TABLE_IS_BEING_RESTARTED
+    734,  // CANNOT_WRITE_AFTER_BUFFER_CANCELED
+    735,  // QUERY_WAS_CANCELLED_BY_CLIENT
+    745,  // SERVER_OVERLOADED
+    999,  // KEEPER_EXCEPTION
+    1000, // POCO_EXCEPTION
+    1001, // STD_EXCEPTION
+];
+
+/// The failure an error amounts to.
+pub(super) fn failure(error: Error) -> Failure {
+    if heals(&error) { Failure::retry(error) } else { Failure::stop(error) }
+}
+
+fn heals(error: &Error) -> bool {
+    match error {
+        Error::Network(_) | Error::TimedOut => true,
+        // Half an answer: the server or the way to it died meanwhile.
+        Error::Decompression(_) | Error::NotEnoughData => true,
+        Error::BadResponse(text) => match exception_code(text) {
+            Some(code) => HEALS.contains(&code),
+            None => !refuses_us(text),
+        },
+        _ => false,
+    }
+}
+
+/// `Code: 252. DB::Exception: …` → 252. What carries no code was said by a proxy.
+pub(super) fn exception_code(text: &str) -> Option<u32> {
+    let (_, rest) = text.split_once("Code: ")?;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// A proxy that answers so will answer so again.
+fn refuses_us(text: &str) -> bool {
+    ["400", "401", "403", "404"].iter().any(|status| text.starts_with(status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(text: &str) -> Error {
+        Error::BadResponse(text.into())
+    }
+
+    #[test]
+    fn a_busy_server_is_asked_again_and_a_wrong_statement_is_not() {
+        for code in [252, 241, 242, 164, 202, 243, 999, 319, 236] {
+            let text = format!("Code: {code}. DB::Exception: no. (NO) (version 26.7.3.1)");
+            assert!(heals(&answered(&text)), "{text}");
+        }
+        for code in [60, 81, 16, 47, 53, 117, 62, 192, 516, 497] {
+            let text = format!("Code: {code}. DB::Exception: no. (NO) (version 26.7.3.1)");
+            assert!(!heals(&answered(&text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_lost_connection_heals_and_so_does_a_proxy_that_finds_no_server() {
+        assert!(heals(&Error::Network("reset".into())) && heals(&Error::TimedOut));
+        assert!(heals(&answered("502 Bad Gateway")) && !heals(&answered("403 Forbidden")));
+        assert!(!heals(&Error::InvalidParams("no host".into())));
+    }
+}

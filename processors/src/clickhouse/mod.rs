@@ -1,0 +1,43 @@
+//! Log → ClickHouse: every event type is a table, derived from its contract; every event is a row in it, once.
+//!
+//! ```text
+//! contract ─→ column ─→ table ─→ migrate                      analytics/*.sql ─→ metrics.<name>
+//!                         │
+//! event ──→ row (bytes) ──┴─→ block (one a table) ─→ handler: plan, insert, settle ─→ server
+//! ```
+//!
+//! People query `events.<table>`, where an event is one row however often it was inserted; `events_raw`
+//! beneath holds every copy until a merge drops it.
+
+mod analytics;
+mod block;
+mod column;
+mod config;
+mod exception;
+mod handler;
+mod metrics;
+mod migrate;
+mod row;
+mod server;
+mod table;
+
+pub use analytics::{Analytics, Metric};
+pub use config::{ClickHouseConfig, Password};
+pub use handler::{ClickHouse, Row};
+pub use metrics::SinkMetrics;
+pub use migrate::{check_server, migrate};
+pub use server::reachable;
+pub use table::{Table, TableError, Tables};
+
+use millrace_schemas::Contracts;
+
+/// The pipeline, its consumer group's suffix, its label and its name on the command line.
+pub const NAME: &str = "clickhouse";
+
+/// All tables, or every contract that can have none in one error.
+fn tables(contracts: &Contracts) -> anyhow::Result<Tables> {
+    Tables::of(contracts).map_err(|errors| {
+        let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("contracts without a table: {}", errors.join("; "))
+    })
+}

@@ -1,0 +1,417 @@
+//! Contract → table and view: names, columns, sort key, settings, as SQL. Never talks to a server.
+
+use super::column::{self, Field, quote, text_literal};
+use super::row;
+use apache_avro::Schema;
+use millrace_schemas::{Contract, Contracts};
+use std::collections::{BTreeMap, HashMap};
+
+/// The tables beneath: raw, with every row that was ever inserted until a merge drops its duplicates.
+pub(super) const RAW: &str = "events_raw";
+/// What people query: one view per event type, each event once.
+pub(super) const VIEWS: &str = "events";
+/// Business definitions over the views.
+pub(super) const METRICS: &str = "metrics";
+
+/// How many inserts' tokens a table remembers. An insert leaves one per month it touches, and a token is
+/// repeated only right after a failure, so this covers far more than one outage.
+pub(super) const DEDUPLICATION_WINDOW: u64 = 10_000;
+
+/// Who an event is; the same for every type. `(name, type, comment)`, in the order rows hold them.
+pub(super) const ENVELOPE: [(&str, &str, &str); 5] = [
+    ("event_id", "UUID", "The event's identity, chosen by its producer and kept on every retry."),
+    ("occurred_at", "DateTime64(6, 'UTC')", "When it happened, in UTC."),
+    ("subject", "String", "Id of what it happened to: the key of its topic."),
+    ("source", "LowCardinality(String)", "Who published it."),
+    ("trace_id", "String", "W3C trace it belongs to; empty when it came without one."),
+];
+
+/// Where a row comes from, in the order rows hold it.
+pub(super) const LINEAGE: [(&str, &str, &str); 5] = [
+    ("_topic", "LowCardinality(String)", "Topic the event was read from."),
+    ("_partition", "Int32", "Partition of that topic."),
+    ("_offset", "Int64", "Offset in that partition."),
+    (
+        "_recorded_at",
+        "Nullable(DateTime64(6, 'UTC'))",
+        "When the publisher handed it to the log; null when it didn't say.",
+    ),
+    ("_schema_id", "UInt32", "Registry id of the schema it was written with."),
+];
+
+const INSERTED_AT: &str = "_inserted_at";
+
+/// One event type's table.
+#[derive(Debug, Clone)]
+pub struct Table {
+    name: String,
+    doc: String,
+    fields: Vec<Field>,
+    columns: Vec<Column>,
+}
+
+/// A column as the server has it or shall have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Column {
+    pub name: String,
+    pub type_name: String,
+    pub comment: String,
+    pub default_sql: Option<String>,
+}
+
+/// A contract that no table can hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{event_type}: {message}")]
+pub struct TableError {
+    pub event_type: String,
+    pub message: String,
+}
+
+/// Every contract's table.
+#[derive(Debug, Clone)]
+pub struct Tables {
+    tables: Vec<Table>,
+    by_type: HashMap<String, usize>,
+}
+
+impl Tables {
+    /// # Errors
+    /// Every contract that has no table, with the field that is at fault.
+    pub fn of(contracts: &Contracts) -> Result<Self, Vec<TableError>> {
+        let (mut tables, mut by_type, mut errors) = (Vec::new(), HashMap::new(), Vec::new());
+        let mut owners: BTreeMap<String, &str> = BTreeMap::new();
+        for contract in contracts.iter() {
+            let owner = owners.insert(contract.table(), &contract.event_type);
+            match (Table::of(contract), owner) {
+                (Ok(_), Some(other)) => errors.push(TableError {
+                    event_type: contract.event_type.clone(),
+                    message: format!("shares the table `{}` with {other}: rename one", contract.table()),
+                }),
+                (Ok(table), None) => {
+                    by_type.insert(contract.event_type.clone(), tables.len());
+                    tables.push(table);
+                }
+                (Err(error), _) => errors.push(error),
+            }
+        }
+        if errors.is_empty() { Ok(Self { tables, by_type }) } else { Err(errors) }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Table> {
+        self.tables.iter()
+    }
+
+    pub(super) fn index(&self, event_type: &str) -> Option<usize> {
+        self.by_type.get(event_type).copied()
+    }
+
+    pub(super) fn get(&self, index: usize) -> &Table {
+        &self.tables[index]
+    }
+}
+
+impl Table {
+    /// # Errors
+    /// The field that has no column, or a name that is taken.
+    pub fn of(contract: &Contract) -> Result<Self, TableError> {
+        let table = Self::from_schema(&contract.table(), contract.doc(), &contract.newest().schema);
+        table.map_err(|message| TableError { event_type: contract.event_type.clone(), message })
+    }
+
+    pub(super) fn from_schema(name: &str, doc: &str, schema: &Schema) -> Result<Self, String> {
+        if !is_identifier(name) {
+            return Err(format!("`{name}` is no table name: use letters, digits and _"));
+        }
+        let fields = column::fields(schema)?;
+        let columns = columns(&fields);
+        let (name, doc) = (name.to_owned(), doc.to_owned());
+        clash(&columns).map_or(Ok(Self { name, doc, fields, columns }), Err)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    /// `` `events_raw`.`order_placed` ``.
+    pub(super) fn raw(&self) -> String {
+        format!("{RAW}.{}", quote(&self.name))
+    }
+
+    /// The columns an insert names: all but what the server fills in.
+    pub(super) fn insert_columns(&self) -> impl Iterator<Item = &Column> {
+        self.columns.iter().filter(|column| column.name != INSERTED_AT)
+    }
+
+    /// Names and types travel with every block, so that a table somebody altered refuses it instead of
+    /// reading other values out of the same bytes.
+    pub(super) fn insert_statement(&self) -> String {
+        let columns: Vec<_> = self.insert_columns().map(|column| quote(&column.name)).collect();
+        format!("insert into {} ({}) format RowBinaryWithNamesAndTypes", self.raw(), columns.join(", "))
+    }
+
+    /// What a block starts with.
+    pub(super) fn block_header(&self) -> Vec<u8> {
+        let mut header = Vec::new();
+        row::put_length(self.insert_columns().count(), &mut header);
+        self.insert_columns().for_each(|column| row::put_bytes(column.name.as_bytes(), &mut header));
+        self.insert_columns().for_each(|column| row::put_bytes(column.type_name.as_bytes(), &mut header));
+        header
+    }
+
+    /// Rows of one hour and one subject lie together: analysts filter by time first, then by whom. The key
+    /// is deterministic from the event, so that a repeated event meets its first copy and replaces it.
+    pub(super) fn create(&self) -> String {
+        let columns: Vec<_> = self.columns.iter().map(|column| format!("    {}", column.definition())).collect();
+        format!(
+            "create table if not exists {} (\n{}\n)\n\
+             engine = ReplacingMergeTree\n\
+             partition by toYYYYMM(occurred_at)\n\
+             primary key (toStartOfHour(occurred_at), subject)\n\
+             order by (toStartOfHour(occurred_at), subject, event_id)\n\
+             settings non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}\n\
+             comment {}",
+            self.raw(),
+            columns.join(",\n"),
+            text_literal(&self.doc)
+        )
+    }
+
+    /// Copies of an event lie in one partition, its month being part of what it is, so partitions need not
+    /// be merged with each other.
+    pub(super) fn create_view(&self) -> String {
+        let columns = self.columns.iter().map(|column| {
+            format!("    {} {} comment {}", quote(&column.name), column.type_name, text_literal(&column.comment))
+        });
+        let names = self.columns.iter().map(|column| quote(&column.name));
+        format!(
+            "create or replace view {VIEWS}.{} (\n{}\n)\ncomment {}\nas select {}\nfrom {} final\n\
+             settings do_not_merge_across_partitions_select_final = 1",
+            quote(&self.name),
+            columns.collect::<Vec<_>>().join(",\n"),
+            text_literal(&self.doc),
+            names.collect::<Vec<_>>().join(", "),
+            self.raw()
+        )
+    }
+
+    /// What makes a table that the server describes so into this one.
+    ///
+    /// # Errors
+    /// A column of another type: no statement turns it without touching its data.
+    pub(super) fn alterations(&self, found: &Found) -> Result<Vec<String>, String> {
+        let mut statements = Vec::new();
+        for (at, column) in self.columns.iter().enumerate() {
+            match found.columns.iter().find(|found| found.name == column.name) {
+                None => statements.push(self.add_column(at)),
+                Some(found) if found.type_name != column.type_name => return Err(self.other_type(column, found)),
+                Some(found) if found.comment != column.comment => statements.push(format!(
+                    "alter table {} comment column {} {}",
+                    self.raw(),
+                    quote(&column.name),
+                    text_literal(&column.comment)
+                )),
+                Some(_) => {}
+            }
+        }
+        if found.comment != self.doc {
+            statements.push(format!("alter table {} modify comment {}", self.raw(), text_literal(&self.doc)));
+        }
+        if found.deduplication_window() < DEDUPLICATION_WINDOW {
+            let setting = format!("non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}");
+            statements.push(format!("alter table {} modify setting {setting}", self.raw()));
+        }
+        Ok(statements)
+    }
+
+    fn add_column(&self, at: usize) -> String {
+        let place = match at.checked_sub(1) {
+            Some(before) => format!("after {}", quote(&self.columns[before].name)),
+            None => "first".into(),
+        };
+        format!("alter table {} add column if not exists {} {place}", self.raw(), self.columns[at].definition())
+    }
+
+    fn other_type(&self, column: &Column, found: &Column) -> String {
+        format!(
+            "{RAW}.{} has column `{}` of type {}, the contract says {}: a published field never changes its type; \
+             make it a new field or a new event type, or drop the table and rebuild it from the log",
+            self.name, column.name, found.type_name, column.type_name
+        )
+    }
+
+    /// Is the server's table ready for our rows?
+    pub(super) fn mismatch(&self, found: Option<&Found>) -> Option<String> {
+        let name = format!("{RAW}.{}", self.name);
+        let Some(found) = found else { return Some(format!("{name} does not exist: run `millrace migrate`")) };
+        if !found.engine.ends_with("ReplacingMergeTree") {
+            return Some(format!(
+                "{name} is a {}, not a ReplacingMergeTree: duplicates would be counted; drop it and run `millrace migrate`",
+                found.engine
+            ));
+        }
+        let window = found.deduplication_window();
+        if window < DEDUPLICATION_WINDOW {
+            return Some(format!(
+                "{name} has non_replicated_deduplication_window = {window}, at least {DEDUPLICATION_WINDOW} is needed: run `millrace migrate`"
+            ));
+        }
+        self.columns.iter().find_map(|column| match found.columns.iter().find(|found| found.name == column.name) {
+            None => Some(format!("{name} has no column `{}`: run `millrace migrate`", column.name)),
+            Some(found) if found.type_name != column.type_name => Some(self.other_type(column, found)),
+            Some(_) => None,
+        })
+    }
+}
+
+/// A table as the server describes it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Found {
+    pub engine: String,
+    /// The engine with its keys and settings, as `system.tables` prints it.
+    pub engine_full: String,
+    pub comment: String,
+    pub columns: Vec<Column>,
+}
+
+impl Found {
+    fn deduplication_window(&self) -> u64 {
+        let (_, rest) = self.engine_full.split_once("non_replicated_deduplication_window = ").unwrap_or_default();
+        rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
+    }
+}
+
+impl Column {
+    fn definition(&self) -> String {
+        let default = self.default_sql.as_ref().map(|sql| format!(" default {sql}")).unwrap_or_default();
+        format!("{} {}{default} comment {}", quote(&self.name), self.type_name, text_literal(&self.comment))
+    }
+}
+
+fn columns(fields: &[Field]) -> Vec<Column> {
+    let ours = |(name, type_name, comment): &(&str, &str, &str)| Column {
+        name: (*name).to_owned(),
+        type_name: (*type_name).to_owned(),
+        comment: (*comment).to_owned(),
+        default_sql: None,
+    };
+    let theirs = |field: &Field| Column {
+        name: field.name.clone(),
+        type_name: field.column_type().to_string(),
+        comment: field.doc.clone(),
+        default_sql: field.default_sql.clone(),
+    };
+    let mut columns: Vec<Column> = fields.iter().map(theirs).collect();
+    columns.extend(ENVELOPE.iter().chain(&LINEAGE).map(ours));
+    columns.push(Column {
+        default_sql: Some("now64(3)".into()),
+        ..ours(&(INSERTED_AT, "DateTime64(3, 'UTC')", "When this row was inserted here, in UTC."))
+    });
+    columns
+}
+
+/// Two columns of one name: two fields once flattened, or a field named as an envelope's column.
+fn clash(columns: &[Column]) -> Option<String> {
+    let clashes = |(at, column): (usize, &Column)| columns[at + 1..].iter().any(|other| other.name == column.name);
+    let (_, column) = columns.iter().enumerate().find(|found| clashes(*found))?;
+    Some(format!(
+        "two columns are named `{}`, as every event's own columns or another field: rename the field",
+        column.name
+    ))
+}
+
+fn is_identifier(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(fields: &str) -> Result<Table, String> {
+        let schema = format!(r#"{{"type": "record", "name": "R", "fields": [{fields}]}}"#);
+        Table::from_schema("thing_happened", "It happened.", &Schema::parse_str(&schema).unwrap())
+    }
+
+    const A: &str = r#"{"name": "a", "type": "long", "doc": "An a."}"#;
+    const B: &str = r#"{"name": "b", "type": "string", "default": "it's", "doc": "A b."}"#;
+
+    /// As the server would describe a table made by its own create statement.
+    fn found(table: &Table) -> Found {
+        let (engine, engine_full) = ("ReplacingMergeTree".into(), table.create());
+        Found { engine, engine_full, comment: table.doc.clone(), columns: table.columns.clone() }
+    }
+
+    #[test]
+    fn order_placed_becomes_this_table_and_this_view() {
+        let contracts = Contracts::embedded().unwrap();
+        let table = Table::of(contracts.get("order.placed").unwrap()).unwrap();
+        let sql = format!("{};\n\n{};\n", table.create(), table.create_view());
+        assert_eq!(sql, include_str!("snapshots/order_placed.sql"), "\n{sql}");
+    }
+
+    #[test]
+    fn every_reference_contract_has_a_table() {
+        let contracts = Contracts::embedded().unwrap();
+        assert_eq!(Tables::of(&contracts).unwrap().iter().count(), contracts.iter().count());
+    }
+
+    #[test]
+    fn a_table_that_is_as_it_should_be_is_left_alone() {
+        let table = table(&[A, B].join(",")).unwrap();
+        assert_eq!(table.alterations(&found(&table)), Ok(Vec::new()));
+        assert_eq!(table.mismatch(Some(&found(&table))), None);
+    }
+
+    #[test]
+    fn a_new_field_is_added_where_it_stands_and_older_rows_read_its_default() {
+        let (old, new) = (table(A).unwrap(), table(&[A, B].join(",")).unwrap());
+        let add = r"alter table events_raw.`thing_happened` add column if not exists `b` String default 'it\'s' comment 'A b.' after `a`";
+        assert_eq!(new.alterations(&found(&old)), Ok(vec![add.to_owned()]));
+        assert_eq!(old.alterations(&found(&new)), Ok(Vec::new()), "a table ahead of us stays as it is");
+        let behind = new.mismatch(Some(&found(&old))).unwrap();
+        assert_eq!(behind, "events_raw.thing_happened has no column `b`: run `millrace migrate`");
+    }
+
+    #[test]
+    fn docs_and_the_deduplication_window_are_brought_up_to_date() {
+        let table = table(A).unwrap();
+        let mut old = found(&table);
+        old.comment = "?".into();
+        old.columns[0].comment = "?".into();
+        old.engine_full = "ReplacingMergeTree SETTINGS non_replicated_deduplication_window = 100, x = 20000".into();
+        let expected = [
+            "alter table events_raw.`thing_happened` comment column `a` 'An a.'",
+            "alter table events_raw.`thing_happened` modify comment 'It happened.'",
+            "alter table events_raw.`thing_happened` modify setting non_replicated_deduplication_window = 10000",
+        ];
+        assert_eq!(table.alterations(&old).unwrap(), expected);
+        assert!(
+            table.mismatch(Some(&old)).unwrap().contains("non_replicated_deduplication_window = 100, at least 10000")
+        );
+    }
+
+    #[test]
+    fn a_column_of_another_type_is_refused() {
+        let new = table(r#"{"name": "a", "type": "string", "doc": "An a."}"#).unwrap();
+        let error = new.alterations(&found(&table(A).unwrap())).unwrap_err();
+        assert!(error.starts_with("events_raw.thing_happened has column `a` of type Int64, the contract says String"));
+    }
+
+    #[test]
+    fn a_table_that_would_count_duplicates_is_refused() {
+        let table = table(A).unwrap();
+        let plain = Found { engine: "MergeTree".into(), ..found(&table) };
+        assert!(table.mismatch(Some(&plain)).unwrap().contains("is a MergeTree, not a ReplacingMergeTree"));
+        assert!(table.mismatch(None).unwrap().contains("does not exist: run `millrace migrate`"));
+    }
+
+    #[test]
+    fn a_field_named_as_an_envelope_column_is_refused() {
+        let error = table(r#"{"name": "subject", "type": "string"}"#).unwrap_err();
+        assert!(error.starts_with("two columns are named `subject`"), "{error}");
+    }
+}
