@@ -1,1 +1,45 @@
-fn main() {}
+//! The one binary: parse, configure, start the role that was asked for, drain.
+
+mod commands;
+mod config;
+mod exit;
+mod ops;
+mod telemetry;
+mod verify;
+
+use clap::Parser;
+use commands::{Cli, Command};
+use exit::Exit;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::usage(&error),
+    };
+    // The TLS library wants one provider a process; nothing else has installed one yet.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match tokio::runtime::Runtime::new().map_err(Exit::failed).and_then(|runtime| runtime.block_on(run(cli))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => exit.report(),
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Exit> {
+    let Cli { global, command } = cli;
+    telemetry::start();
+    let config = || config::Config::load(&global);
+    match command {
+        Command::Up(arguments) => commands::up::run(arguments, &global).await,
+        Command::Local(arguments) => commands::local::run(arguments, &global).await,
+        Command::Check => commands::check::run(&global),
+        Command::Migrate => commands::migrate::run(&config()?, &global).await,
+        Command::Registry => commands::roles::registry(&config()?).await,
+        Command::Process(names) => commands::roles::process(&config()?, &global, &names).await,
+        Command::Sink(names) => commands::roles::sink(&config()?, &global, &names).await,
+        Command::Simulate(arguments) => commands::simulate::run(&arguments, &config()?, &global).await,
+        Command::Status => commands::status::run(&config()?, &global).await,
+        Command::DeadLetters(action) => commands::dead_letters::run(action, &config()?, &global).await,
+        Command::Config => config()?.print(&global),
+    }
+}

@@ -1,0 +1,140 @@
+//! The command line: its help text is the map of the product.
+
+pub mod check;
+pub mod dead_letters;
+pub mod local;
+pub mod migrate;
+pub mod roles;
+pub mod simulate;
+pub mod status;
+pub mod traffic;
+pub mod up;
+
+use crate::exit::Exit;
+use clap::{Args, Parser, Subcommand};
+use millrace_processors::clickhouse::Analytics;
+use millrace_schemas::Contracts;
+use millrace_sinks::Rules;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Turns the events your services publish into analytics, read models and actions.
+#[derive(Parser)]
+#[command(name = "millrace", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Args, Clone, Default)]
+pub struct Global {
+    /// Project directory (millrace.toml, schemas/, processors/analytics/, sinks/rules/) [default: the shop built in]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub project: Option<PathBuf>,
+    /// Take the servers' addresses from a running local stack's stack.json
+    #[arg(long, global = true, value_name = "FILE")]
+    pub stack: Option<PathBuf>,
+    /// Print JSON for programs instead of text for people
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Everything on this machine: real servers, every role, simulated traffic
+    Up(up::Arguments),
+    /// Only the servers: Kafka, ClickHouse engine, Postgres, Redis
+    Local(local::Arguments),
+    /// Check contracts, analytics and rules without any server (exit code 2 when something is found)
+    Check,
+    /// Create or update topics, subjects, and the schemas of Postgres and ClickHouse; safe to repeat
+    Migrate,
+    /// Role: the schema registry (Confluent's HTTP API, kept in Postgres)
+    Registry,
+    /// Role: fold events into ClickHouse tables and Postgres projections
+    Process(Names),
+    /// Role: act on events: deliver webhooks
+    Sink(Names),
+    /// Publish the traffic of a simulated shop through the real client
+    Simulate(simulate::Arguments),
+    /// How far behind each pipeline is, and what is set aside
+    Status,
+    /// Records that could not be applied: list, show, replay, discard
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Action),
+    /// The effective configuration and where each value came from
+    Config,
+}
+
+#[derive(Args)]
+pub struct Names {
+    /// Which ones [default: all]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+impl Names {
+    /// # Errors
+    /// Names the unknown one and the known ones.
+    pub fn known(&self, all: &[&'static str]) -> Result<Vec<&'static str>, Exit> {
+        if self.names.is_empty() {
+            return Ok(all.to_vec());
+        }
+        let find = |name: &String| {
+            let found = all.iter().find(|known| *known == name).copied();
+            found.ok_or_else(|| Exit::usage(format!("no such name: `{name}` (there are {})", all.join(", "))))
+        };
+        self.names.iter().map(find).collect()
+    }
+}
+
+impl Global {
+    /// The project's contracts, or the shop's.
+    pub fn contracts(&self) -> Result<Arc<Contracts>, Exit> {
+        let loaded = match self.inside(&["schemas/avro", "schemas"]) {
+            Some(directory) => Contracts::load(&directory),
+            None => Contracts::embedded(),
+        };
+        loaded.map(Arc::new).map_err(|errors| Exit::found(listed("contracts", &errors)))
+    }
+
+    /// The first of these directories that the project has.
+    fn inside(&self, directories: &[&str]) -> Option<PathBuf> {
+        let project = self.project.as_ref()?;
+        directories.iter().map(|directory| project.join(directory)).find(|path| path.is_dir())
+    }
+
+    /// The project's metrics, or the shop's.
+    pub fn analytics(&self) -> Result<Analytics, Exit> {
+        let loaded = match self.inside(&["processors/analytics"]) {
+            Some(directory) => Analytics::load(&directory),
+            None => Analytics::embedded(),
+        };
+        loaded.map_err(|error| Exit::found(format!("{error:#}")))
+    }
+
+    /// The base URL of the receiver that a local stack runs.
+    pub fn receiver(&self) -> Result<String, Exit> {
+        const DEFAULT: &str = "http://127.0.0.1:7072";
+        match &self.stack {
+            Some(file) => Ok(crate::config::stack_addresses(file)?.receiver),
+            None => Ok(DEFAULT.to_owned()),
+        }
+    }
+
+    /// The project's rules, or the shop's.
+    pub fn rules(&self, contracts: &Contracts) -> Result<Rules, Exit> {
+        let loaded = match self.inside(&["sinks/rules"]) {
+            Some(directory) => Rules::load(&directory, contracts),
+            None => Rules::embedded(contracts),
+        };
+        loaded.map_err(|errors| Exit::found(listed("rules", &errors)))
+    }
+}
+
+pub fn listed(what: &str, errors: &[impl std::fmt::Display]) -> String {
+    let lines: Vec<String> = errors.iter().map(|error| format!("\n  {error}")).collect();
+    format!("{} found in {what}:{}", errors.len(), lines.concat())
+}

@@ -1,0 +1,59 @@
+//! `millrace status`: one screen that says whether anything is behind, stopped or set aside.
+#![allow(clippy::print_stdout, reason = "this command's output")]
+
+use crate::commands::Global;
+use crate::config::Config;
+use crate::exit::Exit;
+use millrace_console::{PipelineStatus, State, Status};
+use millrace_sinks::Progress;
+use millrace_stream::{Admin, Checkpoints};
+use sqlx::PgPool;
+
+pub async fn run(config: &Config, global: &Global) -> Result<(), Exit> {
+    let pool = config.postgres.connect().await?;
+    let status = ask(config, &pool).await?;
+    let deliveries = millrace_sinks::progress(&pool).await?;
+    if global.json {
+        println!("{}", serde_json::json!({ "at": status.at, "pipelines": status.pipelines, "deliveries": deliveries }));
+        return Ok(());
+    }
+    print!("{}", table(&status));
+    for Progress { channel, endpoint, state, deliveries, oldest } in &deliveries {
+        println!("{channel} {endpoint}: {deliveries} {state:?}, the oldest since {}", oldest.format("%F %T"));
+    }
+    Ok(())
+}
+
+/// # Errors
+/// [`Exit::unreachable`] when Kafka does not answer.
+pub async fn ask(config: &Config, pool: &PgPool) -> Result<Status, Exit> {
+    let admin = Admin::new(config.kafka.clone());
+    admin.reachable().await.map_err(|error| Exit::unreachable("Kafka", format!("{error:#}")))?;
+    Ok(millrace_console::status(&admin, &Checkpoints::new(pool.clone())).await?)
+}
+
+/// The same table `up` prints.
+pub fn table(status: &Status) -> String {
+    let mut text = format!(
+        "{:<18} {:<12} {:>7} {:>12} {:>9} {:>12}\n",
+        "pipeline", "state", "members", "lag records", "lag s", "dead letters"
+    );
+    for pipeline in &status.pipelines {
+        text += &row(pipeline);
+    }
+    if status.pipelines.is_empty() {
+        text += "no pipeline has run yet: `millrace process` and `millrace sink` start them\n";
+    }
+    text
+}
+
+fn row(pipeline: &PipelineStatus) -> String {
+    let state = match pipeline.state {
+        State::CaughtUp => "caught up",
+        State::Behind => "behind",
+        State::Rebalancing => "rebalancing",
+        State::Stopped => "stopped",
+    };
+    let PipelineStatus { name, members, lag_records, lag_seconds, dead_letters, .. } = pipeline;
+    format!("{name:<18} {state:<12} {members:>7} {lag_records:>12} {lag_seconds:>9.1} {dead_letters:>12}\n")
+}

@@ -1,0 +1,477 @@
+//! What the process was told: defaults, then `millrace.toml`, then `--stack`, then the environment.
+//!
+//! A key nobody knows is refused, never ignored. Secrets come by the environment or from a file, never
+//! from `millrace.toml`, and are never shown.
+
+use crate::commands::Global;
+use crate::exit::Exit;
+use anyhow::Context;
+use millrace_local::Addresses;
+use millrace_processors::clickhouse::ClickHouseConfig;
+use millrace_sinks::WebhookConfig;
+use millrace_stream::{KafkaConfig, PipelineConfig};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+use toml::{Table, Value};
+
+/// Nobody waits longer for a connection: the pool is exhausted or Postgres is away.
+const POSTGRES_DEADLINE: Duration = Duration::from_secs(5);
+/// Keys whose value is a secret.
+const SECRETS: &[&str] = &["password", "secret", "secrets", "token"];
+
+/// The effective configuration.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub kafka: KafkaConfig,
+    pub registry: RegistryConfig,
+    pub clickhouse: ClickHouseConfig,
+    pub postgres: PostgresConfig,
+    pub process: ProcessConfig,
+    pub sink: SinkConfig,
+    pub telemetry: TelemetryConfig,
+    #[serde(skip)]
+    origins: Origins,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegistryConfig {
+    /// Where the schema registry answers: ours, or any that speaks Confluent's API.
+    pub url: String,
+    /// Where `millrace registry` listens.
+    pub listen: String,
+}
+
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PostgresConfig {
+    pub url: String,
+    /// Only by the environment.
+    #[serde(skip_serializing)]
+    pub password: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// Where projections' tables are.
+    pub projections_schema: String,
+    /// Connections of one process, at most.
+    pub connections: u32,
+}
+
+/// How each processor batches.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProcessConfig {
+    pub clickhouse: PipelineConfig,
+    pub order_status: PipelineConfig,
+    pub customer_summary: PipelineConfig,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SinkConfig {
+    pub webhook: WebhookConfig,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// Where the role's ops port listens (`/livez`, `/readyz`, `/metrics`); port 0 picks a free one.
+    pub ops: String,
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self { url: "http://127.0.0.1:7071".into(), listen: "127.0.0.1:7071".into() }
+    }
+}
+
+impl Default for PostgresConfig {
+    fn default() -> Self {
+        Self {
+            url: "postgres://millrace@127.0.0.1:15432/millrace".into(),
+            password: None,
+            password_file: None,
+            projections_schema: "public".into(),
+            connections: 16,
+        }
+    }
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self { ops: "127.0.0.1:7090".into() }
+    }
+}
+
+impl std::fmt::Debug for PostgresConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "postgres {}", without_password(&self.url))
+    }
+}
+
+impl ProcessConfig {
+    /// Of one processor.
+    pub fn of(&self, name: &str) -> PipelineConfig {
+        match name {
+            "order_status" => self.order_status.clone(),
+            "customer_summary" => self.customer_summary.clone(),
+            _ => self.clickhouse.clone(),
+        }
+    }
+}
+
+impl PostgresConfig {
+    /// The URL with the password in it, and unqualified names leading to the projections first.
+    pub fn options(&self) -> anyhow::Result<PgConnectOptions> {
+        let mut options = PgConnectOptions::from_str(&self.url).context("postgres.url")?;
+        if let Some(password) = secret(self.password.as_ref(), self.password_file.as_deref())? {
+            options = options.password(&password);
+        }
+        let path = format!("{},millrace", self.projections_schema);
+        Ok(options.application_name("millrace").options([("search_path", path)]))
+    }
+
+    /// A pool that has reached the server once.
+    pub async fn connect(&self) -> Result<PgPool, Exit> {
+        let options = self.options()?;
+        let pool = PgPoolOptions::new().max_connections(self.connections).acquire_timeout(POSTGRES_DEADLINE);
+        let server = format!("Postgres at {}", without_password(&self.url));
+        pool.connect_with(options).await.map_err(|error| Exit::unreachable(&server, error))
+    }
+}
+
+/// A secret from the environment, or else from its file.
+pub fn secret(given: Option<&String>, file: Option<&Path>) -> anyhow::Result<Option<String>> {
+    match (given, file) {
+        (Some(secret), _) => Ok(Some(secret.clone())),
+        (None, Some(file)) => {
+            let text = std::fs::read_to_string(file);
+            let text = text.with_context(|| format!("could not read the secret in {}", file.display()))?;
+            Ok(Some(text.trim_end().to_owned()))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// Where each value that isn't a default came from, by its dotted key.
+type Origins = BTreeMap<String, String>;
+
+impl Config {
+    /// # Errors
+    /// A key that nobody knows, a value of another type, a secret where none belongs: named, exit code 64.
+    pub fn load(global: &Global) -> Result<Self, Exit> {
+        let Some(file) = &global.stack else { return Self::layered(global, None) };
+        let directory = file.parent().unwrap_or(Path::new("."));
+        let table = stack_table(&stack_addresses(file)?, directory);
+        Self::layered(global, Some((table, file.display().to_string())))
+    }
+
+    fn layered(global: &Global, stack: Option<(Table, String)>) -> Result<Self, Exit> {
+        let defaults = Table::try_from(Self::default()).map_err(Exit::failed)?;
+        let mut layers = Layers { tree: defaults.clone(), origins: Origins::new() };
+        if let Some((file, table)) = read_file(&global.project)? {
+            refuse_secrets(&table, &file)?;
+            layers.add(&table, &file);
+        }
+        if let Some((table, origin)) = stack {
+            layers.add(&table, &origin);
+        }
+        for (name, value) in overrides(std::env::vars()) {
+            layers.set(&name, &value, &defaults)?;
+        }
+        layers.into_config()
+    }
+
+    /// The same, pointed at a stack that this process started itself.
+    pub fn load_at(global: &Global, stack: &Addresses, data_dir: &Path) -> Result<Self, Exit> {
+        Self::layered(global, Some((stack_table(stack, data_dir), "the local stack".to_owned())))
+    }
+
+    /// Every value and where it came from; secrets hidden.
+    #[allow(clippy::print_stdout, reason = "this command's output")]
+    pub fn print(&self, global: &Global) -> Result<(), Exit> {
+        let tree = Table::try_from(self).map_err(Exit::failed)?;
+        let mut values = BTreeMap::new();
+        flatten(&tree, "", &mut |key, value| drop(values.insert(key.to_owned(), shown(key, value))));
+        for key in self.origins.keys().filter(|key| is_secret(key)) {
+            values.insert(key.clone(), "(hidden)".to_owned());
+        }
+        let origin = |key: &str| self.origins.get(key).map_or("default", String::as_str);
+        if global.json {
+            let entry = |(key, value): (&String, &String)| {
+                (key.clone(), serde_json::json!({ "value": value, "from": origin(key) }))
+            };
+            let all: serde_json::Map<_, _> = values.iter().map(entry).collect();
+            println!("{}", serde_json::Value::Object(all));
+            return Ok(());
+        }
+        let width = values.keys().map(String::len).max().unwrap_or_default();
+        for (key, value) in &values {
+            println!("{key:width$} = {value}  # {}", origin(key));
+        }
+        Ok(())
+    }
+}
+
+struct Layers {
+    tree: Table,
+    origins: Origins,
+}
+
+impl Layers {
+    fn add(&mut self, table: &Table, origin: &str) {
+        flatten(table, "", &mut |key, _| drop(self.origins.insert(key.to_owned(), origin.to_owned())));
+        merge(&mut self.tree, table);
+    }
+
+    /// `MILLRACE_KAFKA__BROKERS`: text where the default is text, otherwise as TOML would read it.
+    fn set(&mut self, name: &str, text: &str, defaults: &Table) -> Result<(), Exit> {
+        let path = env_path(name);
+        let is_text = matches!(at(defaults, &path), Some(Value::String(_)));
+        let parsed = (!is_text).then(|| text.parse::<Value>().ok()).flatten();
+        let value = parsed.filter(|value| !value.is_str()).unwrap_or_else(|| Value::String(text.to_owned()));
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        if !self.put(&path, value) {
+            return Err(Exit::usage(format!("{name}: `{}` is not in a section", path.join("."))));
+        }
+        self.origins.insert(path.join("."), name.to_owned());
+        Ok(())
+    }
+
+    /// False when something on the way is not a section.
+    fn put(&mut self, path: &[&str], value: Value) -> bool {
+        let Some((last, parents)) = path.split_last() else { return false };
+        let mut table = &mut self.tree;
+        for parent in parents {
+            let entry = table.entry(*parent).or_insert_with(|| Value::Table(Table::new()));
+            let Some(section) = entry.as_table_mut() else { return false };
+            table = section;
+        }
+        table.insert((*last).to_owned(), value);
+        true
+    }
+
+    fn into_config(self) -> Result<Config, Exit> {
+        let parsed: Result<Config, _> = serde_path_to_error::deserialize(Value::Table(self.tree));
+        match parsed {
+            Ok(config) => Ok(Config { origins: self.origins, ..config }),
+            Err(error) => {
+                let path = error.path().to_string();
+                let message = explain(&path, &error.inner().to_string());
+                let origin = self.origins.iter().find(|(key, _)| key.starts_with(&path)).map(|(_, origin)| origin);
+                Err(Exit::usage(format!("{}: {message}", origin.map_or("configuration", String::as_str))))
+            }
+        }
+    }
+}
+
+fn read_file(project: &Option<PathBuf>) -> Result<Option<(String, Table)>, Exit> {
+    let file = project.clone().unwrap_or_default().join("millrace.toml");
+    let text = match std::fs::read_to_string(&file) {
+        Ok(text) => text,
+        // A project directory without one uses the defaults; a project directory that isn't there is a mistake.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return match project {
+                Some(directory) if !directory.is_dir() => {
+                    Err(Exit::usage(format!("--project {}: no such directory", directory.display())))
+                }
+                _ => Ok(None),
+            };
+        }
+        Err(error) => return Err(Exit::usage(format!("{}: {error}", file.display()))),
+    };
+    let name = file.display().to_string();
+    match text.parse::<Table>() {
+        Ok(table) => Ok(Some((name, table))),
+        Err(error) => Err(Exit::usage(format!("{name}: {}", error.to_string().trim_end()))),
+    }
+}
+
+/// A running local stack's addresses.
+pub fn stack_addresses(file: &Path) -> Result<Addresses, Exit> {
+    let wrong = |error: String| Exit::usage(format!("--stack {}: {error}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))
+}
+
+/// A local stack as configuration: its servers, and its receiver as the endpoint that the shop's rule names.
+fn stack_table(stack: &Addresses, data_dir: &Path) -> Table {
+    let table = toml::toml! {
+        [sink.webhook.endpoints.shop_backoffice]
+        allow_private = true
+    };
+    let mut layers = Layers { tree: table, origins: Origins::new() };
+    let mut put = |path: &[&str], value: &str| layers.put(path, Value::from(value));
+    put(&["kafka", "brokers"], &stack.kafka);
+    put(&["clickhouse", "url"], &stack.clickhouse);
+    put(&["postgres", "url"], &stack.postgres);
+    put(&["registry", "url"], &stack.registry);
+    put(&["registry", "listen"], stack.registry.trim_start_matches("http://"));
+    put(&["telemetry", "ops"], stack.ops.trim_start_matches("http://"));
+    let endpoint = |key| ["sink", "webhook", "endpoints", "shop_backoffice", key];
+    put(&endpoint("url"), &format!("{}/hooks/shop_backoffice", stack.receiver));
+    put(&endpoint("secret_file"), &millrace_local::secret_file(data_dir).display().to_string());
+    layers.tree
+}
+
+/// `MILLRACE_<SECTION>__<KEY>`; names without `__` are not configuration.
+fn overrides(vars: impl Iterator<Item = (String, String)>) -> BTreeMap<String, String> {
+    vars.filter(|(name, _)| name.strip_prefix("MILLRACE_").is_some_and(|rest| rest.contains("__"))).collect()
+}
+
+/// librdkafka's property names have dots, which no environment variable can: `_` stands for them there.
+fn env_path(name: &str) -> Vec<String> {
+    let rest = name.trim_start_matches("MILLRACE_").to_lowercase();
+    let mut path: Vec<String> = rest.split("__").map(str::to_owned).collect();
+    if let [section, properties, property] = &mut path[..]
+        && section == "kafka"
+        && properties == "properties"
+    {
+        *property = property.replace('_', ".");
+    }
+    path
+}
+
+fn refuse_secrets(table: &Table, file: &str) -> Result<(), Exit> {
+    let mut found = None;
+    flatten(table, "", &mut |key, value| {
+        let in_url = value.as_str().is_some_and(|text| without_password(text) != text);
+        if found.is_none() && (is_secret(key) || in_url) {
+            found = Some(key.to_owned());
+        }
+    });
+    let Some(key) = found else { return Ok(()) };
+    let variable = format!("MILLRACE_{}", key.replace('.', "__").to_uppercase());
+    Err(Exit::usage(format!("{file}: `{key}` holds a secret; set {variable} instead, or a `…_file` key")))
+}
+
+fn is_secret(key: &str) -> bool {
+    key.rsplit('.').next().is_some_and(|last| SECRETS.contains(&last))
+}
+
+fn shown(key: &str, value: &Value) -> String {
+    match value {
+        _ if is_secret(key) => "(hidden)".to_owned(),
+        Value::String(text) => format!("{:?}", without_password(text)),
+        other => other.to_string(),
+    }
+}
+
+/// A URL as it may be shown.
+pub fn without_password(url: &str) -> String {
+    let hidden = || {
+        let (scheme, rest) = url.split_once("://")?;
+        let (user_info, host) = rest.split_once('@')?;
+        let (user, _) = user_info.split_once(':')?;
+        Some(format!("{scheme}://{user}:***@{host}"))
+    };
+    hidden().unwrap_or_else(|| url.to_owned())
+}
+
+fn merge(into: &mut Table, from: &Table) {
+    for (key, value) in from {
+        match (into.get_mut(key), value) {
+            (Some(Value::Table(into)), Value::Table(from)) => merge(into, from),
+            _ => drop(into.insert(key.clone(), value.clone())),
+        }
+    }
+}
+
+fn flatten<'a>(table: &'a Table, prefix: &str, visit: &mut impl FnMut(&str, &'a Value)) {
+    for (key, value) in table {
+        let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match value {
+            Value::Table(inner) => flatten(inner, &key, visit),
+            value => visit(&key, value),
+        }
+    }
+}
+
+fn at<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
+    let (first, rest) = path.split_first()?;
+    rest.iter().try_fold(table.get(first)?, |value, key| value.get(key))
+}
+
+/// serde's words, with the key in full and the nearest known one.
+fn explain(path: &str, error: &str) -> String {
+    let error = error.trim_end();
+    let mut quoted = error.split('`').skip(1).step_by(2);
+    let Some(unknown) = quoted.next().filter(|_| error.starts_with("unknown field")) else {
+        return format!("`{path}`: {error}");
+    };
+    // serde_path_to_error counts the unknown key as the last step of the path.
+    let section = path.strip_suffix(unknown).unwrap_or(path).trim_end_matches('.');
+    let full = |key: &str| if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+    let nearest = quoted.min_by_key(|known| strsim::damerau_levenshtein(known, unknown));
+    let hint = nearest.map_or(String::new(), |known| format!("; the nearest known one is `{}`", full(known)));
+    format!("unknown key `{}`{hint}", full(unknown))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &str, env: &[(&str, &str)]) -> Result<Config, String> {
+        let defaults = Table::try_from(Config::default()).unwrap();
+        let mut layers = Layers { tree: defaults.clone(), origins: Origins::new() };
+        let table = file.parse().unwrap();
+        let message = |exit: Exit| format!("{exit:?}");
+        refuse_secrets(&table, "millrace.toml").map_err(message)?;
+        layers.add(&table, "millrace.toml");
+        for (name, value) in env {
+            layers.set(name, value, &defaults).map_err(message)?;
+        }
+        layers.into_config().map_err(message)
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_known_one() {
+        let error = load("[kafka]\nbrokerz = 'a:1'", &[]).unwrap_err();
+        assert!(
+            error.contains("millrace.toml: unknown key `kafka.brokerz`; the nearest known one is `kafka.brokers`"),
+            "{error}"
+        );
+        let error = load("[proces.clickhouse]\nlinger_ms = 1", &[]).unwrap_err();
+        assert!(error.contains("unknown key `proces`; the nearest known one is `process`"), "{error}");
+        let error = load("", &[("MILLRACE_PROCESS__CLICKHOUSE__LINGER", "5")]).unwrap_err();
+        assert!(
+            error.contains("MILLRACE_PROCESS__CLICKHOUSE__LINGER: unknown key `process.clickhouse.linger`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_environment_wins_and_keeps_text_as_text() {
+        let env = [
+            ("MILLRACE_KAFKA__BROKERS", "9092"),
+            ("MILLRACE_KAFKA__PARTITIONS", "3"),
+            ("MILLRACE_KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SSL"),
+        ];
+        let config = load("[kafka]\nbrokers = 'file:1'", &env).unwrap();
+        assert_eq!((config.kafka.brokers.as_str(), config.kafka.partitions), ("9092", 3));
+        assert_eq!(config.kafka.properties["security.protocol"], "SSL");
+        assert_eq!(config.origins["kafka.brokers"], "MILLRACE_KAFKA__BROKERS");
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_named() {
+        let error = load("[kafka]\npartitions = 'six'", &[]).unwrap_err();
+        assert!(error.contains("`kafka.partitions`: invalid type: string"), "{error}");
+    }
+
+    #[test]
+    fn secrets_do_not_belong_into_the_file_and_are_not_shown() {
+        let error = load("[postgres]\npassword = 'x'", &[]).unwrap_err();
+        assert!(error.contains("set MILLRACE_POSTGRES__PASSWORD instead"), "{error}");
+        assert!(load("[postgres]\nurl = 'postgres://a:b@c/d'", &[]).is_err());
+        assert_eq!(without_password("postgres://a:b@c/d"), "postgres://a:***@c/d");
+        let config = load("", &[("MILLRACE_POSTGRES__PASSWORD", "sesame")]).unwrap();
+        assert!(!format!("{config:?}").contains("sesame"));
+    }
+}

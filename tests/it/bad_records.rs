@@ -1,0 +1,202 @@
+//! Whatever is put into a topic: it is applied, or it is a dead letter that explains itself. The flow goes on.
+
+use crate::platform::{Platform, Role, eventually};
+use serde_json::Value;
+use sqlx::PgPool;
+use std::process::{Command, Stdio};
+
+const TOPIC: &str = "shop.order.v1";
+
+/// A record as kcat puts it into the log: somebody else's producer.
+struct Sent {
+    key: Option<String>,
+    headers: Vec<(&'static str, String)>,
+    value: Option<Vec<u8>>,
+}
+
+impl Sent {
+    /// A good `payment.failed` in everything but what a test changes.
+    fn good(value: &[u8]) -> Self {
+        let key = "019ab523-41c9-7e6f-b2d4-8a7c05e19f3b".to_owned(); // the example's order
+        let id = uuid::Uuid::now_v7().to_string();
+        let header = |name, value: &str| (name, value.to_owned());
+        let headers = vec![
+            header("ce_specversion", "1.0"),
+            header("ce_id", &id),
+            header("ce_source", "/judge"),
+            header("ce_type", "payment.failed"),
+            header("ce_time", "2026-03-01T12:00:00Z"),
+        ];
+        Self { key: Some(key), headers, value: Some(value.to_vec()) }
+    }
+
+    fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.retain(|(known, _)| *known != name);
+        self.headers.push((name, value.to_owned()));
+        self
+    }
+
+    fn into_topic(self, platform: &Platform) {
+        let file = platform.data.join(format!("record-{}", uuid::Uuid::new_v4()));
+        std::fs::write(&file, self.value.as_deref().unwrap_or_default()).unwrap();
+        let mut kcat = Command::new("kcat");
+        kcat.args(["-P", "-b", &platform.addresses().kafka, "-t", TOPIC, "-X", "message.max.bytes=8000000"]);
+        for (name, value) in &self.headers {
+            kcat.args(["-H", &format!("{name}={value}")]);
+        }
+        match (&self.key, &self.value) {
+            // Only a line that ends after its key becomes a null value.
+            (Some(key), None) => {
+                std::fs::write(&file, format!("{key}|\n")).unwrap();
+                kcat.args(["-Z", "-K", "|", "-l"]);
+            }
+            (Some(key), Some(_)) => drop(kcat.args(["-k", key])),
+            (None, _) => {}
+        }
+        assert!(kcat.arg(&file).stdin(Stdio::null()).status().unwrap().success());
+    }
+}
+
+/// The bytes of a real record: what its publisher would have put into the log.
+async fn real_value(platform: &Platform, postgres: &PgPool) -> Vec<u8> {
+    let text: String =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/avro/payment.failed/1.avsc")).unwrap();
+    let example = include_str!("../../schemas/avro/payment.failed/example.json");
+    let id: i64 = schema_id(platform, postgres).await;
+    let schema = millrace_schemas::WriterSchema::parse(u32::try_from(id).unwrap(), &text).unwrap();
+    let value = millrace_schemas::value_from_json(schema.schema, &serde_json::from_str(example).unwrap()).unwrap();
+    let mut bytes = millrace_schemas::wire::header(schema.id).to_vec();
+    schema.encode_value(&value, &mut bytes).unwrap();
+    bytes
+}
+
+async fn schema_id(platform: &Platform, _: &PgPool) -> i64 {
+    let url = format!("{}/subjects/{TOPIC}-shop.order.PaymentFailed/versions/latest", platform.addresses().registry);
+    let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+    answer["id"].as_i64().unwrap()
+}
+
+async fn letters(postgres: &PgPool, pipeline: &str) -> Vec<(String, String)> {
+    let sql = "select reason, error from millrace.dead_letter where pipeline = $1 order by id";
+    sqlx::query_as(sql).bind(pipeline).fetch_all(postgres).await.unwrap()
+}
+
+async fn rows(platform: &Platform, table: &str) -> i64 {
+    platform.clickhouse(&format!("select count() as n from events.{table}")).await[0]["n"].as_i64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_bad_record_is_set_aside_explained_and_the_flow_goes_on() {
+    let platform = Platform::start().await;
+    let process = platform.role(&["process", "clickhouse"]);
+    let postgres = platform.postgres().await;
+    let good = real_value(&platform, &postgres).await;
+    let unknown_id = [&900_001_u32.to_be_bytes()[..], &good[5..]].concat();
+    let faults: Vec<(&str, Sent)> = vec![
+        ("bad_header", Sent { key: Some("k".into()), headers: vec![], value: Some(b"garbage".to_vec()) }),
+        ("bad_framing", Sent::good(b"{\"json\": \"is not Avro\"}")),
+        ("bad_framing", Sent::good(&[0, 0])),
+        ("unknown_schema", Sent::good(&[&[0][..], &unknown_id].concat())),
+        ("undecodable", Sent::good(&good[..good.len() - 3])),
+        ("undecodable", Sent::good(&[&good[..], b"more"].concat())),
+        ("no_key", Sent { key: None, ..Sent::good(&good) }),
+        ("no_value", Sent { value: None, ..Sent::good(&good) }),
+        ("too_large", Sent::good(&vec![0; 5 << 20])),
+        ("unknown_type", Sent::good(&good).header("ce_type", "payment.imagined")),
+        ("bad_header", Sent::good(&good).header("ce_id", "seven")),
+        ("bad_header", Sent::good(&good).header("ce_time", "yesterday")),
+    ];
+    let mut expected: Vec<&str> = faults.iter().map(|(reason, _)| *reason).collect();
+    for (at, (reason, record)) in faults.into_iter().enumerate() {
+        record.into_topic(&platform);
+        eventually(reason, async || letters(&postgres, "clickhouse").await.len() == at + 1).await;
+        Sent::good(&good).into_topic(&platform); // the flow goes on behind each
+    }
+    let count = i64::try_from(expected.len()).unwrap();
+    eventually("the good ones are in ClickHouse", async || rows(&platform, "payment_failed").await == count).await;
+    let found = letters(&postgres, "clickhouse").await;
+    let mut reasons: Vec<&str> = found.iter().map(|(reason, _)| reason.as_str()).collect();
+    reasons.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(reasons, expected, "{found:#?}");
+    show_explains_each(&platform, &found);
+    assert_eq!(process.stop(), 0);
+    platform.stop().await;
+}
+
+fn show_explains_each(platform: &Platform, found: &[(String, String)]) {
+    let listed = platform.run(&["dead-letters", "list", "--json"]).json();
+    for letter in listed.as_array().unwrap() {
+        let id = letter["id"].to_string();
+        let shown = platform.run(&["dead-letters", "show", &id]);
+        assert_eq!(shown.code(), 0, "{}", shown.err);
+        let reason = letter["reason"].as_str().unwrap();
+        assert!(
+            found.iter().any(|(known, error)| known == reason && shown.out.contains(error.as_str())),
+            "{}",
+            shown.out
+        );
+        assert!(shown.out.contains(&format!("{TOPIC}[")), "{}", shown.out);
+        let json = platform.run(&["dead-letters", "show", &id, "--json"]).json();
+        assert_eq!(json["value"].is_null(), reason == "no_value", "every byte is kept");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_after_the_fix_applies_once() {
+    let platform = Platform::start().await;
+    let mut process = platform.role(&["process", "clickhouse", "order_status"]);
+    let postgres = platform.postgres().await;
+    let good = real_value(&platform, &postgres).await;
+    // The publisher registered its schema elsewhere: the registry learns it only later, under the next id.
+    let next: i64 = newest_id(&platform).await + 1;
+    let early = [&[0][..], &u32::try_from(next).unwrap().to_be_bytes(), &good[5..], &[0]].concat();
+    Sent::good(&early).into_topic(&platform);
+    for pipeline in ["clickhouse", "order_status"] {
+        eventually("it is set aside", async || letters(&postgres, pipeline).await.len() == 1).await;
+    }
+    assert_eq!(platform.run(&["dead-letters", "replay"]).code(), 2, "nothing is fixed yet");
+    register_with_a_new_field(&platform, next).await;
+    assert_is_applied_by_a_replay(&platform, &postgres).await;
+    assert_eq!(platform.run(&["dead-letters", "replay", "--json"]).out, "", "none is open any more");
+    // What was replayed stays applied once, also for a processor that starts again.
+    process.kill();
+    let process: Role = platform.role(&["process", "clickhouse", "order_status"]);
+    Sent::good(&good).into_topic(&platform);
+    eventually("the flow goes on", async || rows(&platform, "payment_failed").await == 2).await;
+    assert_eq!(process.stop(), 0);
+    platform.stop().await;
+}
+
+async fn assert_is_applied_by_a_replay(platform: &Platform, postgres: &PgPool) {
+    let replayed = platform.run(&["dead-letters", "replay"]);
+    assert_eq!(replayed.code(), 0, "{}{}", replayed.out, replayed.err);
+    assert_eq!(replayed.out.matches("applied").count(), 2, "{}", replayed.out);
+    assert_eq!(rows(platform, "payment_failed").await, 1);
+    let orders: i64 = sqlx::query_scalar("select count(*) from order_status").fetch_one(postgres).await.unwrap();
+    assert_eq!(orders, 1);
+}
+
+async fn newest_id(platform: &Platform) -> i64 {
+    let subjects: Vec<String> =
+        reqwest::get(format!("{}/subjects", platform.addresses().registry)).await.unwrap().json().await.unwrap();
+    let mut newest = 0;
+    for subject in subjects {
+        let url = format!("{}/subjects/{subject}/versions/latest", platform.addresses().registry);
+        let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+        newest = newest.max(answer["id"].as_i64().unwrap());
+    }
+    newest
+}
+
+/// A version with one more optional field, whose datum ends in one more byte.
+async fn register_with_a_new_field(platform: &Platform, expected_id: i64) {
+    let text = include_str!("../../schemas/avro/payment.failed/1.avsc");
+    let mut schema: Value = serde_json::from_str(text).unwrap();
+    let note = serde_json::json!({ "name": "note", "type": ["null", "string"], "default": null, "doc": "New." });
+    schema["fields"].as_array_mut().unwrap().push(note);
+    let url = format!("{}/subjects/{TOPIC}-shop.order.PaymentFailed/versions", platform.addresses().registry);
+    let body = serde_json::json!({ "schema": schema.to_string() });
+    let answer: Value = reqwest::Client::new().post(url).json(&body).send().await.unwrap().json().await.unwrap();
+    assert_eq!(answer["id"], expected_id);
+}

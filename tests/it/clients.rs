@@ -1,0 +1,123 @@
+//! Other people's clients, as independent judges: kcat, Confluent's and fastavro's Python, clickhouse-connect,
+//! curl, psql, and the Standard Webhooks verifier.
+
+use crate::platform::{Finished, eventually, shared};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/clients");
+
+/// A Python that has the judges' libraries; made once a machine.
+fn python() -> &'static Path {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(|| {
+        let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("judges");
+        let lock = std::fs::File::create(venv.with_extension("lock")).unwrap();
+        lock.lock().unwrap(); // two test runs at once make it once
+        let requirements = format!("{CLIENTS}/requirements.txt");
+        let (python, made) = (venv.join("bin/python"), venv.join("requirements.txt"));
+        if std::fs::read(&made).ok() != std::fs::read(&requirements).ok() {
+            run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
+            run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--requirement", &requirements]));
+            std::fs::copy(&requirements, &made).unwrap();
+        }
+        python
+    })
+}
+
+fn run(command: &mut Command) -> String {
+    let finished = Finished::of(command);
+    assert!(finished.status.success(), "{command:?} failed: {}{}", finished.out, finished.err);
+    finished.out
+}
+
+fn judge(script: &str, arguments: &[&str]) -> Value {
+    let out = run(Command::new(python()).arg(format!("{CLIENTS}/{script}")).args(arguments));
+    serde_json::from_str(&out).unwrap_or_else(|error| panic!("{script}: {error}: {out}"))
+}
+
+/// Publishes a little of the shop's traffic, once, and waits until it is everywhere.
+async fn published() {
+    static PUBLISHED: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+    let publish = async || {
+        let simulate = ["simulate", "--seed", "11", "--events", "3000", "--rate", "0", "--verify", "--json"];
+        let finished = tokio::task::spawn_blocking(move || shared().platform.run(&simulate)).await.unwrap();
+        assert_eq!(finished.code(), 0, "{}{}", finished.out, finished.err);
+    };
+    PUBLISHED.get_or_init(publish).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kcat_shows_keys_and_cloudevents_headers() {
+    published().await;
+    let brokers = &shared().platform.addresses().kafka;
+    let format = r#"%k|%h\n"#;
+    let out = run(Command::new("kcat").args(["-C", "-b", brokers, "-t", "shop.order.v1", "-e", "-q", "-f", format]));
+    let line = out.lines().find(|line| line.contains("ce_type=order.placed")).expect("no order.placed in the topic");
+    let (key, headers) = line.split_once('|').unwrap();
+    assert!(uuid::Uuid::parse_str(key).is_ok(), "the key is the order's id: {key}");
+    for header in ["ce_specversion=1.0", "ce_source=", "ce_time=2026-", "content-type=application/avro"] {
+        assert!(headers.contains(header), "{header} in {headers}");
+    }
+    assert!(headers.contains(&format!("ce_subject={key}")), "{headers}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn confluents_client_and_fastavro_read_the_same_event() {
+    published().await;
+    let addresses = shared().platform.addresses();
+    let read = judge("read_avro.py", &[&addresses.kafka, &addresses.registry, "shop.order.v1", "order.placed"]);
+    assert_eq!(read["key"], read["event"]["order_id"]);
+    let lines = read["event"]["lines"].as_array().unwrap();
+    let sum: i64 =
+        lines.iter().map(|line| line["quantity"].as_i64().unwrap() * line["unit_price"].as_i64().unwrap()).sum();
+    assert_eq!(read["event"]["total"], sum);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clickhouse_connect_queries_inserts_and_sees_errors() {
+    published().await;
+    let read = judge("query_clickhouse.py", &[&shared().platform.addresses().clickhouse]);
+    assert_eq!(read["rows"], 3);
+    assert_eq!(read["named"], 42);
+    assert_eq!(read["back"], json!(["één", "two\nlines\u{0}"]));
+    assert!(read["error"].as_str().unwrap().contains("UNKNOWN_IDENTIFIER"), "{}", read["error"]);
+    assert!(read["columns"].as_array().unwrap().contains(&json!("occurred_at")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_counts_what_psql_lists() {
+    published().await;
+    let addresses = shared().platform.addresses();
+    let sql = "select count() from events.order_placed";
+    let placed = run(Command::new("curl").args(["-sS", "--fail", &addresses.clickhouse, "--data-binary", sql]));
+    let sql = "select count(*) from order_status where placed_at is not null";
+    let rows = run(Command::new("psql").args([&addresses.postgres, "-Atc", sql]));
+    assert_eq!(placed.trim(), rows.trim());
+    assert_ne!(placed.trim(), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_languages_verifier_accepts_a_delivery() {
+    published().await;
+    let receiver = &shared().platform.receiver;
+    eventually("a webhook arrived", async || receiver.newest().is_some()).await;
+    let delivery = receiver.newest().unwrap();
+    let secret = std::fs::read_to_string(millrace_local::secret_file(&shared().platform.data)).unwrap();
+    let mut judge = Command::new(python())
+        .args([&format!("{CLIENTS}/verify_webhook.py"), &secret])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let headers: serde_json::Map<String, Value> =
+        delivery.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().into())).collect();
+    let json = json!({ "headers": headers, "body": String::from_utf8(delivery.body.to_vec()).unwrap() });
+    judge.stdin.take().unwrap().write_all(json.to_string().as_bytes()).unwrap();
+    let judged = judge.wait_with_output().unwrap();
+    assert!(judged.status.success());
+    assert!(uuid::Uuid::parse_str(String::from_utf8_lossy(&judged.stdout).trim()).is_ok());
+}
