@@ -172,7 +172,7 @@ impl<H: Handler> Worker<H> {
             let Some(decoded) = self.decode_one(&record, partition).await? else { return Ok(None) };
             match decoded {
                 Decoded::Event(event) => batch.events.push(event),
-                Decoded::Ignored => drop(self.metrics.ignored.inc()),
+                Decoded::Ignored => {}
                 Decoded::Rejected(reject) => {
                     self.metrics.dead_letter(reject.reason);
                     tracing::warn!(
@@ -193,6 +193,7 @@ impl<H: Handler> Worker<H> {
         partition: &mut Partition,
     ) -> Result<Option<Decoded<H::Event>>, Failure> {
         if self.decoder.is_tombstone(record) {
+            self.metrics.ignored.inc();
             return Ok(Some(Decoded::Ignored));
         }
         let envelope = match self.decoder.identify(record) {
@@ -215,7 +216,11 @@ impl<H: Handler> Worker<H> {
         };
         Ok(Some(match decoded {
             Decoded::Rejected(reject) => partition.reject(record, reject),
-            other => other,
+            Decoded::Ignored => {
+                self.metrics.ignored.inc();
+                Decoded::Ignored
+            }
+            event @ Decoded::Event(_) => event,
         }))
     }
 

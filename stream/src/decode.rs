@@ -12,6 +12,7 @@ use std::sync::Arc;
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
 
 /// What a record turned out to be.
+#[allow(clippy::large_enum_variant, reason = "nearly all are events, and each is moved straight into its batch")]
 pub(crate) enum Decoded<E> {
     Event(Event<E>),
     /// Not for this pipeline, or a tombstone on a compacted topic.

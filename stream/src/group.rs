@@ -7,10 +7,11 @@
 use crate::consume::Worker;
 use crate::dedup::Window;
 use crate::metrics::Shared;
-use crate::offsets::{Checkpoints, Claim};
+use crate::offsets::{Checkpoints, Claim, Wanted};
 use crate::retry::retry_until;
 use crate::topic_id::topic_ids;
 use crate::{Decoder, Failure, Handler, KafkaConfig, Metrics, PipelineConfig, Position, Record, RecordBuilder, Source};
+use anyhow::Context;
 use chrono::{DateTime, Utc};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -285,6 +286,7 @@ impl<H: Handler> Group<H> {
             Ok(claims) => claims,
             Err(failure) => return self.fail(failure),
         };
+        tracing::info!(pipeline = %self.name, "took {} partitions over", claims.len());
         for (claim, log_start) in claims {
             let from = Window::warm_from(self.config.dedup_window, claim.next, log_start);
             let set = partitions.set_partition_offset(&claim.topic, claim.partition, Offset::Offset(from));
@@ -305,36 +307,32 @@ impl<H: Handler> Group<H> {
         let abort = self.stop.child_token();
         let claim = retry_until(&abort, "could not take partitions over", || async {
             let ids = topic_ids(&self.spine.kafka, &self.topics).map_err(Failure::retry)?;
-            let mut claims = Vec::with_capacity(wanted.len());
-            for (topic, partition) in wanted {
-                claims.push(self.claim(consumer, topic, &ids[&**topic], *partition).await?);
-            }
-            Ok(claims)
+            let found = bounds(consumer, wanted).map_err(Failure::retry)?;
+            let wanted = found.iter().map(|bounds| Wanted {
+                topic: bounds.topic.clone(),
+                topic_id: ids[&*bounds.topic].clone(),
+                partition: bounds.partition,
+                log_start: bounds.start,
+            });
+            let claims = self.spine.checkpoints.claim(&self.name, wanted.collect()).await?;
+            claims.into_iter().zip(&found).map(|(claim, bounds)| self.accept(claim, bounds)).collect()
         });
         let claims = self.runtime.block_on(async { tokio::time::timeout(CLAIM_DEADLINE, claim).await });
         let late = |_| Failure::stop(anyhow::anyhow!("could not take partitions over within {CLAIM_DEADLINE:?}"));
         Ok(claims.map_err(late)??.unwrap_or_default())
     }
 
-    async fn claim(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        topic: &Arc<str>,
-        id: &str,
-        partition: i32,
-    ) -> Result<(Claim, i64), Failure> {
-        let watermarks = consumer.fetch_watermarks(topic, partition, BROKER_DEADLINE);
-        let (log_start, log_end) = watermarks.map_err(Failure::retry)?;
-        let claim = self.spine.checkpoints.claim(&self.name, topic, id, partition, log_start).await?;
-        let next = claim.next;
-        if next < log_start || next > log_end {
+    /// The claim and the log's start, if the log still holds what comes next.
+    fn accept(&self, claim: Claim, bounds: &Bounds) -> Result<(Claim, i64), Failure> {
+        let Bounds { topic, partition, start, end } = bounds;
+        let (name, next) = (&self.name, claim.next);
+        if next < *start || next > *end {
             return Err(Failure::stop(anyhow::anyhow!(
-                "{}: data at risk in {topic}[{partition}]: the next record to apply is {next}, but the log holds {log_start} to {log_end}",
-                self.name
+                "{name}: data at risk in {topic}[{partition}]: the next record to apply is {next}, but the log holds {start} to {end}"
             )));
         }
-        tracing::info!(pipeline = %self.name, topic = %topic, partition, next, "took the partition over");
-        Ok((claim, log_start))
+        tracing::debug!(pipeline = %name, topic = %topic, partition, next, "took the partition over");
+        Ok((claim, *start))
     }
 
     fn open_lane(&self, claim: Claim) {
@@ -483,6 +481,39 @@ fn copy(message: &BorrowedMessage<'_>, topic: &Arc<str>) -> Record {
     let position = Position { topic: topic.clone(), partition: message.partition(), offset: message.offset() };
     let logged_at = message.timestamp().to_millis().and_then(DateTime::<Utc>::from_timestamp_millis);
     builder.build(position, logged_at)
+}
+
+/// Where one partition's log begins and ends.
+struct Bounds {
+    topic: Arc<str>,
+    partition: i32,
+    start: i64,
+    end: i64,
+}
+
+/// All partitions in two round trips: librdkafka takes its marks for begin and end where a time is asked for.
+fn bounds<C: ConsumerContext>(consumer: &BaseConsumer<C>, wanted: &[Key]) -> anyhow::Result<Vec<Bounds>> {
+    let ask = |mark: Offset| {
+        let mut asked = TopicPartitionList::with_capacity(wanted.len());
+        for (topic, partition) in wanted {
+            asked.add_partition_offset(topic, *partition, mark)?;
+        }
+        consumer.offsets_for_times(asked, BROKER_DEADLINE)
+    };
+    let (starts, ends) = (ask(Offset::Beginning)?, ask(Offset::End)?);
+    let offset = |list: &TopicPartitionList, (topic, partition): &Key| {
+        let element = list.find_partition(topic, *partition).context("the broker left it out")?;
+        element.error()?;
+        element.offset().to_raw().filter(|offset| *offset >= 0).context("the broker has no offset for it")
+    };
+    let bounds = |key: &Key| -> anyhow::Result<Bounds> {
+        let (start, end) = (offset(&starts, key)?, offset(&ends, key)?);
+        Ok(Bounds { topic: key.0.clone(), partition: key.1, start, end })
+    };
+    wanted
+        .iter()
+        .map(|key| bounds(key).with_context(|| format!("where does {}[{}] begin and end", key.0, key.1)))
+        .collect()
 }
 
 fn one(topic: &str, partition: i32) -> TopicPartitionList {

@@ -8,7 +8,9 @@ use crate::{Failure, Position};
 use chrono::{DateTime, Utc};
 use millrace_schemas::Envelope;
 use serde_json::Value;
+use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The checkpoint table.
@@ -60,46 +62,37 @@ impl Checkpoints {
         &self.pool
     }
 
-    /// Takes the partition over: every earlier owner's writes fail from now on.
+    /// Takes partitions over, all or none: every earlier owner's writes to them fail from now on.
     ///
-    /// `log_start` is where a pipeline that has never seen this partition begins.
-    pub async fn claim(
-        &self,
-        pipeline: &Arc<str>,
-        topic: &Arc<str>,
-        topic_id: &str,
-        partition: i32,
-        log_start: i64,
-    ) -> Result<Claim, Failure> {
-        let row = sqlx::query(
+    /// # Errors
+    /// [`Failure::Stop`] when a topic was recreated under its name.
+    pub(crate) async fn claim(&self, pipeline: &Arc<str>, wanted: Vec<Wanted>) -> Result<Vec<Claim>, Failure> {
+        let topics: Vec<&str> = wanted.iter().map(|wanted| &*wanted.topic).collect();
+        let topic_ids: Vec<&str> = wanted.iter().map(|wanted| &*wanted.topic_id).collect();
+        let partitions: Vec<i32> = wanted.iter().map(|wanted| wanted.partition).collect();
+        let starts: Vec<i64> = wanted.iter().map(|wanted| wanted.log_start).collect();
+        // Two processes that claim at once lock the rows in the same order.
+        let rows = sqlx::query(
             "insert into millrace.checkpoint as c (pipeline, topic, partition, topic_id, epoch, next)
-             values ($1, $2, $3, $4, 1, $5)
+             select $1, topic, partition, topic_id, 1, log_start
+             from unnest($2::text[], $3::int[], $4::text[], $5::bigint[]) as w (topic, partition, topic_id, log_start)
+             order by topic, partition
              on conflict (pipeline, topic, partition) do update set epoch = c.epoch + 1, updated_at = now()
-             returning topic_id, epoch, next, plan",
+             returning topic, partition, topic_id, epoch, next, plan",
         )
         .bind(&**pipeline)
-        .bind(&**topic)
-        .bind(partition)
-        .bind(topic_id)
-        .bind(log_start)
-        .fetch_one(&self.pool)
+        .bind(topics)
+        .bind(partitions)
+        .bind(topic_ids)
+        .bind(starts)
+        .fetch_all(&self.pool)
         .await?;
-        let known: String = row.try_get("topic_id")?;
-        if known != topic_id {
-            return Err(Failure::stop(anyhow::anyhow!(
-                "topic {topic} was recreated: {pipeline} has read topic id {known}, the broker now has {topic_id}. \
-                 Its offsets mean nothing here; remove its checkpoint rows once you know what was lost"
-            )));
+        let mut found = HashMap::new();
+        for row in rows {
+            found.insert((row.try_get::<String, _>("topic")?, row.try_get::<i32, _>("partition")?), row);
         }
-        let plan: Option<Value> = row.try_get("plan")?;
-        Ok(Claim {
-            pipeline: pipeline.clone(),
-            topic: topic.clone(),
-            partition,
-            epoch: row.try_get("epoch")?,
-            next: row.try_get("next")?,
-            plan: plan.map(Plan::from_json).transpose()?,
-        })
+        let row = |wanted: &Wanted| found.remove(&(wanted.topic.to_string(), wanted.partition));
+        wanted.iter().zip(wanted.iter().map(row)).map(|(wanted, row)| Claim::of(pipeline, wanted, row)).collect()
     }
 
     /// All checkpoints, for people.
@@ -131,7 +124,7 @@ async fn position(claim: &Claim, connection: &mut PgConnection) -> Result<(i64, 
     Ok(row.fetch_one(connection).await?)
 }
 
-fn checkpoint(row: &sqlx::postgres::PgRow) -> Result<Checkpoint, sqlx::Error> {
+fn checkpoint(row: &PgRow) -> Result<Checkpoint, sqlx::Error> {
     Ok(Checkpoint {
         pipeline: row.try_get("pipeline")?,
         topic: row.try_get("topic")?,
@@ -151,7 +144,39 @@ impl Plan {
     }
 }
 
+/// A partition that is to be taken over.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub topic: Arc<str>,
+    /// Kafka's id of the topic.
+    pub topic_id: String,
+    pub partition: i32,
+    /// Where a pipeline that has never seen this partition begins.
+    pub log_start: i64,
+}
+
 impl Claim {
+    fn of(pipeline: &Arc<str>, wanted: &Wanted, row: Option<PgRow>) -> Result<Self, Failure> {
+        let Wanted { topic, topic_id, partition, .. } = wanted;
+        let row = row.ok_or_else(|| Failure::stop(anyhow::anyhow!("no checkpoint for {topic}[{partition}]")))?;
+        let known: String = row.try_get("topic_id")?;
+        if known != *topic_id {
+            return Err(Failure::stop(anyhow::anyhow!(
+                "topic {topic} was recreated: {pipeline} has read topic id {known}, the broker now has {topic_id}. \
+                 Its offsets mean nothing here; remove its checkpoint rows once you know what was lost"
+            )));
+        }
+        let plan: Option<Value> = row.try_get("plan")?;
+        Ok(Self {
+            pipeline: pipeline.clone(),
+            topic: topic.clone(),
+            partition: *partition,
+            epoch: row.try_get("epoch")?,
+            next: row.try_get("next")?,
+            plan: plan.map(Plan::from_json).transpose()?,
+        })
+    }
+
     fn fenced(&self) -> Failure {
         Failure::stop(anyhow::anyhow!(
             "{} lost {}[{}] to another owner (epoch {} is stale); nothing was written",
