@@ -173,20 +173,20 @@ impl Route {
         }
     }
 
-    fn envelope(&self, source: &str, subject: String, occurrence: Occurrence) -> Envelope {
+    fn envelope(&self, source: &str, subject: String, occurrence: Occurrence) -> Envelope<'static> {
         let Occurrence { id, occurred_at, correlation_id, causation_id, traceparent, tracestate } = occurrence;
         Envelope {
             id,
-            source: source.to_owned(),
-            event_type: self.contract.event_type.clone(),
-            subject,
+            source: source.to_owned().into(),
+            event_type: self.contract.event_type.clone().into(),
+            subject: subject.into(),
             occurred_at,
             recorded_at: Some(Utc::now()),
-            dataschema: Some(self.dataschema.clone()),
-            correlation_id,
-            causation_id,
-            traceparent,
-            tracestate,
+            dataschema: Some(self.dataschema.clone().into()),
+            correlation_id: correlation_id.map(Into::into),
+            causation_id: causation_id.map(Into::into),
+            traceparent: traceparent.map(Into::into),
+            tracestate: tracestate.map(Into::into),
         }
     }
 }
@@ -195,7 +195,7 @@ impl Route {
 struct Written {
     topic: String,
     /// Its subject is the record's key.
-    envelope: Envelope,
+    envelope: Envelope<'static>,
     value: Vec<u8>,
 }
 
@@ -283,9 +283,9 @@ mod tests {
         assert_eq!((topic, key), ("shop.account.v1", &*user_id));
         assert_eq!(wire::unframe(value.unwrap()).unwrap().0, 7);
         assert_eq!((envelope.id, envelope.occurred_at), (occurrence.id, occurrence.occurred_at));
-        assert_eq!((&*envelope.source, &*envelope.event_type, &envelope.subject), ("/shop", "user.erased", &user_id));
+        assert_eq!((&*envelope.source, &*envelope.event_type, &*envelope.subject), ("/shop", "user.erased", &*user_id));
         assert_eq!(envelope.dataschema.as_deref(), Some("http://registry/schemas/ids/7"));
-        assert_eq!(envelope.traceparent, occurrence.traceparent);
+        assert_eq!(envelope.traceparent.as_deref(), occurrence.traceparent.as_deref());
         assert!(envelope.recorded_at.is_some());
     }
 

@@ -4,27 +4,27 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use std::borrow::Cow;
 use uuid::Uuid;
 
-/// An event's attributes, the same for every type.
+/// An event's attributes, the same for every type. Borrowed from a record's headers, or owned (`'static`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Envelope {
+pub struct Envelope<'a> {
     /// The event's identity everywhere; chosen by the producer, kept on every retry.
     pub id: Uuid,
     /// Who published it, a URI reference such as `/shop`.
-    pub source: String,
+    pub source: Cow<'a, str>,
     /// `order.placed`.
-    pub event_type: String,
+    pub event_type: Cow<'a, str>,
     /// The aggregate's id.
-    pub subject: String,
+    pub subject: Cow<'a, str>,
     /// When it happened.
     pub occurred_at: DateTime<Utc>,
     /// When the publisher handed it to the log.
     pub recorded_at: Option<DateTime<Utc>>,
-    pub dataschema: Option<String>,
-    pub correlation_id: Option<String>,
-    pub causation_id: Option<String>,
+    pub dataschema: Option<Cow<'a, str>>,
+    pub correlation_id: Option<Cow<'a, str>>,
+    pub causation_id: Option<Cow<'a, str>>,
     /// W3C trace context; changes at every hop.
-    pub traceparent: Option<String>,
-    pub tracestate: Option<String>,
+    pub traceparent: Option<Cow<'a, str>>,
+    pub tracestate: Option<Cow<'a, str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,14 +42,15 @@ pub enum EnvelopeError {
 /// How much of a wrong header an error quotes.
 const QUOTE_CHARS_MAX: usize = 64;
 
-impl Envelope {
+impl Envelope<'static> {
     /// An event that happens now, with a new id.
     pub fn new(source: &str, event_type: &str, subject: &str) -> Self {
+        let owned = |text: &str| Cow::Owned(text.to_owned());
         Self {
             id: Uuid::now_v7(),
-            source: source.to_owned(),
-            event_type: event_type.to_owned(),
-            subject: subject.to_owned(),
+            source: owned(source),
+            event_type: owned(event_type),
+            subject: owned(subject),
             occurred_at: Utc::now(),
             recorded_at: None,
             dataschema: None,
@@ -57,6 +58,26 @@ impl Envelope {
             causation_id: None,
             traceparent: None,
             tracestate: None,
+        }
+    }
+}
+
+impl<'a> Envelope<'a> {
+    /// The same, borrowing nothing.
+    pub fn into_owned(self) -> Envelope<'static> {
+        let owned = |text: Cow<'a, str>| Cow::Owned(text.into_owned());
+        Envelope {
+            id: self.id,
+            source: owned(self.source),
+            event_type: owned(self.event_type),
+            subject: owned(self.subject),
+            occurred_at: self.occurred_at,
+            recorded_at: self.recorded_at,
+            dataschema: self.dataschema.map(owned),
+            correlation_id: self.correlation_id.map(owned),
+            causation_id: self.causation_id.map(owned),
+            traceparent: self.traceparent.map(owned),
+            tracestate: self.tracestate.map(owned),
         }
     }
 
@@ -69,7 +90,7 @@ impl Envelope {
     ///
     /// # Errors
     /// Which header is missing or wrong.
-    pub fn from_headers<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Self, EnvelopeError> {
+    pub fn from_headers(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Self, EnvelopeError> {
         let found = Headers::collect(headers);
         let version = found.required(SPECVERSION)?;
         if version != "1.0" {
@@ -77,19 +98,19 @@ impl Envelope {
         }
         let id = found.required(ID)?;
         let id = Uuid::parse_str(id).map_err(|_| malformed(ID, id, "a UUID"))?;
-        let owned = |name| Ok::<_, EnvelopeError>(found.optional(name)?.map(str::to_owned));
+        let text = |name| Ok::<_, EnvelopeError>(found.optional(name)?.map(Cow::Borrowed));
         Ok(Self {
             id,
-            source: found.required(SOURCE)?.to_owned(),
-            event_type: found.required(TYPE)?.to_owned(),
-            subject: found.optional(SUBJECT)?.unwrap_or_default().to_owned(),
+            source: found.required(SOURCE)?.into(),
+            event_type: found.required(TYPE)?.into(),
+            subject: found.optional(SUBJECT)?.unwrap_or_default().into(),
             occurred_at: occurred_at(&found, id)?,
             recorded_at: found.optional(RECORDED)?.map(|text| parse_time(RECORDED, text)).transpose()?,
-            dataschema: owned(DATASCHEMA)?,
-            correlation_id: owned(CORRELATION)?,
-            causation_id: owned(CAUSATION)?,
-            traceparent: owned(TRACEPARENT)?,
-            tracestate: owned(TRACESTATE)?,
+            dataschema: text(DATASCHEMA)?,
+            correlation_id: text(CORRELATION)?,
+            causation_id: text(CAUSATION)?,
+            traceparent: text(TRACEPARENT)?,
+            tracestate: text(TRACESTATE)?,
         })
     }
 
@@ -97,7 +118,7 @@ impl Envelope {
     pub fn to_headers(&self) -> impl Iterator<Item = (&'static str, Cow<'_, [u8]>)> {
         let text = |text: &'static str| Some(Cow::Borrowed(text.as_bytes()));
         let owned = |text: String| Some(Cow::Owned(text.into_bytes()));
-        let some = |text: &'_ Option<String>| text.as_deref().map(|text| Cow::Owned(text.as_bytes().to_vec()));
+        let some = |text: &Option<Cow<'a, str>>| text.as_deref().map(|text| Cow::Owned(text.as_bytes().to_vec()));
         [
             (SPECVERSION, text("1.0")),
             (ID, owned(self.id.to_string())),
@@ -201,7 +222,7 @@ fn malformed(name: &'static str, found: &str, wanted: &'static str) -> EnvelopeE
 mod tests {
     use super::*;
 
-    fn envelope() -> Envelope {
+    fn envelope() -> Envelope<'static> {
         let mut envelope = Envelope::new("/shop", "order.placed", "o-1");
         envelope.occurred_at = DateTime::from_timestamp_micros(1_767_225_600_123_456).unwrap();
         envelope.recorded_at = Some(envelope.occurred_at);
@@ -209,7 +230,7 @@ mod tests {
         envelope
     }
 
-    fn read(headers: &[(&str, &[u8])]) -> Result<Envelope, EnvelopeError> {
+    fn read<'a>(headers: &[(&'a str, &'a [u8])]) -> Result<Envelope<'a>, EnvelopeError> {
         Envelope::from_headers(headers.iter().copied())
     }
 

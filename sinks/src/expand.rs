@@ -62,21 +62,22 @@ pub(crate) struct Expand {
 }
 
 impl Handler for Expand {
-    type Event = Wanted;
+    type Block = Vec<Event<Wanted>>;
 
-    fn decode(&self, incoming: &Incoming<'_>) -> Result<Option<Wanted>, Reject> {
+    fn decode(&self, incoming: &Incoming<'_>, block: &mut Self::Block) -> Result<bool, Reject> {
         if self.rules.on(&incoming.envelope.event_type).is_empty() {
-            return Ok(None);
+            return Ok(false);
         }
         let value = incoming.writer.decode(incoming.datum).map_err(|error| Reject::new(Reason::Undecodable, error))?;
-        Ok(Some(Wanted { body: body(incoming.envelope, incoming.writer.schema, value)? }))
+        block.push(incoming.event(Wanted { body: body(incoming.envelope, incoming.writer.schema, value)? }));
+        Ok(true)
     }
 
-    async fn apply(&self, batch: &Batch<Wanted>) -> Result<(), Failure> {
+    async fn apply(&self, batch: &Batch<Self::Block>) -> Result<(), Failure> {
         self.room.check()?;
         let mut tx = self.pool.begin().await?;
         let _settled = batch.settle(&mut tx).await?;
-        let rows = batch.events.iter().flat_map(|event| self.rows(event)).collect();
+        let rows = batch.block.iter().flat_map(|event| self.rows(event)).collect();
         let added = ledger::insert(&mut tx, rows).await?;
         crash_at("webhook_before_commit");
         tx.commit().await?;

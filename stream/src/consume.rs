@@ -4,10 +4,11 @@ use crate::dead_letter::{DeadLetters, Rejected};
 use crate::decode::{Decoded, Decoder};
 use crate::dedup::Window;
 use crate::metrics::Shared;
-use crate::offsets::{Batch, Checkpoints, Claim, Purpose};
+use crate::offsets::{Batch, Checkpoints, Claim, Event, Purpose};
 use crate::retry::retry_until;
-use crate::source::Puller;
+use crate::source::{Filling, Pulled, Puller};
 use crate::{Failure, Limits, Position, Reason, Record, Reject, Source};
+use chrono::{DateTime, Utc};
 use millrace_schemas::{Contract, Envelope, WriterSchema};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -19,27 +20,43 @@ use tokio_util::sync::CancellationToken;
 /// A record whose envelope, schema and contract are known, and whose body is still bytes.
 pub struct Incoming<'a> {
     pub position: &'a Position,
+    /// The log's timestamp.
+    pub logged_at: Option<DateTime<Utc>>,
     pub key: &'a [u8],
-    pub envelope: &'a Envelope,
+    pub envelope: &'a Envelope<'a>,
     pub contract: &'a Arc<Contract>,
     pub writer: &'a Arc<WriterSchema>,
     pub datum: &'a [u8],
 }
 
+impl Incoming<'_> {
+    /// The event with this body, for a block that keeps whole events.
+    pub fn event<E>(&self, body: E) -> Event<E> {
+        Event {
+            position: self.position.clone(),
+            logged_at: self.logged_at,
+            schema_id: self.writer.id,
+            envelope: self.envelope.clone().into_owned(),
+            body,
+        }
+    }
+}
+
 /// What a pipeline does with events. One instance serves all partitions of a process.
 pub trait Handler: Send + Sync + 'static {
-    /// A body, decoded as this pipeline needs it.
-    type Event: Send + Sync;
+    /// What the events of a batch become, in the order of the log: `Vec<Event<…>>`, or something denser.
+    type Block: Default + Send + Sync;
 
-    /// Pure: the same record always gives the same event. `None` means it is not for this pipeline.
+    /// Appends the event to the block. Pure: the same record always adds the same. `false` means that the event
+    /// is not for this pipeline.
     ///
     /// # Errors
-    /// What is wrong with this record: it becomes a dead letter and the flow goes on.
-    fn decode(&self, incoming: &Incoming<'_>) -> Result<Option<Self::Event>, Reject>;
+    /// What is wrong with this record: it becomes a dead letter and the flow goes on. The block is as it was.
+    fn decode(&self, incoming: &Incoming<'_>, block: &mut Self::Block) -> Result<bool, Reject>;
 
     /// Gives the batch its effect and settles it ([`Batch::settle`]) in the same transaction where there is
     /// one. Called again with the same batch after [`Failure::Retry`].
-    fn apply(&self, batch: &Batch<Self::Event>) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn apply(&self, batch: &Batch<Self::Block>) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Must a key's later records wait behind its dead letter? True where a fold depends on their order.
     fn keeps_keys_in_order(&self) -> bool;
@@ -109,8 +126,7 @@ impl<H: Handler> Worker<H> {
         if !self.warm(&mut source, &mut partition.window).await {
             return Ok(());
         }
-        while let Some(records) = self.pull(&mut source, &mut partition).await {
-            let Some(batch) = self.decode(records, &mut partition).await? else { break };
+        while let Some(batch) = self.gather(&mut source, &mut partition).await? {
             if !self.apply_until_settled(&batch).await? {
                 break;
             }
@@ -155,43 +171,58 @@ impl<H: Handler> Worker<H> {
         false
     }
 
-    async fn pull(&self, source: &mut Puller<impl Source>, partition: &mut Partition) -> Option<Vec<Record>> {
-        match partition.planned.take() {
-            Some(to) => source.rest_of_plan(to).await,
-            None => source.next_batch(&self.config.limits()).await,
+    /// Pulls and decodes until the batch is full: a record's bytes are let go once it is in the block.
+    /// `None` when the partition is being given up.
+    async fn gather(
+        &self,
+        source: &mut Puller<impl Source>,
+        partition: &mut Partition,
+    ) -> Result<Option<Batch<H::Block>>, Failure> {
+        let mut batch = partition.begin_batch();
+        let mut filling = Filling::new(self.config.limits(), partition.planned.take());
+        loop {
+            match source.pull(&mut filling).await {
+                Pulled::Record(record) => {
+                    if self.add(record, &mut batch, partition).await?.is_none() {
+                        return Ok(None);
+                    }
+                }
+                Pulled::Full => return Ok(Some(batch)),
+                Pulled::Ended => return Ok(None),
+            }
         }
     }
 
-    async fn decode(
+    async fn add(
         &self,
-        records: Vec<Record>,
+        record: Record,
+        batch: &mut Batch<H::Block>,
         partition: &mut Partition,
-    ) -> Result<Option<Batch<H::Event>>, Failure> {
-        let mut batch = partition.batch(&records);
-        for record in records {
-            let Some(decoded) = self.decode_one(&record, partition).await? else { return Ok(None) };
-            match decoded {
-                Decoded::Event(event) => batch.events.push(event),
-                Decoded::Ignored => {}
-                Decoded::Rejected(reject) => {
-                    self.metrics.dead_letter(reject.reason);
-                    tracing::warn!(
-                        pipeline = %batch.pipeline, topic = %record.position.topic, partition = record.position.partition,
-                        offset = record.position.offset, reason = reject.reason.as_str(), "set aside as a dead letter: {}", reject.error
-                    );
-                    batch.rejected.push(Rejected { record, reject });
-                }
+    ) -> Result<Option<()>, Failure> {
+        batch.reached(&record);
+        let Some(decoded) = self.decode(&record, &mut batch.block, partition).await? else { return Ok(None) };
+        match decoded {
+            Decoded::Event => batch.count(&record),
+            Decoded::Ignored => {}
+            Decoded::Rejected(reject) => {
+                self.metrics.dead_letter(reject.reason);
+                tracing::warn!(
+                    pipeline = %batch.pipeline, topic = %record.position.topic, partition = record.position.partition,
+                    offset = record.position.offset, reason = reject.reason.as_str(), "set aside as a dead letter: {}", reject.error
+                );
+                batch.rejected.push(Rejected { record, reject });
             }
         }
-        Ok(Some(batch))
+        Ok(Some(()))
     }
 
     /// `None` when the partition is given up while the registry cannot be asked.
-    async fn decode_one(
+    async fn decode(
         &self,
         record: &Record,
+        block: &mut H::Block,
         partition: &mut Partition,
-    ) -> Result<Option<Decoded<H::Event>>, Failure> {
+    ) -> Result<Option<Decoded>, Failure> {
         if self.decoder.is_tombstone(record) {
             self.metrics.ignored.inc();
             return Ok(Some(Decoded::Ignored));
@@ -211,7 +242,7 @@ impl<H: Handler> Worker<H> {
         let ask = || self.decoder.writer(record);
         let Some(writer) = retry_until(&self.abort, "could not look a schema up", ask).await? else { return Ok(None) };
         let decoded = match writer {
-            Ok(writer) => self.decoder.decode(&*self.handler, record, envelope, &writer),
+            Ok(writer) => self.decoder.decode(&*self.handler, record, &envelope, &writer, block),
             Err(reject) => Decoded::Rejected(reject),
         };
         Ok(Some(match decoded {
@@ -220,12 +251,12 @@ impl<H: Handler> Worker<H> {
                 self.metrics.ignored.inc();
                 Decoded::Ignored
             }
-            event @ Decoded::Event(_) => event,
+            Decoded::Event => Decoded::Event,
         }))
     }
 
     /// False when given up.
-    async fn apply_until_settled(&self, batch: &Batch<H::Event>) -> Result<bool, Failure> {
+    async fn apply_until_settled(&self, batch: &Batch<H::Block>) -> Result<bool, Failure> {
         let Ok(_permit) = self.permits.acquire().await else { return Ok(false) };
         let started = Instant::now();
         let what = format!("{} could not apply {}[{}]", batch.pipeline, self.claim.topic, self.claim.partition);
@@ -242,7 +273,7 @@ impl<H: Handler> Worker<H> {
     }
 
     /// A COMMIT whose answer was lost may have worked: ask before doing it again.
-    async fn apply(&self, batch: &Batch<H::Event>, again: bool) -> Result<(), Failure> {
+    async fn apply(&self, batch: &Batch<H::Block>, again: bool) -> Result<(), Failure> {
         if let (true, Purpose::Advance { claim, to, .. }) = (again, &batch.purpose)
             && self.checkpoints.has_settled(claim, *to).await?
         {
@@ -251,12 +282,11 @@ impl<H: Handler> Worker<H> {
         self.handler.apply(batch).await
     }
 
-    fn count(&self, batch: &Batch<H::Event>, took: Duration) {
-        self.metrics.applied.inc_by(batch.events.len() as u64);
+    fn count(&self, batch: &Batch<H::Block>, took: Duration) {
+        self.metrics.applied.inc_by(batch.events as u64);
         self.metrics.duration.observe(took.as_secs_f64());
-        let now = chrono::Utc::now();
-        for logged_at in batch.events.iter().filter_map(|event| event.logged_at) {
-            self.metrics.age.observe((now - logged_at).as_seconds_f64().max(0.0));
+        if let Some(oldest) = batch.oldest {
+            self.metrics.age.observe((Utc::now() - oldest).as_seconds_f64().max(0.0));
         }
     }
 }
@@ -277,19 +307,15 @@ struct Partition {
 }
 
 impl Partition {
-    fn batch<E>(&self, records: &[Record]) -> Batch<E> {
-        let to = records.last().map_or(self.next, |last| last.position.offset + 1);
-        let to = self.claim.plan.as_ref().filter(|_| self.next == self.claim.next).map_or(to, |plan| plan.to);
-        let reached_at = records.iter().filter_map(|record| record.timestamp).max();
-        Batch {
-            events: Vec::with_capacity(records.len()),
-            rejected: Vec::new(),
-            purpose: Purpose::Advance { claim: self.claim.clone(), from: self.next, to, reached_at },
-            pipeline: self.claim.pipeline.clone(),
-        }
+    /// An empty batch; it reaches as far as an earlier owner planned, or as far as its records will.
+    fn begin_batch<B: Default>(&self) -> Batch<B> {
+        let claim = self.claim.clone();
+        let to = self.planned.unwrap_or(self.next);
+        let purpose = Purpose::Advance { claim, from: self.next, to, reached_at: None };
+        Batch::new(purpose, self.claim.pipeline.clone())
     }
 
-    fn reject<E>(&mut self, record: &Record, reject: Reject) -> Decoded<E> {
+    fn reject(&mut self, record: &Record, reject: Reject) -> Decoded {
         if let Some(key) = record.key() {
             self.rejected_now.insert(key.to_vec());
         }
@@ -313,12 +339,12 @@ impl Partition {
         Ok(held)
     }
 
-    fn settled<E>(&mut self, batch: &Batch<E>) -> Result<(), Failure> {
+    fn settled<B>(&mut self, batch: &Batch<B>) -> Result<(), Failure> {
         if let Some((_, to)) = batch.range() {
             self.next = to;
         }
         self.parked.extend(self.rejected_now.drain());
-        self.storm.note(batch.events.len(), batch.rejected.len())
+        self.storm.note(batch.events, batch.rejected.len())
     }
 }
 

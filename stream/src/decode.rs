@@ -1,7 +1,6 @@
 //! From a record's bytes to an event, or to the one reason why not.
 
 use crate::consume::{Handler, Incoming};
-use crate::offsets::Event;
 use crate::{Failure, Reason, Record, Reject};
 use millrace_schemas::registry::{Registry, RegistryError};
 use millrace_schemas::{Cleanup, Contract, Contracts, Envelope, WriterSchema, wire};
@@ -12,9 +11,9 @@ use std::sync::Arc;
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
 
 /// What a record turned out to be.
-#[allow(clippy::large_enum_variant, reason = "nearly all are events, and each is moved straight into its batch")]
-pub(crate) enum Decoded<E> {
-    Event(Event<E>),
+pub(crate) enum Decoded {
+    /// It is in the block.
+    Event,
     /// Not for this pipeline, or a tombstone on a compacted topic.
     Ignored,
     Rejected(Reject),
@@ -36,7 +35,7 @@ impl Decoder {
     }
 
     /// Who this record says it is. Pure: a window warmed from the log must see what live reading saw.
-    pub(crate) fn identify(&self, record: &Record) -> Result<Envelope, Reject> {
+    pub(crate) fn identify<'a>(&self, record: &'a Record) -> Result<Envelope<'a>, Reject> {
         let size = record.value().map_or(0, <[u8]>::len);
         if size > RECORD_BYTES_MAX {
             return Err(Reject::new(
@@ -75,38 +74,33 @@ impl Decoder {
         &self,
         handler: &H,
         record: &Record,
-        envelope: Envelope,
+        envelope: &Envelope<'_>,
         writer: &Arc<WriterSchema>,
-    ) -> Decoded<H::Event> {
-        match self.body(handler, record, &envelope, writer) {
-            Ok(None) => Decoded::Ignored,
-            Ok(Some(body)) => Decoded::Event(Event {
-                position: record.position.clone(),
-                logged_at: record.timestamp,
-                schema_id: writer.id,
-                envelope,
-                body,
-            }),
+        block: &mut H::Block,
+    ) -> Decoded {
+        let appended = self.incoming(record, envelope, writer).and_then(|incoming| handler.decode(&incoming, block));
+        match appended {
+            Ok(true) => Decoded::Event,
+            Ok(false) => Decoded::Ignored,
             Err(reject) => Decoded::Rejected(reject),
         }
     }
 
-    fn body<H: Handler>(
-        &self,
-        handler: &H,
-        record: &Record,
-        envelope: &Envelope,
-        writer: &Arc<WriterSchema>,
-    ) -> Result<Option<H::Event>, Reject> {
+    fn incoming<'a>(
+        &'a self,
+        record: &'a Record,
+        envelope: &'a Envelope<'a>,
+        writer: &'a Arc<WriterSchema>,
+    ) -> Result<Incoming<'a>, Reject> {
         let (_, datum) = framed(record)?;
         let contract = self.contract(envelope, writer, record)?;
-        let key = record.key().unwrap_or_default();
-        handler.decode(&Incoming { position: &record.position, key, envelope, contract, writer, datum })
+        let (position, key, logged_at) = (&record.position, record.key().unwrap_or_default(), record.timestamp);
+        Ok(Incoming { position, logged_at, key, envelope, contract, writer, datum })
     }
 
     fn contract(&self, envelope: &Envelope, writer: &WriterSchema, record: &Record) -> Result<&Arc<Contract>, Reject> {
         let unknown = |error: String| Reject::new(Reason::UnknownType, error);
-        let name = &envelope.event_type;
+        let name = &*envelope.event_type;
         let Some(contract) = self.contracts.get(name) else {
             return Err(unknown(format!("no contract describes the event type `{name}`")));
         };

@@ -30,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Short enough that a resume or a stop is noticed at once; long enough to cost nothing when idle.
 const POLL: Duration = Duration::from_millis(20);
+/// Records handed over at once, at most: a worker need not wait for more.
+const POLLED_MAX: usize = 1_000;
 /// Long enough for one slow insert; short enough that a rebalance doesn't evict us.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 /// How long an assignment may wait for Postgres and the broker before the pipeline stops.
@@ -143,11 +145,17 @@ fn poll<H: Handler>(consumer: &BaseConsumer<Group<H>>) {
     while !group.stop.is_cancelled() {
         group.resume_drained(consumer);
         group.store_progress(consumer);
-        match consumer.poll(POLL) {
-            None => {}
-            Some(Ok(message)) => group.route(consumer, &message),
-            Some(Err(error)) => group.notice(error),
+        // One wait, then whatever else is there: a worker is woken once for many records.
+        let mut wait = POLL;
+        for _ in 0..POLLED_MAX {
+            match consumer.poll(wait) {
+                None => break,
+                Some(Ok(message)) => group.route(consumer, &message),
+                Some(Err(error)) => group.notice(error),
+            }
+            wait = Duration::ZERO;
         }
+        group.hand_over();
     }
     // Dropping the consumer revokes everything (rebalance callback: drain), commits, and leaves.
 }
@@ -180,7 +188,9 @@ struct Reports {
 /// The polling thread's end of one partition.
 struct Lane {
     topic: Arc<str>,
-    queue: mpsc::UnboundedSender<Record>,
+    /// Polled, and not handed over yet.
+    polled: Vec<Record>,
+    queue: mpsc::UnboundedSender<Vec<Record>>,
     queued: Arc<Queued>,
     paused: bool,
     closing: CancellationToken,
@@ -229,10 +239,21 @@ impl<H: Handler> Group<H> {
         let Some(lane) = lane else { return }; // revoked meanwhile: its next owner reads it again
         let record = copy(message, &lane.topic);
         let queued = lane.queued.0.fetch_add(record.weight(), Ordering::Relaxed);
-        self.metrics.inflight.inc();
-        if lane.queue.send(record).is_ok() && queued > self.config.queue_bytes && !lane.paused {
+        lane.polled.push(record);
+        if queued > self.config.queue_bytes && !lane.paused {
             lane.paused = consumer.pause(&one(message.topic(), message.partition())).is_ok();
             self.metrics.paused.inc_by(i64::from(lane.paused));
+        }
+    }
+
+    fn hand_over(&self) {
+        for lane in locked(&self.lanes).values_mut().flat_map(BTreeMap::values_mut) {
+            let records = std::mem::take(&mut lane.polled);
+            let count = i64::try_from(records.len()).unwrap_or(i64::MAX);
+            // A worker that has ended has said why; its records are read again by whoever comes after it.
+            if count > 0 && lane.queue.send(records).is_ok() {
+                self.metrics.inflight.inc_by(count);
+            }
         }
     }
 
@@ -342,6 +363,7 @@ impl<H: Handler> Group<H> {
         let (topic, partition) = (claim.topic.clone(), claim.partition);
         let source = LaneSource {
             records,
+            current: Vec::new().into_iter(),
             queued: queued.clone(),
             closing: closing.clone(),
             reports: self.reports.clone(),
@@ -350,7 +372,8 @@ impl<H: Handler> Group<H> {
             low_water: self.config.queue_bytes / 2,
         };
         let worker = self.runtime.spawn(self.work(claim, source, abort.clone()));
-        let lane = Lane { topic: topic.clone(), queue, queued, paused: false, closing, abort, worker };
+        let polled = Vec::new();
+        let lane = Lane { topic: topic.clone(), polled, queue, queued, paused: false, closing, abort, worker };
         locked(&self.lanes).entry(topic.to_string()).or_default().insert(partition, lane);
     }
 
@@ -435,7 +458,8 @@ impl<H: Handler> ConsumerContext for Group<H> {
 
 /// A worker's end of its queue.
 struct LaneSource {
-    records: mpsc::UnboundedReceiver<Record>,
+    records: mpsc::UnboundedReceiver<Vec<Record>>,
+    current: std::vec::IntoIter<Record>,
     queued: Arc<Queued>,
     closing: CancellationToken,
     reports: Arc<Reports>,
@@ -446,11 +470,20 @@ struct LaneSource {
 
 impl Source for LaneSource {
     async fn next(&mut self) -> Option<Record> {
-        let record = tokio::select! {
-            biased;
-            () = self.closing.cancelled() => None,
-            record = self.records.recv() => record,
-        }?;
+        let record = loop {
+            if self.closing.is_cancelled() {
+                return None;
+            }
+            if let Some(record) = self.current.next() {
+                break record;
+            }
+            self.current = tokio::select! {
+                biased;
+                () = self.closing.cancelled() => None,
+                records = self.records.recv() => records,
+            }?
+            .into_iter();
+        };
         self.metrics.inflight.dec();
         let weight = record.weight();
         let before = self.queued.0.fetch_sub(weight, Ordering::Relaxed);
@@ -467,9 +500,11 @@ impl Source for LaneSource {
 
 impl Drop for LaneSource {
     fn drop(&mut self) {
-        while self.records.try_recv().is_ok() {
-            self.metrics.inflight.dec();
+        let mut left = self.current.len();
+        while let Ok(records) = self.records.try_recv() {
+            left += records.len();
         }
+        self.metrics.inflight.dec_by(i64::try_from(left).unwrap_or_default());
     }
 }
 

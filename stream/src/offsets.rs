@@ -4,7 +4,7 @@
 //! write touches no row and is therefore refused, in the same transaction as the effect it came with.
 
 use crate::dead_letter::{self, Rejected};
-use crate::{Failure, Position};
+use crate::{Failure, Position, Record};
 use chrono::{DateTime, Utc};
 use millrace_schemas::Envelope;
 use serde_json::Value;
@@ -194,7 +194,7 @@ pub struct Event<E> {
     pub position: Position,
     pub logged_at: Option<DateTime<Utc>>,
     pub schema_id: u32,
-    pub envelope: Envelope,
+    pub envelope: Envelope<'static>,
     pub body: E,
 }
 
@@ -207,8 +207,12 @@ pub(crate) enum Purpose {
 
 /// Events of one contiguous range of one partition, on their way to taking effect.
 #[derive(Debug)]
-pub struct Batch<E> {
-    pub events: Vec<Event<E>>,
+pub struct Batch<B> {
+    pub block: B,
+    /// How many are in the block.
+    pub(crate) events: usize,
+    /// Log timestamp of the oldest of them.
+    pub(crate) oldest: Option<DateTime<Utc>>,
     pub(crate) rejected: Vec<Rejected>,
     pub(crate) purpose: Purpose,
     pub(crate) pipeline: Arc<str>,
@@ -219,7 +223,27 @@ pub struct Batch<E> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Settled(());
 
-impl<E> Batch<E> {
+impl<B: Default> Batch<B> {
+    pub(crate) fn new(purpose: Purpose, pipeline: Arc<str>) -> Self {
+        Self { block: B::default(), events: 0, oldest: None, rejected: Vec::new(), purpose, pipeline }
+    }
+}
+
+impl<B> Batch<B> {
+    /// Notes that the batch's range includes this record, whatever becomes of it.
+    pub(crate) fn reached(&mut self, record: &Record) {
+        if let Purpose::Advance { to, reached_at, .. } = &mut self.purpose {
+            *to = (*to).max(record.position.offset + 1);
+            *reached_at = (*reached_at).max(record.timestamp);
+        }
+    }
+
+    /// Notes that this record's event is in the block.
+    pub(crate) fn count(&mut self, record: &Record) {
+        self.events += 1;
+        self.oldest = [self.oldest, record.timestamp].into_iter().flatten().min();
+    }
+
     /// The range, as `(from, to)` with `to` excluded; none for a replayed dead letter.
     pub fn range(&self) -> Option<(i64, i64)> {
         match &self.purpose {

@@ -16,7 +16,7 @@ const QUEUE_FULL_WAITS: (Duration, Duration) = (Duration::from_millis(5), Durati
 pub struct Outgoing<'a> {
     pub topic: &'a str,
     pub key: &'a str,
-    pub envelope: &'a Envelope,
+    pub envelope: &'a Envelope<'a>,
     /// Confluent framing and datum; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
 }

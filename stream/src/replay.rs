@@ -26,23 +26,23 @@ pub async fn replay<H: Handler>(
     handler: &H,
     letter: &DeadLetter,
 ) -> Result<ReplayOutcome, Failure> {
+    let pipeline = Arc::from(letter.pipeline.as_str());
+    let mut batch = Batch::new(Purpose::Replay { letter: letter.id }, pipeline);
     let decoded = match decoder.identify(&letter.record) {
         Ok(envelope) => match decoder.writer(&letter.record).await? {
-            Ok(writer) => decoder.decode(handler, &letter.record, envelope, &writer),
+            Ok(writer) => decoder.decode(handler, &letter.record, &envelope, &writer, &mut batch.block),
             Err(reject) => Decoded::Rejected(reject),
         },
         Err(reject) => Decoded::Rejected(reject),
     };
-    let (events, outcome) = match decoded {
+    let outcome = match decoded {
         Decoded::Rejected(reject) => {
             letters.note_failure(letter.id, &reject).await?;
             return Ok(ReplayOutcome::Rejected(reject));
         }
-        Decoded::Event(event) => (vec![event], ReplayOutcome::Applied),
-        Decoded::Ignored => (Vec::new(), ReplayOutcome::Ignored),
+        Decoded::Event => ReplayOutcome::Applied,
+        Decoded::Ignored => ReplayOutcome::Ignored,
     };
-    let pipeline = Arc::from(letter.pipeline.as_str());
-    let purpose = Purpose::Replay { letter: letter.id };
-    handler.apply(&Batch { events, rejected: Vec::new(), purpose, pipeline }).await?;
+    handler.apply(&batch).await?;
     Ok(outcome)
 }

@@ -48,34 +48,148 @@ impl<S: Source> Puller<S> {
         self.held = Some(record);
     }
 
-    /// A batch of at least one record; `None` when the partition is being given up.
-    pub async fn next_batch(&mut self, limits: &Limits) -> Option<Vec<Record>> {
-        let first = self.next().await?;
-        let deadline = Instant::now() + limits.linger;
-        let mut bytes = first.weight();
-        let mut records = vec![first];
-        while records.len() < limits.rows && bytes < limits.bytes {
-            let Ok(Some(record)) = timeout_at(deadline, self.next()).await else { break };
-            bytes += record.weight();
-            records.push(record);
+    /// The next record of a batch.
+    pub async fn pull(&mut self, filling: &mut Filling) -> Pulled {
+        if filling.is_full() {
+            return Pulled::Full;
         }
-        Some(records)
+        let record = match filling.until {
+            Until::Planned(_) => self.next().await,
+            Until::Linger(None) => {
+                let first = self.next().await;
+                filling.until = Until::Linger(Some(Instant::now() + filling.limits.linger));
+                first
+            }
+            Until::Linger(Some(deadline)) => match timeout_at(deadline, self.next()).await {
+                Ok(Some(record)) => Some(record),
+                Ok(None) | Err(_) => return Pulled::Full,
+            },
+        };
+        match record {
+            None => Pulled::Ended,
+            Some(record) if filling.is_beyond(&record) => {
+                self.hold(record);
+                Pulled::Full
+            }
+            Some(record) => {
+                filling.count(&record);
+                Pulled::Record(record)
+            }
+        }
+    }
+}
+
+/// What [`Puller::pull`] found.
+pub(crate) enum Pulled {
+    Record(Record),
+    /// The batch is as large as it gets.
+    Full,
+    /// The partition is being given up.
+    Ended,
+}
+
+/// How far a batch is filled, and what ends it.
+pub(crate) struct Filling {
+    limits: Limits,
+    until: Until,
+    rows: usize,
+    bytes: usize,
+    next: Option<i64>,
+}
+
+enum Until {
+    /// An earlier owner planned this range: exactly the records before this offset, whatever the limits.
+    Planned(i64),
+    /// The limits, or this moment once there is a first record.
+    Linger(Option<Instant>),
+}
+
+impl Filling {
+    pub fn new(limits: Limits, planned: Option<i64>) -> Self {
+        let until = planned.map_or(Until::Linger(None), Until::Planned);
+        Self { limits, until, rows: 0, bytes: 0, next: None }
     }
 
-    /// Exactly the records before `to`, whatever the limits: an earlier owner planned this range.
-    pub async fn rest_of_plan(&mut self, to: i64) -> Option<Vec<Record>> {
-        let mut records = Vec::new();
+    fn is_full(&self) -> bool {
+        match self.until {
+            Until::Planned(to) => self.next.is_some_and(|next| next >= to),
+            Until::Linger(_) => self.rows >= self.limits.rows || self.bytes >= self.limits.bytes,
+        }
+    }
+
+    fn is_beyond(&self, record: &Record) -> bool {
+        matches!(self.until, Until::Planned(to) if record.position.offset >= to)
+    }
+
+    fn count(&mut self, record: &Record) {
+        self.rows += 1;
+        self.bytes += record.weight();
+        self.next = Some(record.position.offset + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MemorySource, Position, RecordBuilder};
+
+    fn records(offsets: impl IntoIterator<Item = i64>) -> MemorySource {
+        let record = |offset| {
+            let position = Position { topic: "t".into(), partition: 0, offset };
+            RecordBuilder::new(Some(b"k"), Some(&[0; 100])).build(position, None)
+        };
+        MemorySource::new(offsets.into_iter().map(record))
+    }
+
+    /// The offsets of the next batch.
+    async fn batch(source: &mut Puller<MemorySource>, limits: Limits, planned: Option<i64>) -> Option<Vec<i64>> {
+        let mut filling = Filling::new(limits, planned);
+        let mut offsets = Vec::new();
         loop {
-            let record = self.next().await?;
-            let offset = record.position.offset;
-            if offset >= to {
-                self.hold(record);
-                return Some(records);
-            }
-            records.push(record);
-            if offset == to - 1 {
-                return Some(records);
+            match source.pull(&mut filling).await {
+                Pulled::Record(record) => offsets.push(record.position.offset),
+                Pulled::Full => return Some(offsets),
+                Pulled::Ended => return None,
             }
         }
+    }
+
+    fn limits(rows: usize, bytes: usize) -> Limits {
+        Limits { rows, bytes, linger: Duration::from_secs(1) }
+    }
+
+    #[tokio::test]
+    async fn a_planned_range_is_read_again_exactly_whatever_the_limits_say() {
+        // Compaction took some of the planned records since.
+        let mut source = Puller::new(records([3, 4, 7, 10, 11]));
+        assert_eq!(batch(&mut source, limits(1, 1), Some(10)).await, Some(vec![3, 4, 7]));
+        assert_eq!(batch(&mut source, limits(9, 9_999), None).await, Some(vec![10, 11]), "nothing was lost behind it");
+        assert_eq!(batch(&mut source, limits(9, 9_999), None).await, None);
+    }
+
+    #[tokio::test]
+    async fn rows_and_bytes_end_a_batch() {
+        let mut source = Puller::new(records(0..10));
+        assert_eq!(batch(&mut source, limits(3, usize::MAX), None).await, Some(vec![0, 1, 2]));
+        assert_eq!(batch(&mut source, limits(9, 1), None).await, Some(vec![3]), "one record is always taken");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_waits_for_company_no_longer_than_its_linger() {
+        struct Slow(MemorySource);
+        impl Source for Slow {
+            async fn next(&mut self) -> Option<Record> {
+                tokio::time::sleep(Duration::from_millis(400)).await;
+                self.0.next().await
+            }
+            fn commit(&mut self, _: i64) {}
+        }
+        let mut source = Puller::new(Slow(records(0..10)));
+        let mut filling = Filling::new(limits(9, 9_999), None);
+        let mut rows = 0;
+        while let Pulled::Record(_) = source.pull(&mut filling).await {
+            rows += 1;
+        }
+        assert_eq!(rows, 3, "the first at 400 ms, then those of the second that follows");
     }
 }

@@ -16,7 +16,7 @@ use super::row::Plan;
 use super::server::Server;
 use super::table::{Table, Tables};
 use millrace_schemas::{Contracts, WriterSchema};
-use millrace_stream::{Batch, Failure, Handler, Incoming, Reason, Reject, crash_at};
+use millrace_stream::{Batch, Event, Failure, Handler, Incoming, Reason, Reject, crash_at};
 use sqlx::PgPool;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -61,7 +61,7 @@ impl ClickHouse {
         })
     }
 
-    async fn insert_all(&self, blocks: &[Block<'_>], batch: &Batch<Row>) -> Result<(), Failure> {
+    async fn insert_all(&self, blocks: &[Block<'_>], batch: &Batch<Vec<Event<Row>>>) -> Result<(), Failure> {
         let Some(first) = blocks.first() else { return Ok(()) }; // nothing here for a table
         let span = span(first, batch.range());
         batch.plan(&self.pool, &note(blocks)).await?;
@@ -106,7 +106,7 @@ impl ClickHouse {
         self.insert(&missing, &format!("{}:{}", block.token(span), Uuid::now_v7())).await
     }
 
-    async fn settle(&self, batch: &Batch<Row>) -> Result<(), Failure> {
+    async fn settle(&self, batch: &Batch<Vec<Event<Row>>>) -> Result<(), Failure> {
         let mut transaction = self.pool.begin().await?;
         let _settled = batch.settle(&mut transaction).await?;
         transaction.commit().await?;
@@ -116,9 +116,9 @@ impl ClickHouse {
 }
 
 impl Handler for ClickHouse {
-    type Event = Row;
+    type Block = Vec<Event<Row>>;
 
-    fn decode(&self, incoming: &Incoming<'_>) -> Result<Option<Row>, Reject> {
+    fn decode(&self, incoming: &Incoming<'_>, block: &mut Self::Block) -> Result<bool, Reject> {
         let event_type = &incoming.contract.event_type;
         let Some(table) = self.tables.index(event_type) else {
             return Err(Reject::new(Reason::UnknownType, format!("`{event_type}` has no table here")));
@@ -129,11 +129,12 @@ impl Handler for ClickHouse {
         let value = value.map_err(|error| Reject::new(Reason::Undecodable, error))?;
         let bytes = plan.row(&value, incoming.envelope, incoming.position);
         let bytes = bytes.map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
-        Ok(Some(Row { table, bytes }))
+        block.push(incoming.event(Row { table, bytes }));
+        Ok(true)
     }
 
-    async fn apply(&self, batch: &Batch<Row>) -> Result<(), Failure> {
-        let blocks = blocks(&batch.events, &self.tables);
+    async fn apply(&self, batch: &Batch<Vec<Event<Row>>>) -> Result<(), Failure> {
+        let blocks = blocks(&batch.block, &self.tables);
         self.insert_all(&blocks, batch).await?;
         self.settle(batch).await
     }

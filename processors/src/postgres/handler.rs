@@ -46,21 +46,23 @@ impl<P: Projection> Projector<P> {
 }
 
 impl<P: Projection> Handler for Projector<P> {
-    type Event = P::Event;
+    type Block = Vec<Event<P::Event>>;
 
-    fn decode(&self, incoming: &Incoming<'_>) -> Result<Option<P::Event>, Reject> {
-        let event_type = incoming.envelope.event_type.as_str();
+    fn decode(&self, incoming: &Incoming<'_>, block: &mut Self::Block) -> Result<bool, Reject> {
+        let event_type = &*incoming.envelope.event_type;
         if !P::READS.contains(&event_type) {
-            return Ok(None);
+            return Ok(false);
         }
         let event = P::decode(event_type, &Body::read(incoming.writer, incoming.datum)?)?;
-        if let (Some(event), Sharing::OnePartition) = (&event, P::SHARING) {
-            is_keyed_by(incoming, P::key(event))?;
+        let Some(event) = event else { return Ok(false) };
+        if let Sharing::OnePartition = P::SHARING {
+            is_keyed_by(incoming, P::key(&event))?;
         }
-        Ok(event)
+        block.push(incoming.event(event));
+        Ok(true)
     }
 
-    async fn apply(&self, batch: &Batch<P::Event>) -> Result<(), Failure> {
+    async fn apply(&self, batch: &Batch<Self::Block>) -> Result<(), Failure> {
         let mut connection = self.pool.acquire().await?;
         match tokio::time::timeout(ANSWER_DEADLINE, transact::<P>(&mut connection, batch)).await {
             Ok(done) => done,
@@ -86,11 +88,14 @@ fn is_keyed_by(incoming: &Incoming<'_>, key: Uuid) -> Result<(), Reject> {
     Err(Reject::new(Reason::DoesNotFit, format!("the record is not keyed by its `{field}`, as {key}")))
 }
 
-async fn transact<P: Projection>(connection: &mut PgConnection, batch: &Batch<P::Event>) -> Result<(), Failure> {
+async fn transact<P: Projection>(
+    connection: &mut PgConnection,
+    batch: &Batch<Vec<Event<P::Event>>>,
+) -> Result<(), Failure> {
     let mut tx = connection.begin_with(BEGIN).await?;
     let _settled = batch.settle(&mut tx).await?;
-    if !batch.events.is_empty() {
-        project::<P>(&mut tx, &batch.events).await?;
+    if !batch.block.is_empty() {
+        project::<P>(&mut tx, &batch.block).await?;
     }
     crash_at(&format!("{}_before_commit", P::NAME));
     tx.commit().await?;
@@ -165,9 +170,10 @@ mod tests {
         let position = Position { topic: contract.topic.as_str().into(), partition: 0, offset: 0 };
         let envelope = Envelope::new("/shop", event_type, "any");
         let (contract, writer) = (&contract, &writer);
-        let incoming = Incoming { position: &position, key, envelope: &envelope, contract, writer, datum: &datum };
+        let (position, envelope, datum) = (&position, &envelope, &datum[..]);
+        let incoming = Incoming { position, logged_at: None, key, envelope, contract, writer, datum };
         let nowhere = PgPool::connect_lazy("postgres://nowhere").unwrap();
-        Projector::<OrderStatus>::new(nowhere).decode(&incoming).map(|event| event.is_some())
+        Projector::<OrderStatus>::new(nowhere).decode(&incoming, &mut Vec::new())
     }
 
     #[tokio::test]
