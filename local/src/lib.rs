@@ -26,6 +26,7 @@ mod stack;
 mod supervise;
 
 pub use error::StackError;
+pub use parts::clickhouse_library;
 pub use ports::{FreePorts, Ports};
 pub use receiver::{Received, Receiver, ReceiverOptions, Verified, receive, secret_file};
 pub use server::Server;

@@ -39,6 +39,14 @@ pub(crate) fn get(cache: &Path) -> Result<Parts, StackError> {
     })
 }
 
+/// The library that is the ClickHouse engine, fetched if it was not: for who serves it without the other servers.
+///
+/// # Errors
+/// When it is not here and can't be fetched.
+pub fn clickhouse_library() -> Result<PathBuf, StackError> {
+    Ok(get(&default_cache()?)?.clickhouse_library)
+}
+
 fn wanted(platform: &Platform) -> [Part; 3] {
     [
         Part {

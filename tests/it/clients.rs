@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/clients");
 
 /// A Python that has the judges' libraries; made once a machine.
-fn python() -> &'static Path {
+pub fn python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     PYTHON.get_or_init(|| {
         let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("judges");
@@ -28,19 +28,19 @@ fn python() -> &'static Path {
     })
 }
 
-fn run(command: &mut Command) -> String {
+pub fn run(command: &mut Command) -> String {
     let finished = Finished::of(command);
     assert!(finished.status.success(), "{command:?} failed: {}{}", finished.out, finished.err);
     finished.out
 }
 
-fn judge(script: &str, arguments: &[&str]) -> Value {
+pub fn judge(script: &str, arguments: &[&str]) -> Value {
     let out = run(Command::new(python()).arg(format!("{CLIENTS}/{script}")).args(arguments));
     serde_json::from_str(&out).unwrap_or_else(|error| panic!("{script}: {error}: {out}"))
 }
 
 /// Publishes a little of the shop's traffic, once, and waits until it is everywhere.
-async fn published() {
+pub async fn published() {
     static PUBLISHED: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
     let publish = async || {
         let simulate = ["simulate", "--seed", "11", "--events", "3000", "--rate", "0", "--verify", "--json"];

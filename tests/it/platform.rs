@@ -1,6 +1,7 @@
 //! The platform under test: real servers, and each role as its own process of the real binary.
 
 use millrace_local::{Addresses, Ports, Receiver, ReceiverOptions, Server, Stack, StackOptions};
+use rustix::process::Signal;
 use serde_json::Value;
 use sqlx::PgPool;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ pub struct Platform {
 
 impl Platform {
     pub async fn start() -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default(); // the tests' own HTTP client wants one
+        prepare_http();
         let data = directory();
         let options = StackOptions {
             data_dir: data.clone(),
@@ -94,7 +95,13 @@ impl Platform {
     }
 }
 
+/// The tests' own HTTP client wants a TLS provider; only the first call installs it.
+fn prepare_http() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 pub async fn ask_clickhouse(url: &str, sql: &str) -> Result<Vec<Value>, String> {
+    prepare_http();
     let client = reqwest::Client::new();
     let sent =
         client.post(url).query(&[("default_format", "JSONEachRow"), ("output_format_json_quote_64bit_integers", "0")]);
@@ -179,9 +186,18 @@ impl Role {
 
     /// As an operator would stop it; returns its exit code.
     pub fn stop(mut self) -> i32 {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        eventually("the role ends", async || !self.is_running()).await;
+        self.child.wait().unwrap()
     }
 
     /// Waits for its own end; what it printed, and its exit code.
@@ -199,6 +215,7 @@ impl Role {
 
     /// Where its ops port is, once it says so.
     pub async fn ops(&self) -> String {
+        prepare_http();
         let find = || {
             let log = self.log();
             let from = log.find("ops on http://")? + "ops on ".len();
@@ -252,7 +269,7 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// A directory of this process alone; those that dead processes left are removed first.
-fn directory() -> PathBuf {
+pub fn directory() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     static SWEPT: OnceLock<()> = OnceLock::new();
     let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -275,7 +292,8 @@ fn sweep(root: &Path) {
 /// One platform with all roles, shared by the tests that can share it. It lives as long as the process.
 pub struct Shared {
     pub platform: Platform,
-    _roles: Vec<Role>,
+    pub process: Role,
+    pub sink: Role,
 }
 
 /// The shared platform, started by whoever asks first.
@@ -290,6 +308,6 @@ pub fn shared() -> &'static Shared {
 
 async fn start_shared() -> Shared {
     let platform = Platform::start().await;
-    let roles = vec![platform.role(&["process"]), platform.role(&["sink"])];
-    Shared { platform, _roles: roles }
+    let (process, sink) = (platform.role(&["process"]), platform.role(&["sink"]));
+    Shared { platform, process, sink }
 }

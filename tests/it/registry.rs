@@ -1,0 +1,212 @@
+//! The schema registry answers as Confluent's does, keeps one id for one schema, and survives its database's bad days.
+
+use crate::clients::judge;
+use crate::platform::{Platform, Role, eventually, shared};
+use millrace_local::{FreePorts, Server};
+use serde_json::{Value, json};
+
+/// How much a body may have (producers/src/registry.rs).
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// A registry's URL, and its clients.
+struct Registry<'url>(&'url str);
+
+impl Registry<'_> {
+    async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let mut request = reqwest::Client::new().request(method, format!("{}{path}", self.0));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        self.send("GET", path, None).await
+    }
+
+    /// Registers a schema; its id, if the answer is one.
+    async fn register(&self, subject: &str, schema: &Value) -> (u16, Value) {
+        let body = json!({ "schema": schema.to_string() });
+        self.send("POST", &format!("/subjects/{subject}/versions"), Some(&body)).await
+    }
+
+    async fn id(&self, subject: &str, schema: &Value) -> i64 {
+        let (status, answer) = self.register(subject, schema).await;
+        assert_eq!(status, 200, "{answer}");
+        answer["id"].as_i64().unwrap()
+    }
+}
+
+/// The registry that all tests share.
+fn registry() -> Registry<'static> {
+    Registry(&shared().platform.addresses().registry)
+}
+
+/// A name that no other test has, for subjects and for records: what is registered stays.
+fn name() -> String {
+    format!("It{}", uuid::Uuid::new_v4().simple())
+}
+
+fn record(name: &str, fields: &[Value]) -> Value {
+    let fields = [&[json!({ "name": "id", "type": "string" })], fields].concat();
+    json!({ "type": "record", "name": name, "fields": fields })
+}
+
+fn optional(field: &str, kind: &str) -> Value {
+    json!({ "name": field, "type": ["null", kind], "default": null })
+}
+
+/// A registry of one test alone over the shared database.
+async fn another(port: u16) -> (Role, String) {
+    let (platform, url) = (&shared().platform, format!("http://127.0.0.1:{port}"));
+    let mut command = platform.command();
+    command.arg("registry").env("MILLRACE_REGISTRY__LISTEN", format!("127.0.0.1:{port}"));
+    let role = Role::start(&mut command, &platform.data, "registry");
+    eventually("the other registry answers", async || reqwest::get(&url).await.is_ok()).await;
+    (role, url)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_has_one_id_in_every_subject_every_registry_and_every_restart() {
+    let (name, mut ports) = (name(), FreePorts::default());
+    let schema = record(&name, &[]);
+    let id = registry().id(&format!("{name}-one"), &schema).await;
+    let port = ports.take().unwrap();
+    for _ in 0..2 {
+        let (role, url) = another(port).await;
+        let other = Registry(&url);
+        assert_eq!(other.id(&format!("{name}-two"), &schema).await, id);
+        assert_eq!(other.get(&format!("/schemas/ids/{id}")).await, (200, json!({ "schema": schema.to_string() })));
+        assert_ne!(other.id(&format!("{name}-three"), &record(&name, &[optional("a", "int")])).await, id);
+        assert_eq!(role.stop(), 0);
+    }
+    let (_, versions) = registry().get(&format!("/schemas/ids/{id}/versions")).await;
+    let version = |subject| json!({ "subject": format!("{name}-{subject}"), "version": 1 });
+    assert_eq!(versions, json!([version("one"), version("two")]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forty_registrations_at_once_make_forty_versions_without_a_gap() {
+    let (name, mut ports) = (name(), FreePorts::default());
+    let (role, url) = another(ports.take().unwrap()).await;
+    let register = async |number: usize| {
+        let registry = if number.is_multiple_of(2) { registry() } else { Registry(&url) };
+        let distinct = record(&name, &[optional(&format!("field_{number}"), "long")]);
+        let same = record(&format!("{name}Same"), &[]);
+        (registry.id(&name, &distinct).await, registry.id(&format!("{name}-{number}"), &same).await)
+    };
+    let ids = futures_util::future::join_all((0..40).map(register)).await;
+    let (mut distinct, mut same): (Vec<_>, Vec<_>) = ids.into_iter().unzip();
+    distinct.sort_unstable();
+    distinct.dedup();
+    same.dedup();
+    assert_eq!((distinct.len(), same.len()), (40, 1));
+    let versions: Vec<i64> = (1..=40).collect();
+    assert_eq!(registry().get(&format!("/subjects/{name}/versions")).await, (200, json!(versions)));
+    assert_eq!(role.stop(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_incompatible_version_is_refused_by_field_and_rule_until_its_subject_says_otherwise() {
+    let name = name();
+    registry().id(&name, &record(&name, &[optional("amount", "long")])).await;
+    let broken = record(&name, &[json!({ "name": "amount", "type": "string" })]);
+    let (status, answer) = registry().register(&name, &broken).await;
+    assert_eq!((status, &answer["error_code"]), (409, &json!(409)), "{answer}");
+    let message = answer["message"].as_str().unwrap();
+    for reason in [
+        "$.fields[1].type [type]: can't read what version 1 wrote: long can't become string",
+        "$.fields[1].type [union]: version 1 can't read what this one writes: no branch of the union takes string",
+    ] {
+        assert!(message.contains(reason), "{message}");
+    }
+
+    let body = json!({ "schema": broken.to_string() });
+    for version in ["", "/1", "/latest"] {
+        let path = format!("/compatibility/subjects/{name}/versions{version}?verbose=true");
+        let (status, answer) = registry().send("POST", &path, Some(&body)).await;
+        assert_eq!((status, &answer["is_compatible"]), (200, &json!(false)));
+        let reason = answer["messages"][0].as_str().unwrap();
+        assert!(message.contains(reason), "{reason} in {message}");
+    }
+    assert_eq!(registry().get(&format!("/subjects/{name}/versions")).await, (200, json!([1])));
+
+    let none = json!({ "compatibility": "NONE" });
+    assert_eq!(registry().send("PUT", &format!("/config/{name}"), Some(&none)).await, (200, none));
+    let level = json!({ "compatibilityLevel": "NONE" });
+    assert_eq!(registry().get(&format!("/config/{name}")).await, (200, level));
+    registry().id(&name, &broken).await;
+    assert_eq!(registry().get(&format!("/subjects/{name}/versions")).await, (200, json!([1, 2])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_and_what_is_no_schema_have_confluents_codes() {
+    let name = name();
+    registry().id(&name, &record(&name, &[])).await;
+    let refused = async |path: String| {
+        let (status, answer) = registry().get(&path).await;
+        (status, answer["error_code"].as_i64().unwrap())
+    };
+    assert_eq!(refused("/subjects/NoSuchSubject/versions".into()).await, (404, 40401));
+    assert_eq!(refused("/subjects/NoSuchSubject/versions/1".into()).await, (404, 40401));
+    assert_eq!(refused(format!("/subjects/{name}/versions/2")).await, (404, 40402));
+    assert_eq!(refused(format!("/subjects/{name}/versions/zero")).await, (422, 42202));
+    assert_eq!(refused("/schemas/ids/2147483647".into()).await, (404, 40403));
+    assert_eq!(refused(format!("/config/{name}")).await, (404, 40408));
+    let unknown = json!({ "schema": record(&name, &[optional("a", "int")]).to_string() });
+    let (status, answer) = registry().send("POST", &format!("/subjects/{name}"), Some(&unknown)).await;
+    assert_eq!((status, &answer["error_code"]), (404, &json!(40403)));
+
+    let (status, answer) = registry().register(&name, &json!({ "type": "record", "name": "NoFields" })).await;
+    assert_eq!((status, &answer["error_code"]), (422, &json!(42201)), "{answer}");
+    let large = json!({ "type": "string", "doc": "x".repeat(BODY_BYTES_MAX) });
+    let (status, answer) = registry().register(&name, &large).await;
+    assert_eq!((status, &answer["error_code"]), (413, &json!(413)), "{answer}");
+    assert_eq!(registry().get(&format!("/subjects/{name}/versions")).await, (200, json!([1])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn confluents_client_registers_writes_reads_and_sees_refusals() {
+    let subject = name();
+    let found = judge("round_trip.py", &[registry().0, &subject]);
+    let id = &found["id"];
+    let expected = json!({
+        "same": true, "id_in_value": id, "id": id, "looked_up": id, "listed": true,
+        "compatible": false, "refused": 409, "level": "NONE", "versions": [1, 2],
+    });
+    for (what, value) in expected.as_object().unwrap() {
+        assert_eq!(&found[what], value, "{what} in {found}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_postgres_it_says_503_and_with_it_it_goes_on() {
+    let platform = Platform::start().await;
+    let registry = Registry(&platform.addresses().registry);
+    let (name, schema) = (name(), record("It", &[]));
+    let id = registry.id(&name, &schema).await;
+    let url = format!("{}/subjects/{name}/versions", platform.addresses().registry);
+    let asked = tokio::spawn(async move {
+        // A moment's absence is waited out, so it is asked until it has seen that this one is longer.
+        loop {
+            let answer = reqwest::get(&url).await.unwrap();
+            if answer.status() != 200 {
+                break (answer.status().as_u16(), answer.json::<Value>().await.unwrap());
+            }
+        }
+    });
+    let kept_down = async || {
+        platform.stack.kill(Server::Postgres);
+        asked.is_finished()
+    };
+    eventually("the registry does without Postgres no longer", kept_down).await;
+    let (status, answer) = asked.await.unwrap();
+    assert_eq!((status, &answer["error_code"]), (503, &json!(50003)), "{answer}");
+    platform.stack.wait_ready(Server::Postgres).await.unwrap();
+    let again = async || registry.get(&format!("/subjects/{name}/versions")).await == (200, json!([1]));
+    eventually("the registry answers again", again).await;
+    assert_eq!(registry.id(&name, &schema).await, id);
+    platform.stop().await;
+}
