@@ -5,8 +5,8 @@ use crate::body::body;
 use crate::ledger::{self, New};
 use crate::rules::Rules;
 use crate::webhook;
-use millrace_stream::{Batch, Event, Failure, Handler, Incoming, Reason, Reject, crash_at};
-use sqlx::PgPool;
+use millrace_stream::{Batch, Event, Failure, Handler, Incoming, Reason, Reject, answered, crash_at};
+use sqlx::{Connection, PgPool};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::Notify;
@@ -75,20 +75,19 @@ impl Handler for Expand {
 
     async fn apply(&self, batch: &Batch<Self::Block>) -> Result<(), Failure> {
         self.room.check()?;
-        let mut tx = self.pool.begin().await?;
-        let _settled = batch.settle(&mut tx).await?;
-        let rows = batch.block.iter().flat_map(|event| self.rows(event)).collect();
-        let added = ledger::insert(&mut tx, rows).await?;
-        crash_at("webhook_before_commit");
-        tx.commit().await?;
+        let added = answered(&self.pool, async |connection| {
+            let mut tx = connection.begin().await?;
+            let _settled = batch.settle(&mut tx).await?;
+            let rows = batch.block.iter().flat_map(|event| self.rows(event)).collect();
+            let added = ledger::insert(&mut tx, rows).await?;
+            crash_at("webhook_before_commit");
+            tx.commit().await?;
+            Ok(added)
+        })
+        .await?;
         crash_at("webhook_after_commit");
         self.room.add(added);
         Ok(())
-    }
-
-    /// Deliveries are independent of each other; a receiver is promised no order.
-    fn keeps_keys_in_order(&self) -> bool {
-        false
     }
 }
 

@@ -16,6 +16,5 @@ create table millrace.dead_letter (
     settled_at  timestamptz,
     unique (pipeline, topic, partition, "offset")
 );
-create index on millrace.dead_letter (pipeline, topic, partition, key) where state = 'open';
 comment on table millrace.dead_letter is 'Records that could not be applied: where they were, every byte of them, and why.';
 comment on column millrace.dead_letter.headers is 'Pairs of name and base64 value (or null), in the order they had.';

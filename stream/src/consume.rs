@@ -1,17 +1,16 @@
 //! The one loop: pull, decode, batch, handle, commit.
 
-use crate::dead_letter::{DeadLetters, Rejected};
+use crate::dead_letter::Rejected;
 use crate::decode::{Decoded, Decoder};
 use crate::dedup::Window;
 use crate::metrics::Shared;
 use crate::offsets::{Batch, Checkpoints, Claim, Event, Purpose};
 use crate::retry::retry_until;
 use crate::source::{Filling, Pulled, Puller};
-use crate::{Failure, Limits, Position, Reason, Record, Reject, Source};
+use crate::{Failure, Limits, Position, Record, Reject, Source};
 use chrono::{DateTime, Utc};
 use millrace_schemas::{Contract, Envelope, WriterSchema};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -55,11 +54,9 @@ pub trait Handler: Send + Sync + 'static {
     fn decode(&self, incoming: &Incoming<'_>, block: &mut Self::Block) -> Result<bool, Reject>;
 
     /// Gives the batch its effect and settles it ([`Batch::settle`]) in the same transaction where there is
-    /// one. Called again with the same batch after [`Failure::Retry`].
+    /// one. Called again with the same batch after [`Failure::Retry`]. A key's later events do not wait behind its
+    /// dead letter, which may be replayed any time: an effect must not depend on the order (docs/adr/0007).
     fn apply(&self, batch: &Batch<Self::Block>) -> impl Future<Output = Result<(), Failure>> + Send;
-
-    /// Must a key's later records wait behind its dead letter? True where a fold depends on their order.
-    fn keeps_keys_in_order(&self) -> bool;
 }
 
 /// How one pipeline batches and what it bounds; `[process.<name>]` and `[sink.<name>]`.
@@ -99,7 +96,7 @@ impl PipelineConfig {
     }
 }
 
-/// A pipeline that sets aside more than this share of its last [`STORM_WINDOW`] records stops: something
+/// A pipeline that would set aside more than this share of [`STORM_WINDOW`] records of a partition stops: something
 /// is wrong with the project or the publisher, and a full table of dead letters helps nobody.
 const STORM_RATIO: f64 = 0.5;
 const STORM_WINDOW: usize = 1_000;
@@ -114,6 +111,8 @@ pub(crate) struct Worker<H> {
     /// Bounds the batches being applied, shared by the pipeline's workers.
     pub permits: Arc<Semaphore>,
     pub metrics: Shared,
+    /// Set when the partition is being given up: what is in hand may end, and is not tried again.
+    pub closing: CancellationToken,
     /// Set when whatever is not settled by now must be given up.
     pub abort: CancellationToken,
 }
@@ -122,7 +121,7 @@ impl<H: Handler> Worker<H> {
     /// Runs until the source ends, the partition is given up, or something must stop.
     pub async fn run(self, source: impl Source) -> Result<(), Failure> {
         let mut source = Puller::new(source);
-        let mut partition = self.partition().await?;
+        let mut partition = self.partition();
         if !self.warm(&mut source, &mut partition.window).await {
             return Ok(());
         }
@@ -130,31 +129,20 @@ impl<H: Handler> Worker<H> {
             if !self.apply_until_settled(&batch).await? {
                 break;
             }
-            partition.settled(&batch)?;
+            partition.settled(&batch);
             source.commit(partition.next);
         }
         Ok(())
     }
 
-    async fn partition(&self) -> Result<Partition, Failure> {
-        let letters = DeadLetters::new(self.checkpoints.pool().clone());
-        let claim = &self.claim;
-        let parked = if self.handler.keeps_keys_in_order() {
-            let ask = || letters.parked_keys(&claim.pipeline, &claim.topic, claim.partition);
-            retry_until(&self.abort, "could not read parked keys", ask).await?.unwrap_or_default()
-        } else {
-            Vec::new()
-        };
-        Ok(Partition {
-            claim: Arc::new(claim.clone()),
-            next: claim.next,
-            planned: claim.plan.as_ref().map(|plan| plan.to),
+    fn partition(&self) -> Partition {
+        Partition {
+            claim: Arc::new(self.claim.clone()),
+            next: self.claim.next,
+            planned: self.claim.plan.as_ref().map(|plan| plan.to),
             window: Window::new(self.config.dedup_window),
-            parked: parked.into_iter().collect(),
-            rejected_now: HashSet::new(),
-            letters,
             storm: Storm::default(),
-        })
+        }
     }
 
     /// Fills the window from the records before the checkpoint. False when the source ended meanwhile.
@@ -201,6 +189,7 @@ impl<H: Handler> Worker<H> {
     ) -> Result<Option<()>, Failure> {
         batch.reached(&record);
         let Some(decoded) = self.decode(&record, &mut batch.block, partition).await? else { return Ok(None) };
+        partition.storm.note(&record, &decoded)?;
         match decoded {
             Decoded::Event => batch.count(&record),
             Decoded::Ignored => {}
@@ -229,15 +218,11 @@ impl<H: Handler> Worker<H> {
         }
         let envelope = match self.decoder.identify(record) {
             Ok(envelope) => envelope,
-            Err(reject) => return Ok(Some(partition.reject(record, reject))),
+            Err(reject) => return Ok(Some(Decoded::Rejected(reject))),
         };
         if partition.window.is_duplicate(record.position.offset, envelope.id) {
             self.metrics.duplicate();
             return Ok(Some(Decoded::Ignored));
-        }
-        if self.handler.keeps_keys_in_order() && partition.is_parked(record, &self.abort).await? {
-            let behind = "an earlier record of this key is a dead letter: replay that one first";
-            return Ok(Some(Decoded::Rejected(Reject::new(Reason::Parked, behind))));
         }
         let ask = || self.decoder.writer(record);
         let Some(writer) = retry_until(&self.abort, "could not look a schema up", ask).await? else { return Ok(None) };
@@ -245,31 +230,34 @@ impl<H: Handler> Worker<H> {
             Ok(writer) => self.decoder.decode(&*self.handler, record, &envelope, &writer, block),
             Err(reject) => Decoded::Rejected(reject),
         };
-        Ok(Some(match decoded {
-            Decoded::Rejected(reject) => partition.reject(record, reject),
-            Decoded::Ignored => {
-                self.metrics.ignored.inc();
-                Decoded::Ignored
-            }
-            Decoded::Event => Decoded::Event,
-        }))
+        if let Decoded::Ignored = decoded {
+            self.metrics.ignored.inc();
+        }
+        Ok(Some(decoded))
     }
 
     /// False when given up.
     async fn apply_until_settled(&self, batch: &Batch<H::Block>) -> Result<bool, Failure> {
-        let Ok(_permit) = self.permits.acquire().await else { return Ok(false) };
         let started = Instant::now();
         let what = format!("{} could not apply {}[{}]", batch.pipeline, self.claim.topic, self.claim.partition);
         let mut tried = false;
-        let settled = retry_until(&self.abort, &what, || {
+        // Nothing is in flight between two tries: who must give the partition up does not wait for the next one.
+        let settled = retry_until(&self.closing, &what, || {
             let again = std::mem::replace(&mut tried, true);
-            self.apply(batch, again)
+            self.try_once(batch, again)
         });
-        let settled = settled.await?.is_some();
+        let settled = settled.await?.is_some_and(|settled| settled);
         if settled {
             self.count(batch, started.elapsed());
         }
         Ok(settled)
+    }
+
+    /// A batch that waits for its next try holds no permit: the others go on. False when given up.
+    async fn try_once(&self, batch: &Batch<H::Block>, again: bool) -> Result<bool, Failure> {
+        let permit = self.abort.run_until_cancelled(self.permits.acquire());
+        let Some(Ok(_permit)) = permit.await else { return Ok(false) };
+        self.apply(batch, again).await.map(|()| true)
     }
 
     /// A COMMIT whose answer was lost may have worked: ask before doing it again.
@@ -298,11 +286,6 @@ struct Partition {
     /// The end of a range an earlier owner planned and may have written.
     planned: Option<i64>,
     window: Window,
-    /// Keys with a dead letter in the table, or once there.
-    parked: HashSet<Vec<u8>>,
-    /// Keys with a dead letter in the batch in hand.
-    rejected_now: HashSet<Vec<u8>>,
-    letters: DeadLetters,
     storm: Storm,
 }
 
@@ -315,36 +298,10 @@ impl Partition {
         Batch::new(purpose, self.claim.pipeline.clone())
     }
 
-    fn reject(&mut self, record: &Record, reject: Reject) -> Decoded {
-        if let Some(key) = record.key() {
-            self.rejected_now.insert(key.to_vec());
-        }
-        Decoded::Rejected(reject)
-    }
-
-    /// The set may hold a key whose letter was replayed since: the table decides, and is asked only then.
-    async fn is_parked(&mut self, record: &Record, abort: &CancellationToken) -> Result<bool, Failure> {
-        let key = record.key().unwrap_or_default();
-        if self.rejected_now.contains(key) {
-            return Ok(true);
-        }
-        if !self.parked.contains(key) {
-            return Ok(false);
-        }
-        let ask = || self.letters.holds_back(&self.claim.pipeline, &record.position, key);
-        let held = retry_until(abort, "could not ask for parked keys", ask).await?.unwrap_or(true);
-        if !held {
-            self.parked.remove(key);
-        }
-        Ok(held)
-    }
-
-    fn settled<B>(&mut self, batch: &Batch<B>) -> Result<(), Failure> {
+    fn settled<B>(&mut self, batch: &Batch<B>) {
         if let Some((_, to)) = batch.range() {
             self.next = to;
         }
-        self.parked.extend(self.rejected_now.drain());
-        self.storm.note(batch.events, batch.rejected.len())
     }
 }
 
@@ -356,19 +313,55 @@ struct Storm {
 }
 
 impl Storm {
-    fn note(&mut self, applied: usize, rejected: usize) -> Result<(), Failure> {
-        self.seen += applied + rejected;
-        self.rejected += rejected;
-        if self.seen < STORM_WINDOW {
+    /// # Errors
+    /// When too many were set aside: before those of the batch in hand are written.
+    fn note(&mut self, record: &Record, decoded: &Decoded) -> Result<(), Failure> {
+        // Counted in windows, each on its own.
+        if self.seen >= STORM_WINDOW {
+            *self = Self::default();
+        }
+        self.seen += 1;
+        let Decoded::Rejected(newest) = decoded else { return Ok(()) };
+        self.rejected += 1;
+        let Self { seen, rejected } = *self;
+        if rejected as f64 <= STORM_RATIO * STORM_WINDOW as f64 {
             return Ok(());
         }
-        let Self { seen, rejected } = std::mem::take(self);
-        if rejected as f64 <= STORM_RATIO * seen as f64 {
-            return Ok(());
-        }
+        let (reason, error) = (newest.reason.as_str(), &newest.error);
         Err(Failure::stop(anyhow::anyhow!(
-            "{rejected} of the last {seen} records became dead letters: stopped before more do. \
-             `millrace dead-letters list` says why; start again once the cause is gone"
+            "{rejected} of the last {seen} records would become dead letters: stopped before they do. \
+             The newest is {}: {reason}: {error}; start again once the cause is gone",
+            record.position
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Reason, RecordBuilder};
+
+    fn storm_after(records: impl IntoIterator<Item = Decoded>) -> Result<(), Failure> {
+        let position = Position { topic: "t".into(), partition: 0, offset: 7 };
+        let record = RecordBuilder::new(None, None).build(position, None);
+        let mut storm = Storm::default();
+        records.into_iter().try_for_each(|decoded| storm.note(&record, &decoded))
+    }
+
+    fn bad() -> Decoded {
+        Decoded::Rejected(Reject::new(Reason::BadFraming, "no Avro"))
+    }
+
+    #[test]
+    fn a_storm_of_bad_records_stops_before_they_fill_the_table() {
+        let stopped = storm_after((0..501).map(|_| bad())).unwrap_err().to_string();
+        assert!(stopped.starts_with("501 of the last 501 records"), "{stopped}");
+        assert!(stopped.contains("t[0]@7: bad_framing: no Avro"), "{stopped}");
+    }
+
+    #[test]
+    fn bad_records_among_many_that_are_not_for_a_pipeline_are_no_storm() {
+        let one_in_ten = (0..20_000).map(|at| if at % 10 == 0 { bad() } else { Decoded::Ignored });
+        assert!(storm_after(one_in_ten).is_ok());
     }
 }

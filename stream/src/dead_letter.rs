@@ -64,7 +64,7 @@ impl DeadLetters {
         &self.pool
     }
 
-    /// In the order of the log within each pipeline, so that a replay keeps keys in order.
+    /// In the order of the log within each pipeline.
     pub async fn list(&self, filter: &DeadLetterFilter, limit: i64) -> Result<Vec<DeadLetter>, Failure> {
         let rows = sqlx::query(
             "select * from millrace.dead_letter
@@ -101,37 +101,16 @@ impl DeadLetters {
 
     /// Notes that a replay failed, and why.
     pub(crate) async fn note_failure(&self, id: i64, reject: &Reject) -> Result<(), Failure> {
-        sqlx::query("update millrace.dead_letter set attempts = attempts + 1, reason = $2, error = $3 where id = $1")
-            .bind(id)
-            .bind(reject.reason.as_str())
-            .bind(&reject.error)
-            .execute(&self.pool)
-            .await?;
+        sqlx::query(
+            "update millrace.dead_letter set attempts = attempts + 1, reason = $2, error = $3
+             where id = $1 and state = 'open'",
+        )
+        .bind(id)
+        .bind(reject.reason.as_str())
+        .bind(printable(&reject.error))
+        .execute(&self.pool)
+        .await?;
         Ok(())
-    }
-
-    /// Is there an open letter of this key, before this offset? Then what comes after must wait behind it.
-    pub(crate) async fn holds_back(&self, pipeline: &str, position: &Position, key: &[u8]) -> Result<bool, Failure> {
-        let held = sqlx::query_scalar(
-            "select exists (select from millrace.dead_letter where pipeline = $1 and topic = $2
-             and partition = $3 and key = $4 and \"offset\" < $5 and state = 'open')",
-        );
-        let held = held.bind(pipeline).bind(&*position.topic).bind(position.partition).bind(key);
-        Ok(held.bind(position.offset).fetch_one(&self.pool).await?)
-    }
-
-    /// The keys that hold back what comes after them, in one partition.
-    pub(crate) async fn parked_keys(
-        &self,
-        pipeline: &str,
-        topic: &str,
-        partition: i32,
-    ) -> Result<Vec<Vec<u8>>, Failure> {
-        let keys = sqlx::query_scalar(
-            "select distinct key from millrace.dead_letter where pipeline = $1 and topic = $2
-             and partition = $3 and key is not null and state = 'open'",
-        );
-        Ok(keys.bind(pipeline).bind(topic).bind(partition).fetch_all(&self.pool).await?)
     }
 }
 

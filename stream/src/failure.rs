@@ -55,9 +55,11 @@ fn heals(error: &sqlx::Error) -> bool {
 }
 
 /// SQLSTATE classes (PostgreSQL Appendix A): 08 connection, 40 rollback, 53 resources, 55 object state,
-/// 57 operator intervention, 58 system. 25006 is a server that is read-only for the moment (failover).
+/// 57 operator intervention, 58 system. 25006 is a server that is read-only for the moment (failover); 25P03 and
+/// 25P04 end a transaction that took too long, as ours do when the network stalls.
 fn code_heals(code: &str) -> bool {
-    matches!(code.get(..2), Some("08" | "40" | "53" | "55" | "57" | "58")) || code == "25006"
+    matches!(code.get(..2), Some("08" | "40" | "53" | "55" | "57" | "58"))
+        || matches!(code, "25006" | "25P03" | "25P04")
 }
 
 /// This record is at fault: it becomes a dead letter and the flow goes on.
@@ -85,8 +87,6 @@ pub enum Reason {
     UnknownType,
     Undecodable,
     DoesNotFit,
-    /// An earlier record of the same key is a dead letter, and this pipeline keeps keys in order.
-    Parked,
 }
 
 impl Reason {
@@ -101,7 +101,6 @@ impl Reason {
             Self::UnknownType => "unknown_type",
             Self::Undecodable => "undecodable",
             Self::DoesNotFit => "does_not_fit",
-            Self::Parked => "parked",
         }
     }
 }
@@ -112,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_restarting_server_is_retried_and_a_wrong_statement_is_not() {
-        for heals in ["08006", "40P01", "53100", "57P01", "57P03", "25006"] {
+        for heals in ["08006", "40P01", "53100", "57P01", "57P03", "25006", "25P03", "25P04"] {
             assert!(code_heals(heals), "{heals}");
         }
         for ours in ["42601", "42P01", "23505", "22003"] {

@@ -6,21 +6,22 @@
 
 use crate::consume::Worker;
 use crate::dedup::Window;
+use crate::headers;
 use crate::metrics::Shared;
-use crate::offsets::{Checkpoints, Claim, Wanted};
+use crate::offsets::{self, Checkpoints, Claim, Wanted};
 use crate::retry::retry_until;
 use crate::topic_id::topic_ids;
 use crate::{Decoder, Failure, Handler, KafkaConfig, Metrics, PipelineConfig, Position, Record, RecordBuilder, Source};
 use anyhow::Context;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -38,6 +39,8 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 const CLAIM_DEADLINE: Duration = Duration::from_secs(60);
 /// One question to the broker.
 const BROKER_DEADLINE: Duration = Duration::from_secs(10);
+/// How long we may go on in a topic that was recreated under its name; a question this rare costs nothing.
+const TOPICS_EVERY: Duration = Duration::from_secs(15);
 
 /// What every pipeline of a process stands on.
 #[derive(Clone)]
@@ -62,6 +65,7 @@ pub struct PipelineHandle {
     pub name: &'static str,
     stop: CancellationToken,
     failure: watch::Receiver<Option<Arc<Failure>>>,
+    reports: Arc<Reports>,
     poller: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -74,40 +78,49 @@ impl<H: Handler> Pipeline<H> {
         let (failed, failure) = watch::channel(None);
         let stop = CancellationToken::new();
         let name = self.name;
-        let config = consumer_config(&spine.kafka, name);
+        let config = consumer_config(&spine.kafka, name)?;
         let topics = self.topics.clone();
         let group = Group::new(self, spine.clone(), failed, stop.clone());
+        let reports = group.reports.clone();
         let consumer: BaseConsumer<Group<H>> =
             rdkafka::config::FromClientConfigAndContext::from_config_and_context(&config, group)?;
         let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics)?;
-        let poller = std::thread::Builder::new().name(format!("poll-{name}")).spawn(move || poll(&consumer))?;
-        Ok(PipelineHandle { name, stop, failure, poller: Some(poller) })
+        tokio::spawn(watch_topics(consumer.context().clone()));
+        let poller =
+            std::thread::Builder::new().name(format!("poll-{name}")).spawn(move || poll_until_stopped(&consumer))?;
+        Ok(PipelineHandle { name, stop, failure, reports, poller: Some(poller) })
     }
 }
 
-fn consumer_config(kafka: &KafkaConfig, name: &str) -> rdkafka::ClientConfig {
-    let mut config = kafka.client();
+const DEFAULTS: &[(&str, &str)] = &[
+    // Offsets in Kafka only display progress: they are sent once a second.
+    ("auto.commit.interval.ms", "1000"),
+    // A killed process without static membership frees its partitions after this.
+    ("session.timeout.ms", "10000"),
+    // What librdkafka reads ahead, over all partitions of this pipeline.
+    ("queued.max.messages.kbytes", "32768"),
+    ("fetch.message.max.bytes", "2097152"),
+];
+
+const FIXED: &[(&str, &str)] = &[
+    // Postgres decides where to start: Kafka's offsets are stored when settled, and never tell us.
+    ("enable.auto.offset.store", "false"),
+    ("enable.auto.commit", "true"),
+    ("auto.offset.reset", "error"),
+    // A rebalance touches only the partitions that move.
+    ("partition.assignment.strategy", "cooperative-sticky"),
+    ("isolation.level", "read_committed"),
+    ("allow.auto.create.topics", "false"),
+];
+
+fn consumer_config(kafka: &KafkaConfig, name: &str) -> anyhow::Result<rdkafka::ClientConfig> {
+    let mut config = kafka.client_with(DEFAULTS, FIXED)?;
     config.set("group.id", format!("millrace-{name}"));
     if let Some(instance) = &kafka.instance {
         config.set("group.instance.id", format!("{instance}-{name}"));
     }
-    config
-        // Offsets in Kafka only display progress; Postgres decides. So they are stored when settled,
-        // sent once a second, and never tell us where to start.
-        .set("enable.auto.offset.store", "false")
-        .set("enable.auto.commit", "true")
-        .set("auto.commit.interval.ms", "1000")
-        .set("auto.offset.reset", "error")
-        .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("isolation.level", "read_committed")
-        .set("allow.auto.create.topics", "false")
-        // A killed process without static membership frees its partitions after this.
-        .set("session.timeout.ms", "10000")
-        // What librdkafka reads ahead, over all partitions of this pipeline.
-        .set("queued.max.messages.kbytes", "32768")
-        .set("fetch.message.max.bytes", "2097152");
-    config
+    Ok(config)
 }
 
 impl PipelineHandle {
@@ -125,7 +138,8 @@ impl PipelineHandle {
         let Some(poller) = self.poller.take() else { return true };
         // The poller's own drain has the deadline; leaving the group is given a little more.
         let left = tokio::task::spawn_blocking(move || poller.join());
-        tokio::time::timeout(DRAIN_DEADLINE + BROKER_DEADLINE, left).await.is_ok()
+        let left = tokio::time::timeout(DRAIN_DEADLINE + BROKER_DEADLINE, left).await.is_ok();
+        left && !self.reports.late.load(Ordering::Relaxed)
     }
 }
 
@@ -137,6 +151,15 @@ impl Drop for PipelineHandle {
 
 fn ended(name: &str) -> Failure {
     Failure::stop(anyhow::anyhow!("{name}: the polling thread ended"))
+}
+
+/// Whatever ends the thread, somebody is told.
+fn poll_until_stopped<H: Handler>(consumer: &BaseConsumer<Group<H>>) {
+    let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll(consumer)));
+    if polled.is_err() {
+        let group = consumer.context();
+        group.fail(Failure::stop(anyhow::anyhow!("{}: the polling thread panicked; its message is above", group.name)));
+    }
 }
 
 /// The thread: serves rebalances, moves records into queues, passes progress on. Ends by leaving the group.
@@ -160,6 +183,16 @@ fn poll<H: Handler>(consumer: &BaseConsumer<Group<H>>) {
     // Dropping the consumer revokes everything (rebalance callback: drain), commits, and leaves.
 }
 
+/// Where a topic is recreated under its name, the client reads on at the old offset and says nothing: so ask.
+async fn watch_topics<H: Handler>(group: Arc<Group<H>>) {
+    while group.stop.run_until_cancelled(tokio::time::sleep(TOPICS_EVERY)).await.is_some() {
+        let asking = group.clone();
+        if let Ok(Some(failure)) = tokio::task::spawn_blocking(move || asking.recreated()).await {
+            group.fail(failure);
+        }
+    }
+}
+
 type Key = (Arc<str>, i32);
 
 /// The callbacks' state: the workers, and what they report.
@@ -175,14 +208,18 @@ struct Group<H> {
     stop: CancellationToken,
     failed: watch::Sender<Option<Arc<Failure>>>,
     lanes: Mutex<HashMap<String, BTreeMap<i32, Lane>>>,
+    /// The ids of the topics when we first took partitions over.
+    topic_ids: Mutex<BTreeMap<String, String>>,
     reports: Arc<Reports>,
 }
 
-/// What workers tell the polling thread.
+/// What workers tell the polling thread, and it the handle.
 #[derive(Default)]
 struct Reports {
     progress: Mutex<HashMap<Key, i64>>,
     drained: Mutex<Vec<Key>>,
+    /// Something was still in hand when the last drain ended.
+    late: AtomicBool,
 }
 
 /// The polling thread's end of one partition.
@@ -222,6 +259,7 @@ impl<H: Handler> Group<H> {
             stop,
             failed,
             lanes: Mutex::default(),
+            topic_ids: Mutex::default(),
             reports: Arc::default(),
         }
     }
@@ -291,11 +329,36 @@ impl<H: Handler> Group<H> {
             KafkaError::MessageConsumptionFatal(code) => self.fail(Failure::stop(anyhow::anyhow!(
                 "{}: the Kafka client gave up ({code}); if another process uses the same kafka.instance, give each its own", self.name
             ))),
-            KafkaError::MessageConsumption(AutoOffsetReset | OffsetOutOfRange) => self.fail(Failure::stop(anyhow::anyhow!(
-                "{}: the log no longer holds the next offset: records were deleted before they took effect. \
-                 Compare `millrace status` with the topic's retention before resetting the checkpoint", self.name
-            ))),
+            KafkaError::MessageConsumption(AutoOffsetReset | OffsetOutOfRange) => self.fail(self.out_of_range()),
             error => tracing::warn!(pipeline = %self.name, "kafka: {error}; the client keeps trying"),
+        }
+    }
+
+    /// The pipeline is about to stop, so the polling thread may wait for an answer.
+    fn out_of_range(&self) -> Failure {
+        let deleted = || {
+            Failure::stop(anyhow::anyhow!(
+                "{}: the log no longer holds the next offset: records were deleted before they took effect. \
+                 Compare `millrace status` with the topic's retention before resetting the checkpoint",
+                self.name
+            ))
+        };
+        self.recreated().unwrap_or_else(deleted)
+    }
+
+    /// Is a topic no longer the one that we took over? Blocks for one round trip.
+    fn recreated(&self) -> Option<Failure> {
+        let known = locked(&self.topic_ids).clone();
+        let found = topic_ids(&self.spine.kafka, &self.topics);
+        let found = found.inspect_err(|error| tracing::warn!(pipeline = %self.name, "{error:#}")).ok()?;
+        let (topic, known) = known.iter().find(|(topic, known)| found.get(*topic).is_some_and(|id| id != *known))?;
+        Some(offsets::recreated(&self.name, topic, known, &found[topic]))
+    }
+
+    fn note(&self, topic_ids: BTreeMap<String, String>) {
+        let mut known = locked(&self.topic_ids);
+        for (topic, id) in topic_ids {
+            known.entry(topic).or_insert(id);
         }
     }
 
@@ -316,7 +379,8 @@ impl<H: Handler> Group<H> {
             }
             self.open_lane(claim);
         }
-        if let Err(error) = consumer.incremental_assign(partitions) {
+        // The client remembers a pause of ours across assignments; a new lane begins without one.
+        if let Err(error) = consumer.incremental_assign(partitions).and_then(|()| consumer.resume(partitions)) {
             self.fail(Failure::stop(error));
         }
     }
@@ -336,6 +400,7 @@ impl<H: Handler> Group<H> {
                 log_start: bounds.start,
             });
             let claims = self.spine.checkpoints.claim(&self.name, wanted.collect()).await?;
+            self.note(ids);
             claims.into_iter().zip(&found).map(|(claim, bounds)| self.accept(claim, bounds)).collect()
         });
         let claims = self.runtime.block_on(async { tokio::time::timeout(CLAIM_DEADLINE, claim).await });
@@ -391,12 +456,16 @@ impl<H: Handler> Group<H> {
             claim,
             permits: self.permits.clone(),
             metrics: self.metrics.clone(),
+            closing: source.closing.clone(),
             abort,
         };
         let (failed, stop, name) = (self.failed.clone(), self.stop.clone(), self.name.clone());
-        let closing = source.closing.clone();
+        let (closing, runtime) = (source.closing.clone(), self.runtime.clone());
         async move {
-            if let Err(failure) = worker.run(source).await {
+            let ended = runtime.spawn(worker.run(source)).await;
+            let ended = ended
+                .unwrap_or_else(|_| Err(Failure::stop(anyhow::anyhow!("a worker panicked; its message is above"))));
+            if let Err(failure) = ended {
                 if closing.is_cancelled() {
                     // The partition is somebody else's by now, as it should be.
                     tracing::info!("{name}: {failure}");
@@ -415,7 +484,11 @@ impl<H: Handler> Group<H> {
             let mut take = |topic: &str, partition| all.get_mut(topic)?.remove(&partition);
             partitions.elements().iter().filter_map(|e| take(e.topic(), e.partition())).collect()
         };
-        self.runtime.block_on(drain(lanes, if lost { Duration::ZERO } else { DRAIN_DEADLINE }));
+        self.metrics.paused.dec_by(lanes.iter().filter(|lane| lane.paused).count() as i64);
+        let drained = self.runtime.block_on(drain(lanes, if lost { Duration::ZERO } else { DRAIN_DEADLINE }));
+        if self.stop.is_cancelled() && !drained {
+            self.reports.late.store(true, Ordering::Relaxed);
+        }
         if !lost {
             self.store_progress(consumer);
         }
@@ -431,18 +504,25 @@ fn fail(failed: &watch::Sender<Option<Arc<Failure>>>, name: &str, failure: Failu
     failed.send_if_modified(|slot| slot.is_none() && slot.replace(Arc::new(failure)).is_none());
 }
 
-/// Lets the batches in hand settle, all partitions at once; what is late is given up and read again.
-async fn drain(lanes: Vec<Lane>, deadline: Duration) {
+/// Lets the batches in hand settle, all partitions at once; what is late is given up and read again. False when
+/// anything was late.
+///
+/// A late worker ends by itself at its next step; the next owner's epoch makes that step harmless. Ending its task
+/// instead would not be: cut off within a BEGIN, sqlx puts the connection back with its transaction open, and
+/// whoever gets it next writes into that transaction and believes it is done.
+async fn drain(lanes: Vec<Lane>, deadline: Duration) -> bool {
     for lane in &lanes {
         lane.closing.cancel();
     }
     let late = tokio::time::Instant::now() + deadline;
+    let mut in_time = true;
     for mut lane in lanes {
         if tokio::time::timeout_at(late, &mut lane.worker).await.is_err() {
             lane.abort.cancel();
-            lane.worker.abort();
+            in_time = false;
         }
     }
+    in_time
 }
 
 impl<H: Handler> ClientContext for Group<H> {}
@@ -509,12 +589,11 @@ impl Drop for LaneSource {
 }
 
 fn copy(message: &BorrowedMessage<'_>, topic: &Arc<str>) -> Record {
-    let mut builder = RecordBuilder::new(message.key(), message.payload());
-    for header in message.headers().into_iter().flat_map(Headers::iter) {
-        builder = builder.header(header.key, header.value);
-    }
+    let builder = headers::copy(message, RecordBuilder::new(message.key(), message.payload()));
     let position = Position { topic: topic.clone(), partition: message.partition(), offset: message.offset() };
     let logged_at = message.timestamp().to_millis().and_then(DateTime::<Utc>::from_timestamp_millis);
+    // A producer may stamp anything; a time that no clock shows is no time, and Postgres could not hold it.
+    let logged_at = logged_at.filter(|at| (1970..=9999).contains(&at.year()));
     builder.build(position, logged_at)
 }
 
@@ -560,4 +639,35 @@ fn one(topic: &str, partition: i32) -> TopicPartitionList {
 /// No code panics while holding these locks; a poisoned one still holds whole values.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_worker_is_told_and_not_cut_off() {
+        let (closing, abort) = (CancellationToken::new(), CancellationToken::new());
+        let (told, finished) = (abort.clone(), Arc::<AtomicBool>::default());
+        let finish = finished.clone();
+        let worker = tokio::spawn(async move {
+            told.cancelled().await;
+            tokio::time::sleep(Duration::from_secs(1)).await; // the rest of its statement
+            finish.store(true, Ordering::Relaxed);
+        });
+        let (queue, _records) = mpsc::unbounded_channel();
+        let lane = Lane {
+            topic: "t".into(),
+            polled: vec![],
+            queue,
+            queued: Arc::default(),
+            paused: false,
+            closing,
+            abort,
+            worker,
+        };
+        assert!(!drain(vec![lane], Duration::ZERO).await);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(finished.load(Ordering::Relaxed));
+    }
 }

@@ -13,10 +13,12 @@ mod admin;
 mod consume;
 mod crash;
 mod dead_letter;
+mod deadline;
 mod decode;
 mod dedup;
 mod failure;
 mod group;
+mod headers;
 mod memory;
 mod metrics;
 mod migrate;
@@ -32,6 +34,7 @@ pub use admin::{Admin, GroupProgress, PartitionProgress, Topic};
 pub use consume::{Handler, Incoming, PipelineConfig};
 pub use crash::crash_at;
 pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetters};
+pub use deadline::answered;
 pub use decode::Decoder;
 pub use failure::{Failure, Reason, Reject};
 pub use group::{DRAIN_DEADLINE, Pipeline, PipelineHandle, Spine};
@@ -100,5 +103,40 @@ impl KafkaConfig {
             client.set(key, value);
         }
         client
+    }
+
+    /// With `defaults` where the project says nothing, and with what our promises rest on: `fixed`.
+    ///
+    /// # Errors
+    /// When the project sets one of the fixed properties to something else.
+    fn client_with(&self, defaults: &[(&str, &str)], fixed: &[(&str, &str)]) -> anyhow::Result<rdkafka::ClientConfig> {
+        let mut client = self.client();
+        for (key, value) in defaults.iter().filter(|(key, _)| !self.properties.contains_key(*key)) {
+            client.set(*key, *value);
+        }
+        for (key, value) in fixed {
+            if let Some(other) = self.properties.get(*key).filter(|other| other != value) {
+                anyhow::bail!("kafka.properties: `{key}` is {value} here, always; remove `{key} = {other}`");
+            }
+            client.set(*key, *value);
+        }
+        Ok(client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_may_tune_the_kafka_client_and_not_break_its_promises() {
+        let with = |key: &str, value: &str| {
+            let properties = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+            let kafka = KafkaConfig { properties, ..KafkaConfig::default() };
+            kafka.client_with(&[("linger.ms", "5")], &[("acks", "all")])
+        };
+        assert_eq!(with("linger.ms", "50").unwrap().get("linger.ms"), Some("50"));
+        assert_eq!(with("client.rack", "a").unwrap().get("linger.ms"), Some("5"));
+        assert!(with("acks", "1").unwrap_err().to_string().contains("`acks` is all here, always"));
     }
 }

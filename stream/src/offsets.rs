@@ -4,7 +4,7 @@
 //! write touches no row and is therefore refused, in the same transaction as the effect it came with.
 
 use crate::dead_letter::{self, Rejected};
-use crate::{Failure, Position, Record};
+use crate::{Failure, Position, Record, answered};
 use chrono::{DateTime, Utc};
 use millrace_schemas::Envelope;
 use serde_json::Value;
@@ -12,6 +12,10 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 use std::collections::HashMap;
 use std::sync::Arc;
+
+/// A process that freezes within a transaction keeps the row it has settled from its next owner. After this Postgres
+/// ends the transaction: long enough for a slow batch's next statement, short enough for who waits to take over.
+const NOT_FOR_EVER: &str = "set local idle_in_transaction_session_timeout = '15s'";
 
 /// The checkpoint table.
 #[derive(Clone)]
@@ -106,8 +110,7 @@ impl Checkpoints {
 
     /// After an answer was lost: did the settlement up to `to` reach the disk?
     pub(crate) async fn has_settled(&self, claim: &Claim, to: i64) -> Result<bool, Failure> {
-        let mut connection = self.pool.acquire().await?;
-        let (epoch, next) = position(claim, &mut connection).await?;
+        let (epoch, next) = answered(&self.pool, async |connection| position(claim, connection).await).await?;
         if epoch != claim.epoch {
             return Err(claim.fenced());
         }
@@ -155,16 +158,21 @@ pub(crate) struct Wanted {
     pub log_start: i64,
 }
 
+/// Another log under the same name.
+pub(crate) fn recreated(pipeline: &str, topic: &str, known: &str, found: &str) -> Failure {
+    Failure::stop(anyhow::anyhow!(
+        "topic {topic} was recreated: {pipeline} has read topic id {known}, the broker now has {found}. \
+         Its offsets mean nothing here; remove its checkpoint rows once you know what was lost"
+    ))
+}
+
 impl Claim {
     fn of(pipeline: &Arc<str>, wanted: &Wanted, row: Option<PgRow>) -> Result<Self, Failure> {
         let Wanted { topic, topic_id, partition, .. } = wanted;
         let row = row.ok_or_else(|| Failure::stop(anyhow::anyhow!("no checkpoint for {topic}[{partition}]")))?;
         let known: String = row.try_get("topic_id")?;
         if known != *topic_id {
-            return Err(Failure::stop(anyhow::anyhow!(
-                "topic {topic} was recreated: {pipeline} has read topic id {known}, the broker now has {topic_id}. \
-                 Its offsets mean nothing here; remove its checkpoint rows once you know what was lost"
-            )));
+            return Err(recreated(pipeline, topic, &known, topic_id));
         }
         let plan: Option<Value> = row.try_get("plan")?;
         Ok(Self {
@@ -268,6 +276,7 @@ impl<B> Batch<B> {
     /// # Errors
     /// [`Failure::Stop`] when another owner has the partition: roll back.
     pub async fn settle(&self, tx: &mut PgConnection) -> Result<Settled, Failure> {
+        sqlx::query(NOT_FOR_EVER).execute(&mut *tx).await?;
         match &self.purpose {
             Purpose::Advance { claim, from, to, reached_at } => {
                 claim.advance(tx, *from, *to, *reached_at).await?;
@@ -282,7 +291,7 @@ impl<B> Batch<B> {
     pub async fn plan(&self, pool: &PgPool, note: &Value) -> Result<(), Failure> {
         let Purpose::Advance { claim, from, to, .. } = &self.purpose else { return Ok(()) };
         let plan = serde_json::json!({ "to": to, "note": note });
-        let done = sqlx::query(
+        let statement = sqlx::query(
             "update millrace.checkpoint set plan = $6, updated_at = now()
              where pipeline = $1 and topic = $2 and partition = $3 and epoch = $4 and next = $5",
         )
@@ -291,9 +300,8 @@ impl<B> Batch<B> {
         .bind(claim.partition)
         .bind(claim.epoch)
         .bind(from)
-        .bind(plan)
-        .execute(pool)
-        .await?;
+        .bind(plan);
+        let done = answered(pool, async |connection| Ok(statement.execute(connection).await?)).await?;
         if done.rows_affected() == 1 { Ok(()) } else { Err(claim.fenced()) }
     }
 }

@@ -11,6 +11,23 @@ use std::time::Duration;
 /// Between tries while the client's queue is full.
 const QUEUE_FULL_WAITS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
+const DEFAULTS: &[(&str, &str)] = &[
+    // Company for a record, and what it costs in latency.
+    ("linger.ms", "5"),
+    ("compression.type", "lz4"),
+    // Outlives a broker's restart; the caller decides what to do after.
+    ("message.timeout.ms", "120000"),
+    ("queue.buffering.max.messages", "100000"),
+    ("queue.buffering.max.kbytes", "65536"),
+];
+
+const FIXED: &[(&str, &str)] = &[
+    ("enable.idempotence", "true"),
+    ("acks", "all"),
+    // The Java client's partitioner: one key, one partition, whoever publishes.
+    ("partitioner", "murmur2_random"),
+];
+
 /// An event on its way into the log.
 #[derive(Debug, Clone)]
 pub struct Outgoing<'a> {
@@ -47,19 +64,7 @@ impl Publisher {
     /// # Errors
     /// A Kafka property that does not exist or has no such value.
     pub fn new(kafka: &KafkaConfig) -> anyhow::Result<Self> {
-        let mut config = kafka.client();
-        config
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            // Company for a record, and what it costs in latency.
-            .set("linger.ms", "5")
-            .set("compression.type", "lz4")
-            // The Java client's partitioner: one key, one partition, whoever publishes.
-            .set("partitioner", "murmur2_random")
-            // Outlives a broker's restart; the caller decides what to do after.
-            .set("message.timeout.ms", "120000")
-            .set("queue.buffering.max.messages", "100000")
-            .set("queue.buffering.max.kbytes", "65536");
+        let config = kafka.client_with(DEFAULTS, FIXED)?;
         Ok(Self { producer: FutureProducer::from_config(&config)? })
     }
 

@@ -3,6 +3,7 @@
 use crate::platform::{Platform, Role, eventually};
 use serde_json::Value;
 use sqlx::PgPool;
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
 const TOPIC: &str = "shop.order.v1";
@@ -12,6 +13,8 @@ struct Sent {
     key: Option<String>,
     headers: Vec<(&'static str, String)>,
     value: Option<Vec<u8>>,
+    /// One more header, whose name is not UTF-8.
+    odd_header: bool,
 }
 
 impl Sent {
@@ -27,7 +30,7 @@ impl Sent {
             header("ce_type", "payment.failed"),
             header("ce_time", "2026-03-01T12:00:00Z"),
         ];
-        Self { key: Some(key), headers, value: Some(value.to_vec()) }
+        Self { key: Some(key), headers, value: Some(value.to_vec()), odd_header: false }
     }
 
     fn header(mut self, name: &'static str, value: &str) -> Self {
@@ -44,6 +47,9 @@ impl Sent {
         for (name, value) in &self.headers {
             kcat.args(["-H", &format!("{name}={value}")]);
         }
+        if self.odd_header {
+            kcat.arg("-H").arg(std::ffi::OsStr::from_bytes(b"od\xff\xfed=1"));
+        }
         match (&self.key, &self.value) {
             // Only a line that ends after its key becomes a null value.
             (Some(key), None) => {
@@ -58,11 +64,11 @@ impl Sent {
 }
 
 /// The bytes of a real record: what its publisher would have put into the log.
-async fn real_value(platform: &Platform, postgres: &PgPool) -> Vec<u8> {
+async fn real_value(platform: &Platform) -> Vec<u8> {
     let text: String =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/avro/payment.failed/1.avsc")).unwrap();
     let example = include_str!("../../schemas/avro/payment.failed/example.json");
-    let id: i64 = schema_id(platform, postgres).await;
+    let id: i64 = schema_id(platform).await;
     let schema = millrace_schemas::WriterSchema::parse(u32::try_from(id).unwrap(), &text).unwrap();
     let value = millrace_schemas::value_from_json(schema.schema, &serde_json::from_str(example).unwrap()).unwrap();
     let mut bytes = millrace_schemas::wire::header(schema.id).to_vec();
@@ -70,7 +76,7 @@ async fn real_value(platform: &Platform, postgres: &PgPool) -> Vec<u8> {
     bytes
 }
 
-async fn schema_id(platform: &Platform, _: &PgPool) -> i64 {
+async fn schema_id(platform: &Platform) -> i64 {
     let url = format!("{}/subjects/{TOPIC}-shop.order.PaymentFailed/versions/latest", platform.addresses().registry);
     let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
     answer["id"].as_i64().unwrap()
@@ -90,10 +96,10 @@ async fn every_kind_of_bad_record_is_set_aside_explained_and_the_flow_goes_on() 
     let platform = Platform::start().await;
     let process = platform.role(&["process", "clickhouse"]);
     let postgres = platform.postgres().await;
-    let good = real_value(&platform, &postgres).await;
+    let good = real_value(&platform).await;
     let unknown_id = [&900_001_u32.to_be_bytes()[..], &good[5..]].concat();
     let faults: Vec<(&str, Sent)> = vec![
-        ("bad_header", Sent { key: Some("k".into()), headers: vec![], value: Some(b"garbage".to_vec()) }),
+        ("bad_header", Sent { key: Some("k".into()), headers: vec![], ..Sent::good(b"garbage") }),
         ("bad_framing", Sent::good(b"{\"json\": \"is not Avro\"}")),
         ("bad_framing", Sent::good(&[0, 0])),
         ("unknown_schema", Sent::good(&[&[0][..], &unknown_id].concat())),
@@ -105,6 +111,7 @@ async fn every_kind_of_bad_record_is_set_aside_explained_and_the_flow_goes_on() 
         ("unknown_type", Sent::good(&good).header("ce_type", "payment.imagined")),
         ("bad_header", Sent::good(&good).header("ce_id", "seven")),
         ("bad_header", Sent::good(&good).header("ce_time", "yesterday")),
+        ("bad_framing", Sent { key: Some(random_text(4_096)), ..Sent::good(b"a key that no index holds") }),
     ];
     let mut expected: Vec<&str> = faults.iter().map(|(reason, _)| *reason).collect();
     for (at, (reason, record)) in faults.into_iter().enumerate() {
@@ -120,6 +127,36 @@ async fn every_kind_of_bad_record_is_set_aside_explained_and_the_flow_goes_on() 
     expected.sort_unstable();
     assert_eq!(reasons, expected, "{found:#?}");
     show_explains_each(&platform, &found);
+    assert_eq!(process.stop(), 0);
+    platform.stop().await;
+}
+
+/// Text that does not compress.
+fn random_text(length: usize) -> String {
+    std::iter::repeat_with(|| uuid::Uuid::new_v4().simple().to_string()).take(length / 32).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_client_would_write_is_read_all_the_same() {
+    let platform = Platform::start().await;
+    let mut process = platform.role(&["process", "clickhouse"]);
+    let good = real_value(&platform).await;
+    let mut odd = Sent::good(&good);
+    odd.odd_header = true;
+    odd.into_topic(&platform);
+    eventually("a header name that is not UTF-8 stops nothing", async || rows(&platform, "payment_failed").await == 1)
+        .await;
+    // A time long before any clock; the record itself is good, so it is applied.
+    let addresses = platform.addresses();
+    let record = Sent::good(&good);
+    let headers: Vec<String> = record.headers.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let value: String = good.iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = record.key.unwrap();
+    let mut arguments = vec![addresses.kafka.as_str(), TOPIC, &key, &value, "-1000000000000000"];
+    arguments.extend(headers.iter().map(String::as_str));
+    crate::clients::judge("odd_time.py", &arguments);
+    eventually("nor does a time before all clocks", async || rows(&platform, "payment_failed").await == 2).await;
+    assert!(process.is_running(), "{}", process.log());
     assert_eq!(process.stop(), 0);
     platform.stop().await;
 }
@@ -147,7 +184,7 @@ async fn a_replay_after_the_fix_applies_once() {
     let platform = Platform::start().await;
     let mut process = platform.role(&["process", "clickhouse", "order_status"]);
     let postgres = platform.postgres().await;
-    let good = real_value(&platform, &postgres).await;
+    let good = real_value(&platform).await;
     // The publisher registered its schema elsewhere: the registry learns it only later, under the next id.
     let next: i64 = newest_id(&platform).await + 1;
     let early = [&[0][..], &u32::try_from(next).unwrap().to_be_bytes(), &good[5..], &[0]].concat();

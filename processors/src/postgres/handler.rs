@@ -10,11 +10,10 @@
 
 use super::body::Body;
 use super::projection::{Projection, Rows, Sharing};
-use millrace_stream::{Batch, Event, Failure, Handler, Incoming, Reason, Reject, crash_at};
+use millrace_stream::{Batch, Event, Failure, Handler, Incoming, Reason, Reject, answered, crash_at};
 use sqlx::{Connection, PgConnection, PgPool};
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
-use std::time::Duration;
 use uuid::Uuid;
 
 /// Read committed, because whoever waited for a lock must see what its holder committed. A statement gets
@@ -25,9 +24,6 @@ const BEGIN: &str = "begin isolation level read committed;
     set local statement_timeout = '15s';
     set local lock_timeout = '5s';
     set local idle_in_transaction_session_timeout = '15s'";
-
-/// A server that vanished without a word answers nothing, not even that a timeout passed.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Rows read or written by one statement: bounds its arrays to some hundred kilobytes.
 const STATEMENT_ROWS_MAX: usize = 2_000;
@@ -63,19 +59,7 @@ impl<P: Projection> Handler for Projector<P> {
     }
 
     async fn apply(&self, batch: &Batch<Self::Block>) -> Result<(), Failure> {
-        let mut connection = self.pool.acquire().await?;
-        match tokio::time::timeout(ANSWER_DEADLINE, transact::<P>(&mut connection, batch)).await {
-            Ok(done) => done,
-            Err(_) => {
-                connection.close_on_drop(); // half a conversation is no use to the next one
-                Err(Failure::retry(anyhow::anyhow!("postgres did not answer within {ANSWER_DEADLINE:?}")))
-            }
-        }
-    }
-
-    /// The law of projections: any order gives the same row, so nothing waits behind a dead letter.
-    fn keeps_keys_in_order(&self) -> bool {
-        false
+        answered(&self.pool, async |connection| transact::<P>(connection, batch).await).await
     }
 }
 

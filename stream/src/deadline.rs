@@ -1,0 +1,28 @@
+//! A conversation with Postgres that ends, also when the server vanished without a word.
+
+use crate::Failure;
+use sqlx::{PgConnection, PgPool};
+use std::time::Duration;
+
+/// A server that vanished answers nothing, not even that a timeout passed; TCP alone would wait a quarter of an
+/// hour. More than our statements may take, so that a slow answer is told apart from none.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Runs `work` on a connection of its own. One that did not answer in time is closed: half a conversation is no
+/// use to the next one.
+///
+/// # Errors
+/// [`Failure::Retry`] when there was no answer; it may have taken effect or not.
+pub async fn answered<T>(
+    pool: &PgPool,
+    work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let mut connection = pool.acquire().await?;
+    match tokio::time::timeout(ANSWER_DEADLINE, work(&mut connection)).await {
+        Ok(done) => done,
+        Err(_) => {
+            connection.close_on_drop();
+            Err(Failure::retry(anyhow::anyhow!("postgres did not answer within {ANSWER_DEADLINE:?}")))
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Headers of a polled message, whatever their names hold.
+//!
+//! The Rust client panics on a name that is not UTF-8, and anybody may write one. So this file speaks to
+//! librdkafka's C interface: it only reads, and copies before it returns.
+#![allow(unsafe_code)] // the reason above; every block says why it is sound
+
+use crate::RecordBuilder;
+use rdkafka::bindings as c;
+use rdkafka::message::BorrowedMessage;
+use std::ffi::CStr;
+use std::ptr;
+
+/// Adds a message's headers, in their order. A name that is not UTF-8 is kept with replacement characters.
+pub(crate) fn copy(message: &BorrowedMessage<'_>, mut builder: RecordBuilder) -> RecordBuilder {
+    let mut headers = ptr::null_mut();
+    // SAFETY: the message is alive; librdkafka parses its headers into memory that it owns.
+    let found = unsafe { c::rd_kafka_message_headers(message.ptr(), &raw mut headers) };
+    if found != c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+        return builder; // it has none
+    }
+    for index in 0.. {
+        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+        // SAFETY: `headers` belongs to the message, which outlives this function.
+        let got = unsafe { c::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size) };
+        if got != c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            break; // that was the last one
+        }
+        // SAFETY: the name ends in NUL, and a value that is not null has `size` bytes; both live in `headers`.
+        let (name, value) = unsafe {
+            let value = (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), size));
+            (CStr::from_ptr(name).to_string_lossy(), value)
+        };
+        builder = builder.header(&name, value);
+    }
+    builder
+}
