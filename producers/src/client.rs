@@ -82,6 +82,8 @@ pub struct Client {
 struct Route {
     contract: Arc<Contract>,
     schema: Arc<WriterSchema>,
+    /// Its fields up to the key: all that must be read to find it.
+    front: WriterSchema,
     dataschema: String,
 }
 
@@ -100,7 +102,7 @@ impl Client {
         for contract in contracts.iter() {
             let schema = registry.writer(contract).await?;
             let dataschema = format!("{}/schemas/ids/{}", registry.url(), schema.id);
-            routes.insert(contract.event_type.clone(), Route { contract: contract.clone(), schema, dataschema });
+            routes.insert(contract.event_type.clone(), Route::new(contract.clone(), schema, dataschema)?);
         }
         let publisher = Publisher::new(kafka)?;
         Ok(Self { publisher, routes: Arc::new(routes), source: source.into(), metrics: Metrics::default() })
@@ -150,6 +152,11 @@ impl Client {
 }
 
 impl Route {
+    fn new(contract: Arc<Contract>, schema: Arc<WriterSchema>, dataschema: String) -> anyhow::Result<Self> {
+        let front = front(&contract, schema.id)?;
+        Ok(Self { contract, schema, front, dataschema })
+    }
+
     fn write<E: Serialize>(&self, source: &str, occurrence: Occurrence, body: &E) -> Result<Written, SendError> {
         let event_type = &self.contract.event_type;
         let mut value = wire::header(self.schema.id).to_vec();
@@ -165,7 +172,7 @@ impl Route {
 
     /// Read back from what was written, so that it is the datum's own, whatever type the body was.
     fn key(&self, datum: &[u8]) -> Option<String> {
-        let Ok(Value::Record(fields)) = self.schema.decode(datum) else { return None };
+        let Ok(Value::Record(fields)) = self.front.decode_front(datum) else { return None };
         match fields.into_iter().find(|(name, _)| *name == self.contract.key)?.1 {
             Value::Uuid(id) => Some(id.to_string()),
             Value::String(text) if !text.is_empty() => Some(text),
@@ -189,6 +196,16 @@ impl Route {
             tracestate: tracestate.map(Into::into),
         }
     }
+}
+
+/// The contract's schema without the fields behind its key. Avro writes fields one after the other.
+fn front(contract: &Contract, id: u32) -> anyhow::Result<WriterSchema> {
+    let mut schema: serde_json::Value = serde_json::from_str(&contract.newest().text)?;
+    let key = contract.fields().iter().position(|field| field.name == contract.key);
+    if let (Some(key), Some(fields)) = (key, schema["fields"].as_array_mut()) {
+        fields.truncate(key + 1);
+    }
+    WriterSchema::parse(id, &schema.to_string())
 }
 
 /// A record, ready to be sent as often as it takes.
@@ -261,12 +278,13 @@ async fn answer(enqueued: Result<Acknowledgement, PublishError>) -> Result<(), P
 #[cfg(test)]
 mod tests {
     use super::*;
+    use millrace_schemas::value_from_json;
     use serde_json::{Value as Json, json};
 
     fn route(event_type: &str) -> Route {
         let contract = Contracts::embedded().unwrap().get(event_type).unwrap().clone();
         let schema = Arc::new(WriterSchema::parse(7, &contract.newest().text).unwrap());
-        Route { contract, schema, dataschema: "http://registry/schemas/ids/7".to_owned() }
+        Route::new(contract, schema, "http://registry/schemas/ids/7".to_owned()).unwrap()
     }
 
     fn erased(fields: &Json) -> Result<Written, SendError> {
@@ -287,6 +305,18 @@ mod tests {
         assert_eq!(envelope.dataschema.as_deref(), Some("http://registry/schemas/ids/7"));
         assert_eq!(envelope.traceparent.as_deref(), occurrence.traceparent.as_deref());
         assert!(envelope.recorded_at.is_some());
+    }
+
+    #[test]
+    fn the_key_is_the_text_in_the_field_that_the_contract_names() {
+        for contract in Contracts::embedded().unwrap().iter() {
+            let route = route(&contract.event_type);
+            let mut datum = Vec::new();
+            let value = value_from_json(route.schema.schema, &contract.example).unwrap();
+            route.schema.encode_value(&value, &mut datum).unwrap();
+            let key = route.key(&datum).unwrap();
+            assert_eq!(contract.example[&contract.key], json!(key), "{}", contract.event_type);
+        }
     }
 
     #[test]

@@ -65,7 +65,7 @@ fn wants(query: &Asked, flag: &str) -> bool {
 async fn register(State(store): State<Store>, Path(subject): Path<String>, body: Body) -> Answer {
     let subject = valid_subject(subject)?;
     let submitted = submitted(body)?;
-    let id = store.register(&subject, &submitted).await?;
+    let id = store.register(subject, submitted).await?;
     Ok(answer(&json!({ "id": id })))
 }
 

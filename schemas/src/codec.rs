@@ -64,15 +64,28 @@ impl WriterSchema {
     /// # Errors
     /// When bytes are missing, wrong or left over.
     pub fn decode(&self, datum: &[u8]) -> Result<Value, DecodeError> {
+        match self.read(datum)? {
+            (value, 0) => Ok(value),
+            (_, left) => Err(DecodeError::TrailingBytes { schema_id: self.id, fullname: self.fullname.clone(), left }),
+        }
+    }
+
+    /// Reads a datum of which this schema describes the first fields only; the others are passed over.
+    ///
+    /// # Errors
+    /// When bytes are missing or wrong.
+    pub fn decode_front(&self, datum: &[u8]) -> Result<Value, DecodeError> {
+        Ok(self.read(datum)?.0)
+    }
+
+    /// A value, and how many bytes are left behind it.
+    fn read(&self, datum: &[u8]) -> Result<(Value, usize), DecodeError> {
         let mut datum = Datum { rest: datum, overrun: false };
         let read = self.reader.read_value(&mut datum);
-        let (schema_id, left) = (self.id, datum.rest.len());
-        match read {
-            _ if datum.overrun => Err(DecodeError::Truncated { schema_id, fullname: self.fullname.clone() }),
-            Ok(value) if left == 0 => Ok(value),
-            Ok(_) => Err(DecodeError::TrailingBytes { schema_id, fullname: self.fullname.clone(), left }),
-            Err(error) => Err(self.malformed(error)),
+        if datum.overrun {
+            return Err(DecodeError::Truncated { schema_id: self.id, fullname: self.fullname.clone() });
         }
+        read.map(|value| (value, datum.rest.len())).map_err(|error| self.malformed(error))
     }
 
     /// Reads a whole datum into a type that names the fields it wants; the others are skipped.

@@ -1,6 +1,8 @@
 //! The client of a Confluent-compatible schema registry: ids to schemas and back, asked once each.
 
 use crate::{Contract, Contracts, WriterSchema};
+use anyhow::Context;
+use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
@@ -16,10 +18,12 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 const UNKNOWN_MAX: usize = 10_000;
 /// A schema larger than this is a mistake.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// "Schema not found" in Confluent's API. A 404 without it came from something else at that address.
+const NO_SUCH_ID: i64 = 40403;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// Try again: nothing is wrong with the record.
+    /// Try again: nothing is wrong with the record. Also where the address or the login is wrong.
     #[error("schema registry: {0}")]
     Unreachable(String),
     #[error("schema id {0} is not in the registry")]
@@ -33,18 +37,32 @@ pub enum RegistryError {
 /// Cheap to clone; clones share what was learnt.
 #[derive(Clone)]
 pub struct Registry {
+    /// Without the login: it is shown, and published with every event.
     url: Arc<str>,
+    /// The same with the login, of which the HTTP client makes basic auth.
+    base: Arc<str>,
     http: reqwest::Client,
     known: Arc<RwLock<HashMap<u32, Arc<WriterSchema>>>>,
     unknown: Arc<RwLock<HashMap<u32, Instant>>>,
 }
 
 impl Registry {
+    /// A login within the URL is for asking, and never shown.
+    ///
     /// # Errors
-    /// When no TLS provider is installed.
+    /// When it is no URL, or no TLS provider is installed.
     pub fn new(url: &str) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().timeout(REQUEST_DEADLINE).connect_timeout(CONNECT_DEADLINE).build()?;
-        Ok(Self { url: url.trim_end_matches('/').into(), http, known: Arc::default(), unknown: Arc::default() })
+        let (url, base) = (with_login(url, "", None)?, url.trim_end_matches('/').into());
+        Ok(Self { url, base, http, known: Arc::default(), unknown: Arc::default() })
+    }
+
+    /// Asks as this user, whatever the URL said.
+    ///
+    /// # Errors
+    /// When the URL can have no login.
+    pub fn with_login(self, user: &str, password: Option<&str>) -> anyhow::Result<Self> {
+        Ok(Self { base: with_login(&self.url, user, password)?, ..self })
     }
 
     pub fn url(&self) -> &str {
@@ -62,11 +80,12 @@ impl Registry {
         if read(&self.unknown).get(&id).is_some_and(|since| since.elapsed() < UNKNOWN_FOR) {
             return Err(RegistryError::UnknownId(id));
         }
-        let answer = self.http.get(format!("{}/schemas/ids/{id}", self.url)).send().await;
+        let answer = self.get(&format!("/schemas/ids/{id}")).send().await;
         match self.answer::<SchemaAnswer>(answer).await? {
             Ok(answer) => self.learn(id, &answer),
-            Err(refusal) if refusal.status == 404 => Err(self.note_unknown(id)),
-            Err(refusal) => Err(RegistryError::Unusable { id, message: refusal.message }),
+            Err(Refusal { status: StatusCode::NOT_FOUND, error_code: NO_SUCH_ID, .. }) => Err(self.note_unknown(id)),
+            // A wrong address, a proxy, a login that ran out: it says nothing about the id.
+            Err(refusal) => Err(self.unreachable(refusal.answered())),
         }
     }
 
@@ -76,13 +95,13 @@ impl Registry {
     /// [`RegistryError::Refused`] when it breaks the subject's compatibility.
     pub async fn register(&self, contract: &Contract) -> Result<Arc<WriterSchema>, RegistryError> {
         let subject = contract.subject();
-        let url = format!("{}/subjects/{subject}/versions", self.url);
+        let path = format!("/subjects/{subject}/versions");
         let mut newest = 0;
         for version in contract.versions() {
-            let answer = self.http.post(&url).json(&json!({ "schema": version.text })).send().await;
+            let answer = self.post(&path).json(&json!({ "schema": version.text })).send().await;
             newest = match self.answer::<IdAnswer>(answer).await? {
                 Ok(answer) => answer.id,
-                Err(refusal) => return Err(RegistryError::Refused { subject, message: refusal.message }),
+                Err(refusal) => return Err(refusal.of_subject(subject, "")),
             };
         }
         self.learn(newest, &SchemaAnswer { schema: contract.newest().text.clone(), schema_type: None })
@@ -107,22 +126,31 @@ impl Registry {
     pub async fn writer(&self, contract: &Contract) -> Result<Arc<WriterSchema>, RegistryError> {
         let subject = contract.subject();
         let text = contract.newest().text.clone();
-        let url = format!("{}/subjects/{subject}", self.url);
-        let answer = self.http.post(url).json(&json!({ "schema": text })).send().await;
+        let answer = self.post(&format!("/subjects/{subject}")).json(&json!({ "schema": text })).send().await;
         match self.answer::<IdAnswer>(answer).await? {
             Ok(answer) => self.learn(answer.id, &SchemaAnswer { schema: text, schema_type: None }),
-            Err(refusal) => {
-                let message = format!("{}; `millrace migrate` registers contracts", refusal.message);
-                Err(RegistryError::Refused { subject, message })
-            }
+            Err(refusal) => Err(refusal.of_subject(subject, "; `millrace migrate` registers contracts")),
         }
     }
 
     /// # Errors
-    /// When it does not answer.
+    /// When it does not answer, not to us, or not as a registry does.
     pub async fn reachable(&self) -> Result<(), RegistryError> {
-        let answer = self.http.get(format!("{}/subjects", self.url)).send().await;
-        self.answer::<serde_json::Value>(answer).await.map(drop)
+        let answer = self.get("/subjects").send().await;
+        let subjects = self.answer::<Vec<String>>(answer).await?;
+        subjects.map(drop).map_err(|refusal| self.unreachable(refusal.answered()))
+    }
+
+    fn get(&self, path: &str) -> reqwest::RequestBuilder {
+        self.http.get(format!("{}{path}", self.base))
+    }
+
+    fn post(&self, path: &str) -> reqwest::RequestBuilder {
+        self.http.post(format!("{}{path}", self.base))
+    }
+
+    fn unreachable(&self, what: impl std::fmt::Display) -> RegistryError {
+        RegistryError::Unreachable(format!("{} {what}", self.url))
     }
 
     fn learn(&self, id: u32, answer: &SchemaAnswer) -> Result<Arc<WriterSchema>, RegistryError> {
@@ -154,19 +182,19 @@ impl Registry {
         &self,
         sent: Result<reqwest::Response, reqwest::Error>,
     ) -> Result<Result<T, Refusal>, RegistryError> {
-        let unreachable = |error: String| RegistryError::Unreachable(format!("{} {error}", self.url));
-        let response = sent.map_err(|error| unreachable(format!("did not answer: {}", causes(&error))))?;
+        let response = sent.map_err(|error| self.unreachable(format!("did not answer: {}", causes(&error))))?;
         let status = response.status();
-        let body = body(response).await.map_err(|error| unreachable(format!("stopped in mid-answer: {error}")))?;
+        let body = body(response).await.map_err(|error| self.unreachable(format!("stopped in mid-answer: {error}")))?;
         if status.is_server_error() || status == 429 {
-            return Err(unreachable(format!("answered {status}")));
+            return Err(self.unreachable(format!("answered {status}")));
         }
         if !status.is_success() {
-            let refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
-            return Ok(Err(Refusal { status: status.as_u16(), ..refusal }));
+            return Ok(Err(Refusal::of(status, &body)));
         }
         let parsed = serde_json::from_slice(&body);
-        parsed.map(Ok).map_err(|error| unreachable(format!("answered something else than a registry would: {error}")))
+        parsed
+            .map(Ok)
+            .map_err(|error| self.unreachable(format!("answered something else than a registry would: {error}")))
     }
 }
 
@@ -182,12 +210,40 @@ struct IdAnswer {
     id: u32,
 }
 
+/// A 4xx, with what a registry would say in it.
 #[derive(Deserialize, Default)]
 struct Refusal {
     #[serde(skip)]
-    status: u16,
+    status: StatusCode,
+    #[serde(default)]
+    error_code: i64,
     #[serde(default)]
     message: String,
+}
+
+impl Refusal {
+    fn of(status: StatusCode, body: &[u8]) -> Self {
+        Self { status, ..serde_json::from_slice(body).unwrap_or_default() }
+    }
+
+    fn answered(&self) -> String {
+        let Self { status, message, .. } = self;
+        let message = if message.is_empty() { "and nothing that a registry would say" } else { message };
+        format!("answered {status}: {message}")
+    }
+
+    /// The subject and the schema reached a registry, which said no.
+    fn of_subject(self, subject: String, hint: &str) -> RegistryError {
+        RegistryError::Refused { subject, message: format!("{}{hint}", self.answered()) }
+    }
+}
+
+/// The URL with this login in the place of its own.
+fn with_login(url: &str, user: &str, password: Option<&str>) -> anyhow::Result<Arc<str>> {
+    let mut url = reqwest::Url::parse(url).context("the schema registry's URL")?;
+    let changed = url.set_username(user).and_then(|()| url.set_password(password));
+    changed.map_err(|()| anyhow::anyhow!("the schema registry's URL can have no login"))?;
+    Ok(url.as_str().trim_end_matches('/').into())
 }
 
 async fn body(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
@@ -214,4 +270,86 @@ fn causes(error: &dyn std::error::Error) -> String {
 
 fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// Something that answers every request so; its address, and the last request's head.
+    async fn answering(status: &'static str, body: &'static str) -> (String, Arc<RwLock<String>>) {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (listener, asked) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Arc::<RwLock<String>>::default());
+        let (address, note) = (listener.local_addr().unwrap().to_string(), asked.clone());
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let mut head = vec![0; 4096];
+                let read = socket.read(&mut head).await.unwrap();
+                *note.write().unwrap() = String::from_utf8_lossy(&head[..read]).into_owned();
+                let length = body.len();
+                let answer =
+                    format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+                socket.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        (address, asked)
+    }
+
+    async fn by_id(status: &'static str, body: &'static str) -> RegistryError {
+        let (address, _) = answering(status, body).await;
+        Registry::new(&format!("http://{address}")).unwrap().by_id(7).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn an_id_is_unknown_only_where_a_registry_says_so() {
+        let unknown = by_id("404 Not Found", r#"{"error_code": 40403, "message": "Schema 7 not found"}"#).await;
+        assert!(matches!(unknown, RegistryError::UnknownId(7)), "{unknown}");
+        let others = [
+            ("404 Not Found", "no such page"),
+            ("404 Not Found", r#"{"error_code": 404, "message": "HTTP 404 Not Found"}"#),
+            ("401 Unauthorized", r#"{"error_code": 401, "message": "Unauthorized"}"#),
+            ("403 Forbidden", ""),
+        ];
+        for (status, body) in others {
+            let error = by_id(status, body).await;
+            assert!(matches!(error, RegistryError::Unreachable(_)), "{status} {body}: {error}");
+            assert!(error.to_string().contains(&format!(" answered {status}: ")), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_answers_as_a_registry_does_is_one() {
+        let reachable = async |status, body| {
+            let (address, _) = answering(status, body).await;
+            Registry::new(&format!("http://{address}")).unwrap().reachable().await
+        };
+        assert!(reachable("200 OK", r#"["shop.order.v1-a.B"]"#).await.is_ok());
+        for (status, body) in [("404 Not Found", "[]"), ("401 Unauthorized", "[]"), ("200 OK", r#"{"it": "works"}"#)] {
+            let error = reachable(status, body).await.unwrap_err();
+            assert!(matches!(error, RegistryError::Unreachable(_)), "{status} {body}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_login_is_sent_and_never_shown() {
+        let (address, asked) = answering("401 Unauthorized", "").await;
+        let registry = Registry::new(&format!("http://anna:s%40same@{address}/")).unwrap();
+        let error = registry.reachable().await.unwrap_err().to_string();
+        assert_eq!(registry.url(), format!("http://{address}"));
+        assert!(asked.read().unwrap().contains("Basic YW5uYTpzQHNhbWU="), "{}", asked.read().unwrap()); // anna:s@same
+        let registry = registry.with_login("bert", Some("s/same")).unwrap();
+        let error = format!("{error} {}", registry.reachable().await.unwrap_err());
+        assert!(asked.read().unwrap().contains("Basic YmVydDpzL3NhbWU="), "{}", asked.read().unwrap()); // bert:s/same
+        assert!(!error.contains("same"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_is_away_is_named_without_its_password() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let away = Registry::new("http://anna:sesame@127.0.0.1:1").unwrap();
+        let error = away.reachable().await.unwrap_err().to_string();
+        assert!(error.contains("http://127.0.0.1:1") && !error.contains("sesame"), "{error}");
+    }
 }

@@ -339,6 +339,49 @@ fn delivery_state(text: &str) -> DeliveryState {
     }
 }
 
+/// A delivery that was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failed {
+    pub id: Uuid,
+    pub event_id: Uuid,
+    pub rule: String,
+    pub channel: String,
+    pub endpoint: String,
+    /// Attempts of its last round.
+    pub tries: i32,
+    /// What the receiver answered last, for HTTP its status.
+    pub code: Option<i32>,
+    pub error: Option<String>,
+    pub failed_at: DateTime<Utc>,
+}
+
+/// What was given up last, newest first; of one endpoint, or of all.
+///
+/// # Errors
+/// When Postgres does not answer, or was not migrated.
+pub async fn failed(pool: &PgPool, endpoint: Option<&str>, limit: i64) -> Result<Vec<Failed>, Failure> {
+    let rows = sqlx::query(
+        "select id, event_id, rule, channel, endpoint, tries, last_code, last_error, settled_at
+         from millrace.delivery where state = 'failed' and ($1::text is null or endpoint = $1)
+         order by settled_at desc, id limit $2",
+    );
+    rows.bind(endpoint).bind(limit).fetch_all(pool).await?.iter().map(one_failed).collect()
+}
+
+fn one_failed(row: &PgRow) -> Result<Failed, Failure> {
+    Ok(Failed {
+        id: row.try_get("id")?,
+        event_id: row.try_get("event_id")?,
+        rule: row.try_get("rule")?,
+        channel: row.try_get("channel")?,
+        endpoint: row.try_get("endpoint")?,
+        tries: row.try_get("tries")?,
+        code: row.try_get("last_code")?,
+        error: row.try_get("last_error")?,
+        failed_at: row.try_get("settled_at")?,
+    })
+}
+
 /// One attempt at a delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Attempt {

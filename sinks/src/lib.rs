@@ -26,7 +26,7 @@ mod workers;
 
 pub use channel::{Channel, Delivery, Outcome};
 pub use config::{ConfigError, Endpoint, Secret, WebhookConfig};
-pub use ledger::{Attempt, DeliveryState, Progress, attempts, progress, send_again};
+pub use ledger::{Attempt, DeliveryState, Failed, Progress, attempts, failed, progress, send_again};
 pub use metrics::Metrics;
 pub use retry::RetryConfig;
 pub use rules::{Rule, RuleError, Rules};

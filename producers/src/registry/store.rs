@@ -86,10 +86,19 @@ impl Store {
     }
 
     /// The schema's id. Most registrations are repeated ones and need no lock.
-    pub async fn register(&self, subject: &str, submitted: &Submitted) -> Result<i32, Refusal> {
-        if let Some(registered) = self.find(subject, submitted).await? {
+    ///
+    /// Goes on when the client hangs up: a transaction given up while it begins would go back into the pool
+    /// half-open, and the next one on that connection would be part of it.
+    pub async fn register(&self, subject: String, submitted: Submitted) -> Result<i32, Refusal> {
+        if let Some(registered) = self.find(&subject, &submitted).await? {
             return Ok(registered.id);
         }
+        let store = self.clone();
+        let registering = tokio::spawn(async move { store.register_locked(&subject, &submitted).await });
+        registering.await.unwrap_or_else(|error| Err(Refusal::damaged(format!("the registration ended: {error}"))))
+    }
+
+    async fn register_locked(&self, subject: &str, submitted: &Submitted) -> Result<i32, Refusal> {
         let mut transaction = self.0.begin().await?;
         sqlx::query("set local lock_timeout = '10s'").execute(&mut *transaction).await?;
         sqlx::query("select pg_advisory_xact_lock($1)").bind(REGISTRATION_LOCK).execute(&mut *transaction).await?;
