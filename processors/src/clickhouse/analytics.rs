@@ -5,7 +5,6 @@
 
 use super::column::{quote, text_literal};
 use super::table::METRICS;
-use anyhow::{Context, ensure};
 use include_dir::{Dir, include_dir};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,37 +26,61 @@ pub struct Metric {
     pub select: String,
 }
 
+/// A file that is no metric, and what it lacks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}: {message}")]
+pub struct MetricError {
+    /// Relative to the project's `processors/analytics` directory.
+    pub file: String,
+    pub message: String,
+}
+
+impl MetricError {
+    fn at(path: &Path, message: impl Into<String>) -> Self {
+        let file = path.file_name().map_or_else(|| path.display().to_string(), |name| name.display().to_string());
+        Self { file, message: message.into() }
+    }
+}
+
 impl Analytics {
     /// The reference domain's.
     ///
     /// # Errors
     /// Never in a released binary: a test loads them.
-    pub fn embedded() -> anyhow::Result<Self> {
-        let file = |file: &include_dir::File<'_>| {
-            let text = file.contents_utf8().context("an embedded metric is not UTF-8")?;
+    pub fn embedded() -> Result<Self, Vec<MetricError>> {
+        Self::of(EMBEDDED.files().map(|file| {
+            let text = file.contents_utf8().ok_or_else(|| MetricError::at(file.path(), "it is not UTF-8"))?;
             Metric::parse(file.path(), text)
-        };
-        Self::of(EMBEDDED.files().map(file))
+        }))
     }
 
     /// Reads `*.sql` of a directory; other files are left alone.
     ///
     /// # Errors
-    /// The first file that is not a metric, and what it lacks.
-    pub fn load(directory: &Path) -> anyhow::Result<Self> {
-        let shown = directory.display();
-        let entries = std::fs::read_dir(directory).with_context(|| format!("could not read {shown}"))?;
-        let paths: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
-        let metrics = paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "sql"));
-        Self::of(metrics.map(|path| {
-            let text = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
+    /// Every file that is not a metric, not only the first.
+    pub fn load(directory: &Path) -> Result<Self, Vec<MetricError>> {
+        let unreadable =
+            |path: &Path, error| MetricError::at(path, format!("could not read {}: {error}", path.display()));
+        let entries = std::fs::read_dir(directory).map_err(|error| vec![unreadable(directory, error)])?;
+        let paths: std::io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
+        let mut paths = paths.map_err(|error| vec![unreadable(directory, error)])?;
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "sql"));
+        paths.sort_unstable(); // a directory has no order, and what is found must not change its own
+        Self::of(paths.iter().map(|path| {
+            let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, error))?;
             Metric::parse(path, &text)
         }))
     }
 
-    fn of(metrics: impl Iterator<Item = anyhow::Result<Metric>>) -> anyhow::Result<Self> {
-        let named = metrics.map(|metric| metric.map(|metric| (metric.name.clone(), metric)));
-        Ok(Self(named.collect::<anyhow::Result<_>>()?))
+    fn of(metrics: impl Iterator<Item = Result<Metric, MetricError>>) -> Result<Self, Vec<MetricError>> {
+        let (mut named, mut errors) = (BTreeMap::new(), Vec::new());
+        for metric in metrics {
+            match metric {
+                Ok(metric) => drop(named.insert(metric.name.clone(), metric)),
+                Err(error) => errors.push(error),
+            }
+        }
+        if errors.is_empty() { Ok(Self(named)) } else { Err(errors) }
     }
 
     /// In the order of their names: a metric over another one sorts behind it.
@@ -67,19 +90,24 @@ impl Analytics {
 }
 
 impl Metric {
-    fn parse(path: &Path, text: &str) -> anyhow::Result<Self> {
-        let file = path.display();
+    fn parse(path: &Path, text: &str) -> Result<Self, MetricError> {
+        let wrong = |message: &str| Err(MetricError::at(path, message));
         let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
-        ensure!(is_name(&name), "{file}: name the file as the view: lower-case letters, digits and _");
-        let (comment, select) = split(text);
-        ensure!(!comment.is_empty(), "{file}: begin with a comment (-- …) that states what the number means");
+        let (definition, select) = split(text);
         let first = select.split_whitespace().next().unwrap_or_default().to_lowercase();
-        ensure!(
-            ["select", "with"].contains(&first.as_str()),
-            "{file}: after the comment comes one SELECT, not `{first}`"
-        );
-        ensure!(!select.contains(';'), "{file}: one SELECT and no semicolon within: it becomes a view");
-        Ok(Self { name, definition: comment, select })
+        if !is_name(&name) {
+            return wrong("name the file as the view: lower-case letters, digits and _");
+        }
+        if definition.is_empty() {
+            return wrong("begin with a comment (-- …) that states what the number means");
+        }
+        if !["select", "with"].contains(&first.as_str()) {
+            return wrong(&format!("after the comment comes one SELECT, not `{first}`"));
+        }
+        if select.contains(';') {
+            return wrong("one SELECT and no semicolon within: it becomes a view");
+        }
+        Ok(Self { name, definition, select })
     }
 
     pub(super) fn create_view(&self) -> String {
@@ -106,7 +134,7 @@ fn is_name(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn parse(name: &str, text: &str) -> anyhow::Result<Metric> {
+    fn parse(name: &str, text: &str) -> Result<Metric, MetricError> {
         Metric::parse(Path::new(name), text)
     }
 
@@ -124,8 +152,15 @@ mod tests {
         let loaded: Vec<_> = Analytics::load(&directory).unwrap().iter().cloned().collect();
         assert_eq!(loaded, Analytics::embedded().unwrap().iter().cloned().collect::<Vec<_>>());
         assert!(
-            Analytics::load(Path::new("/nowhere/analytics")).unwrap_err().to_string().contains("/nowhere/analytics")
+            Analytics::load(Path::new("/nowhere/analytics")).unwrap_err()[0].to_string().contains("/nowhere/analytics")
         );
+    }
+
+    #[test]
+    fn every_file_that_is_no_metric_is_named_not_only_the_first() {
+        let files = [("a.sql", "select 1"), ("b.sql", "-- B\nselect 1"), ("c.sql", "-- C\ndrop table y")];
+        let errors = Analytics::of(files.iter().map(|(name, text)| parse(name, text))).unwrap_err();
+        assert_eq!(errors.iter().map(|error| error.file.as_str()).collect::<Vec<_>>(), ["a.sql", "c.sql"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::fmt::Write;
+use uuid::Uuid;
 
 /// Part of every token and plan. Raise it when rows are encoded otherwise or tables are rebuilt in place:
 /// a server remembers tokens of rows that were deleted since.
@@ -92,9 +93,9 @@ impl<'a> Block<'a> {
         bytes.into()
     }
 
-    /// The rows whose offsets the server does not have; none when it has them all.
-    pub fn without(&self, found: &HashSet<i64>) -> Option<Self> {
-        let missing = |event: &&&Event<Row>| !found.contains(&event.position.offset);
+    /// The rows that the server does not have, by offset and event; none when it has them all.
+    pub fn without(&self, found: &HashSet<(i64, Uuid)>) -> Option<Self> {
+        let missing = |event: &&&Event<Row>| !found.contains(&(event.position.offset, event.envelope.id));
         let events: Vec<_> = self.events.iter().filter(missing).copied().collect();
         (!events.is_empty()).then(|| Self::new(self.table, events))
     }
@@ -188,10 +189,19 @@ mod tests {
         let tables = tables();
         let events = events(&tables, &MIXED);
         let block = &blocks(&events, &tables)[1];
-        let missing = block.without(&HashSet::from([100])).unwrap();
+        let id = |at: usize| events[at].envelope.id;
+        let missing = block.without(&HashSet::from([(100, id(0))])).unwrap();
         assert_eq!((missing.len(), missing.bounds(|event| event.position.offset)), (1, (103, 103)));
         assert!(missing.bytes().ends_with(b"p2") && missing.token(&span()) != block.token(&span()));
-        assert!(block.without(&HashSet::from([100, 103])).is_none());
+        assert!(block.without(&HashSet::from([(100, id(0)), (103, id(2))])).is_none());
+    }
+
+    #[test]
+    fn rows_of_a_topic_that_was_made_anew_since_are_not_these_rows() {
+        let tables = tables();
+        let events = events(&tables, &MIXED);
+        let former = HashSet::from([(100, Uuid::now_v7()), (103, Uuid::now_v7())]);
+        assert_eq!(blocks(&events, &tables)[1].without(&former).unwrap().len(), 2);
     }
 
     #[test]

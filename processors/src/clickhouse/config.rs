@@ -1,7 +1,9 @@
 //! Where ClickHouse is and how long it may take.
 
+use millrace_schemas::{has_login, without_password};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The section `[clickhouse]`.
@@ -13,6 +15,9 @@ pub struct ClickHouseConfig {
     pub user: String,
     #[serde(skip_serializing_if = "Password::is_empty")]
     pub password: Password,
+    /// Read by whoever loads the configuration, where there is no password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
     /// Replicated tables over a cluster of this name; not yet: see [`ClickHouseConfig::check`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
@@ -28,6 +33,7 @@ impl Default for ClickHouseConfig {
             url: "http://127.0.0.1:18123".into(),
             user: "default".into(),
             password: Password::default(),
+            password_file: None,
             cluster: None,
             // A slow insert on a busy server takes seconds; what takes longer is better asked again, and
             // a drain (20 s) can still wait for it.
@@ -52,7 +58,13 @@ impl ClickHouseConfig {
             );
         }
         let scheme = ["http://", "https://"].iter().any(|scheme| self.url.starts_with(scheme));
-        anyhow::ensure!(scheme, "clickhouse.url `{}`: use http://host:port or https://host:port", self.url);
+        let url = without_password(&self.url);
+        anyhow::ensure!(scheme, "clickhouse.url `{url}`: use http://host:port or https://host:port");
+        anyhow::ensure!(
+            !has_login(&self.url),
+            "clickhouse.url {url} holds a login: use clickhouse.user, and MILLRACE_CLICKHOUSE__PASSWORD or \
+             clickhouse.password_file"
+        );
         for (key, value) in [("request", self.request_timeout_ms), ("migrate", self.migrate_timeout_ms)] {
             let (least, most) = (TIMEOUT_MS.start(), TIMEOUT_MS.end());
             anyhow::ensure!(TIMEOUT_MS.contains(&value), "clickhouse.{key}_timeout_ms {value}: use {least} to {most}");
@@ -79,7 +91,8 @@ impl Password {
         self.0.is_empty()
     }
 
-    pub(super) fn reveal(&self) -> &str {
+    /// For a request's header, and nothing else.
+    pub fn reveal(&self) -> &str {
         &self.0
     }
 }
@@ -121,6 +134,10 @@ mod tests {
             |json: &str| serde_json::from_str::<ClickHouseConfig>(json).unwrap().check().unwrap_err().to_string();
         assert!(with(r#"{"cluster": "main"}"#).starts_with("clickhouse.cluster `main`: replicated tables are not"));
         assert!(with(r#"{"url": "localhost:8123"}"#).starts_with("clickhouse.url `localhost:8123`: use http://"));
+        for url in ["http://a:hunter2@c:8123", "http://c:8123?user=a&password=hunter2"] {
+            let error = with(&format!(r#"{{"url": "{url}"}}"#));
+            assert!(error.contains("holds a login: use clickhouse.user") && !error.contains("hunter2"), "{error}");
+        }
         assert_eq!(with(r#"{"request_timeout_ms": 0}"#), "clickhouse.request_timeout_ms 0: use 100 to 600000");
         assert!(serde_json::from_str::<ClickHouseConfig>(r#"{"urk": ""}"#).is_err());
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! blocks ─→ plan in Postgres ─→ insert each, with its token ─→ settle in Postgres
 //!                                      │ after a crash or an answer that was lost
-//!                                      └─→ ask which offsets are there ─→ insert the others
+//!                                      └─→ ask which rows are there ─→ insert the others
 //! ```
 //!
 //! The token makes a repeated insert cheap. It is no proof: a server killed between writing its token log
@@ -16,8 +16,8 @@ use super::row::Plan;
 use super::server::Server;
 use super::table::{Table, Tables};
 use millrace_schemas::{Contracts, WriterSchema};
-use millrace_stream::{Batch, Event, Failure, Handler, Incoming, Reason, Reject, crash_at};
-use sqlx::PgPool;
+use millrace_stream::{Batch, Event, Failure, Handler, Incoming, Reason, Reject, answered, crash_at};
+use sqlx::{Connection, PgPool};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
@@ -96,7 +96,7 @@ impl ClickHouse {
             self.insert(block, &block.token(span)).await?;
         }
         let table = block.table.name();
-        let found = self.server.offsets(block).await;
+        let found = self.server.rows(block).await;
         let found = found.map_err(|failure| failure.context(format!("could not read events_raw.{table} back")))?;
         let Some(missing) = block.without(&found) else { return Ok(()) };
         tracing::warn!(
@@ -107,9 +107,12 @@ impl ClickHouse {
     }
 
     async fn settle(&self, batch: &Batch<Vec<Event<Row>>>) -> Result<(), Failure> {
-        let mut transaction = self.pool.begin().await?;
-        let _settled = batch.settle(&mut transaction).await?;
-        transaction.commit().await?;
+        answered(&self.pool, async |connection| {
+            let mut transaction = connection.begin().await?;
+            let _settled = batch.settle(&mut transaction).await?;
+            Ok(transaction.commit().await?)
+        })
+        .await?;
         crash_at("clickhouse_settled");
         Ok(())
     }
@@ -137,11 +140,6 @@ impl Handler for ClickHouse {
         let blocks = blocks(&batch.block, &self.tables);
         self.insert_all(&blocks, batch).await?;
         self.settle(batch).await
-    }
-
-    /// Rows do not depend on each other.
-    fn keeps_keys_in_order(&self) -> bool {
-        false
     }
 }
 
@@ -183,8 +181,13 @@ impl Begun {
         earlier.is_some_and(|earlier| earlier == span.offsets)
     }
 
+    /// A stale owner of this process may end late: then the entry is its successor's, and stays.
     fn end(&self, span: &Span) {
-        self.spans().remove(&(span.topic.clone(), span.partition));
+        let partition = (span.topic.clone(), span.partition);
+        let mut spans = self.spans();
+        if spans.get(&partition) == Some(&span.offsets) {
+            spans.remove(&partition);
+        }
     }
 
     fn spans(&self) -> std::sync::MutexGuard<'_, HashMap<(String, i32), String>> {
@@ -204,6 +207,8 @@ mod tests {
         assert!(begun.begin(&span("0-9")), "again");
         begun.end(&span("0-9"));
         assert!(!begun.begin(&span("10-19")), "the next");
+        begun.end(&span("0-9"));
+        assert!(begun.begin(&span("10-19")), "an end that came late is not the next one's");
         assert!(!begun.begin(&span("20-29")), "another");
     }
 }

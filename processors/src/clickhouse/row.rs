@@ -3,7 +3,7 @@
 //! A value that its column cannot hold is an error naming the field: ClickHouse itself would store another
 //! value without a word. Pure, and plainer than fast.
 
-use super::column::{ColumnType, Field, PathStep, follow, strip_null};
+use super::column::{ColumnType, Field, PathStep, strip_null};
 use super::table::Table;
 use apache_avro::Schema;
 use apache_avro::schema::{NamesRef, ResolvedSchema};
@@ -49,8 +49,7 @@ impl Plan {
     pub fn compile(writer: &WriterSchema, table: &Table) -> Result<Self, String> {
         let resolved = ResolvedSchema::new(writer.schema).map_err(|error| error.to_string())?;
         let compile = |field: &Field| {
-            let steps = compile(field, writer.schema, resolved.get_names())
-                .map_err(|error| format!("field `{}`: schema {} {error}", field.name, writer.id))?;
+            let steps = steps(field, writer, resolved.get_names())?;
             Ok(ColumnPlan { name: field.name.clone(), leaf: field.leaf.clone(), steps })
         };
         let columns = table.fields().iter().map(compile).collect::<Result<_, String>>()?;
@@ -77,6 +76,15 @@ impl Plan {
     }
 }
 
+/// The way to a column through a writer's values.
+///
+/// # Errors
+/// Why no value of that writer has one.
+pub(super) fn steps<'s>(field: &Field, writer: &WriterSchema, names: &NamesRef<'s>) -> Result<Vec<Step>, String> {
+    compile(field, writer.schema, names)
+        .map_err(|error| format!("field `{}`: schema {} {error}", field.name, writer.id))
+}
+
 fn compile<'s>(field: &Field, schema: &'s Schema, names: &NamesRef<'s>) -> Result<Vec<Step>, String> {
     let (mut schema, mut steps) = (schema, Vec::new());
     for step in &field.path {
@@ -98,14 +106,16 @@ fn compile<'s>(field: &Field, schema: &'s Schema, names: &NamesRef<'s>) -> Resul
             _ => return Err("has another shape than the contract".into()),
         }
     }
-    same_scale(follow(strip_null(schema, names)?.0, names)?, &field.leaf)?;
+    same_scale(schema, &field.leaf, names)?;
     Ok(steps)
 }
 
 /// An Avro decimal carries no scale of its own: read with another one it would be another number.
-fn same_scale(schema: &Schema, leaf: &ColumnType) -> Result<(), String> {
-    match (schema, leaf) {
-        (_, ColumnType::Nullable(inner)) => same_scale(schema, inner),
+fn same_scale<'s>(schema: &'s Schema, leaf: &ColumnType, names: &NamesRef<'s>) -> Result<(), String> {
+    match (strip_null(schema, names)?.0, leaf) {
+        (_, ColumnType::Nullable(inner)) => same_scale(schema, inner, names),
+        (Schema::Array(array), ColumnType::Array(item)) => same_scale(&array.items, item, names),
+        (Schema::Map(map), ColumnType::Map(of)) => same_scale(&map.types, of, names),
         (Schema::Decimal(found), ColumnType::Decimal { scale, .. }) if found.scale != *scale => {
             Err(format!("has decimals of scale {}, the contract of scale {scale}", found.scale))
         }
@@ -207,7 +217,7 @@ fn put(leaf: &ColumnType, value: &Value, row: &mut Vec<u8>) -> Result<(), String
     Ok(())
 }
 
-fn known<'a>(found: &'a str, symbols: &[String], default: Option<&'a String>) -> Result<&'a str, String> {
+pub(super) fn known<'a>(found: &'a str, symbols: &[String], default: Option<&'a String>) -> Result<&'a str, String> {
     if symbols.iter().any(|symbol| symbol == found) {
         return Ok(found);
     }
@@ -217,7 +227,7 @@ fn known<'a>(found: &'a str, symbols: &[String], default: Option<&'a String>) ->
 /// 1900-01-01 to 2299-12-31, in days since 1970-01-01: all that Date32 holds.
 const DAYS: std::ops::RangeInclusive<i32> = -25_567..=120_529;
 
-fn put_date(days: i32, row: &mut Vec<u8>) -> Result<(), String> {
+pub(super) fn put_date(days: i32, row: &mut Vec<u8>) -> Result<(), String> {
     if !DAYS.contains(&days) {
         return Err("the date is not within 1900-01-01 to 2299-12-31".into());
     }
@@ -228,7 +238,7 @@ fn put_date(days: i32, row: &mut Vec<u8>) -> Result<(), String> {
 /// The same days, in seconds, the end excluded: all that DateTime64 holds.
 const SECONDS: std::ops::Range<i64> = -25_567 * 86_400..120_530 * 86_400;
 
-fn put_time(at: i64, ticks_per_second: i64, row: &mut Vec<u8>) -> Result<(), String> {
+pub(super) fn put_time(at: i64, ticks_per_second: i64, row: &mut Vec<u8>) -> Result<(), String> {
     if !SECONDS.contains(&at.div_euclid(ticks_per_second)) {
         return Err("the time is not within 1900-01-01 to 2299-12-31".into());
     }
@@ -237,20 +247,24 @@ fn put_time(at: i64, ticks_per_second: i64, row: &mut Vec<u8>) -> Result<(), Str
 }
 
 /// `bytes` are two's complement, big-endian, of any length.
-fn put_decimal(bytes: &[u8], precision: usize, row: &mut Vec<u8>) -> Result<(), String> {
+pub(super) fn put_decimal(bytes: &[u8], precision: usize, row: &mut Vec<u8>) -> Result<(), String> {
     let too_long = || format!("the decimal has more than {precision} digits");
     let number = sign_extended(bytes).ok_or_else(too_long)?;
     let limit = 10_u128.pow(u32::try_from(precision).map_err(|_| too_long())?); // at most 10^38, which fits
     if number.unsigned_abs() >= limit {
         return Err(too_long());
     }
-    let width = match precision {
+    row.extend_from_slice(&number.to_le_bytes()[..decimal_width(precision)]);
+    Ok(())
+}
+
+/// Bytes of a decimal.
+pub(super) fn decimal_width(precision: usize) -> usize {
+    match precision {
         0..=9 => 4,
         10..=18 => 8,
         _ => 16,
-    };
-    row.extend_from_slice(&number.to_le_bytes()[..width]);
-    Ok(())
+    }
 }
 
 fn sign_extended(bytes: &[u8]) -> Option<i128> {
@@ -277,7 +291,7 @@ fn put_envelope(envelope: &Envelope, row: &mut Vec<u8>) -> Result<(), String> {
 /// key, the partitions, and every `toDate(occurred_at)` an analyst writes.
 const OCCURRED: std::ops::Range<i64> = 0..4_291_747_200;
 
-fn put_occurred_at(at: DateTime<Utc>, row: &mut Vec<u8>) -> Result<(), String> {
+pub(super) fn put_occurred_at(at: DateTime<Utc>, row: &mut Vec<u8>) -> Result<(), String> {
     if !OCCURRED.contains(&at.timestamp()) {
         return Err("`occurred_at` does not fit its column: an event's time lies within 1970 to 2105".into());
     }
@@ -302,7 +316,7 @@ fn put_lineage(envelope: &Envelope, position: &Position, schema_id: u32, row: &m
 }
 
 /// Two little-endian halves, the high one first.
-fn put_uuid(id: Uuid, row: &mut Vec<u8>) {
+pub(super) fn put_uuid(id: Uuid, row: &mut Vec<u8>) {
     let (high, low) = id.as_u64_pair();
     row.extend(high.to_le_bytes());
     row.extend(low.to_le_bytes());
@@ -475,12 +489,26 @@ mod tests {
 
     #[test]
     fn a_decimal_of_another_scale_is_never_read_as_if_it_had_ours() {
-        let field = |scale: u8| {
+        let field = |around: &str, scale: u8| {
             let decimal = format!(r#"{{"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": {scale}}}"#);
-            format!(r#"{{"name": "x", "type": {decimal}}}"#)
+            format!(r#"{{"name": "x", "type": {}}}"#, around.replace('?', &decimal))
         };
-        let error = read_as(&field(2), &field(3), &[("x", decimal(1))]).unwrap_err();
-        assert_eq!(error, "field `x`: schema 7 has decimals of scale 3, the contract of scale 2");
+        let each = |values| Value::Array(vec![values]);
+        let cases = [
+            ("?", decimal(1)),
+            (r#"["null", ?]"#, some(decimal(1))),
+            (r#"{"type": "array", "items": ?}"#, each(decimal(1))),
+            (
+                r#"{"type": "array", "items": ["null", {"type": "array", "items": ["null", ?]}]}"#,
+                each(some(each(some(decimal(1))))),
+            ),
+            (r#"{"type": "map", "values": ?}"#, Value::Map(HashMap::from([("a".to_owned(), decimal(1))]))),
+        ];
+        for (around, value) in cases {
+            let read = |scale| read_as(&field(around, 2), &field(around, scale), &[("x", value.clone())]);
+            assert_eq!(read(3).unwrap_err(), "field `x`: schema 7 has decimals of scale 3, the contract of scale 2");
+            assert!(read(2).is_ok(), "{around}");
+        }
     }
 
     #[test]

@@ -5,10 +5,12 @@ use super::config::ClickHouseConfig;
 use super::exception;
 use super::table::{Column, Found, RAW};
 use clickhouse::Client;
+use millrace_schemas::without_password;
 use millrace_stream::Failure;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 /// The oldest version whose deduplication was looked at: defaults and names of its settings changed in 26.1 and 26.2.
 const OLDEST: (u32, u32) = (26, 2);
@@ -29,6 +31,15 @@ const INSERT_SETTINGS: [(&str, &str); 4] = [
     // Late events of a hundred months are unusual and still one insert.
     ("max_partitions_per_insert_block", "0"),
 ];
+
+/// A row that is there.
+#[derive(clickhouse::Row, serde::Deserialize)]
+struct Place {
+    #[serde(rename = "_offset")]
+    offset: i64,
+    #[serde(with = "clickhouse::serde::uuid")]
+    event_id: Uuid,
+}
 
 /// The server.
 #[derive(Clone)]
@@ -59,7 +70,7 @@ impl Server {
         self.within(self.client.query_raw(sql).execute()).await
     }
 
-    /// Inserts a block. An error may be one after the fact: ask with [`Server::offsets`].
+    /// Inserts a block. An error may be one after the fact: ask with [`Server::rows`].
     pub async fn insert(&self, block: &Block<'_>, token: &str) -> Result<(), Failure> {
         let bytes = block.bytes();
         let mut insert = self.client.insert_formatted_with(block.table.insert_statement());
@@ -83,13 +94,14 @@ impl Server {
         insert.end().await.map_err(exception::failure) // its own deadline: the one given above
     }
 
-    /// Which of the block's offsets the table holds, duplicates merged or not.
-    pub async fn offsets(&self, block: &Block<'_>) -> Result<HashSet<i64>, Failure> {
+    /// Which rows at the block's offsets the table holds, duplicates merged or not: by offset and event. An offset
+    /// alone is no row's name, since a topic that was made anew counts from 0 again.
+    pub async fn rows(&self, block: &Block<'_>) -> Result<HashSet<(i64, Uuid)>, Failure> {
         let (topic, partition) = block.partition();
         let (since, until) = block.bounds(|event| event.envelope.occurred_at.timestamp_micros());
         let (lo, hi) = block.bounds(|event| event.position.offset);
         let sql = format!(
-            "select distinct _offset from {}
+            "select distinct _offset, event_id from {}
              where occurred_at >= fromUnixTimestamp64Micro({{since:Int64}}, 'UTC')
                and occurred_at <= fromUnixTimestamp64Micro({{until:Int64}}, 'UTC')
                and _topic = {{topic:String}} and _partition = {{partition:Int32}}
@@ -99,7 +111,8 @@ impl Server {
         let query = self.client.query_raw(&sql);
         let query = query.param("topic", topic).param("partition", partition);
         let query = query.param("since", since).param("until", until).param("lo", lo).param("hi", hi);
-        Ok(self.within(query.fetch_all::<i64>()).await?.into_iter().collect())
+        let found = self.within(query.fetch_all::<Place>()).await?;
+        Ok(found.into_iter().map(|place| (place.offset, place.event_id)).collect())
     }
 
     /// The tables of our database, by name.
@@ -186,5 +199,6 @@ pub(super) fn to_anyhow(failure: Failure) -> anyhow::Error {
 pub async fn reachable(config: &ClickHouseConfig) -> anyhow::Result<()> {
     let server = Server::with_timeout(config, REACHABLE_WITHIN)?;
     let one = server.within(server.client.query_raw("select 1").fetch_one::<u8>()).await;
-    one.map(drop).map_err(|failure| to_anyhow(failure).context(format!("clickhouse at {} does not answer", config.url)))
+    let url = without_password(&config.url);
+    one.map(drop).map_err(|failure| to_anyhow(failure).context(format!("clickhouse at {url} does not answer")))
 }
