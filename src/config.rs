@@ -8,11 +8,13 @@ use crate::exit::Exit;
 use anyhow::Context;
 use millrace_local::Addresses;
 use millrace_processors::clickhouse::ClickHouseConfig;
+use millrace_schemas::registry::Registry;
+use millrace_schemas::without_password;
 use millrace_sinks::WebhookConfig;
 use millrace_stream::{KafkaConfig, PipelineConfig};
 use serde::{Deserialize, Serialize};
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, PgPool};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -22,7 +24,7 @@ use toml::{Table, Value};
 /// Nobody waits longer for a connection: the pool is exhausted or Postgres is away.
 const POSTGRES_DEADLINE: Duration = Duration::from_secs(5);
 /// Keys whose value is a secret.
-const SECRETS: &[&str] = &["password", "secret", "secrets", "token"];
+const SECRETS: &[&str] = &["passphrase", "password", "secret", "secrets", "token"];
 
 /// The effective configuration.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -39,11 +41,18 @@ pub struct Config {
     origins: Origins,
 }
 
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RegistryConfig {
     /// Where the schema registry answers: ours, or any that speaks Confluent's API.
     pub url: String,
+    /// For basic auth; empty where the registry asks for none, as ours.
+    pub user: String,
+    /// Only by the environment.
+    #[serde(skip_serializing)]
+    pub password: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
     /// Where `millrace registry` listens.
     pub listen: String,
 }
@@ -64,7 +73,7 @@ pub struct PostgresConfig {
 }
 
 /// How each processor batches.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProcessConfig {
     pub clickhouse: PipelineConfig,
@@ -85,9 +94,23 @@ pub struct TelemetryConfig {
     pub ops: String,
 }
 
+impl Default for ProcessConfig {
+    fn default() -> Self {
+        // An insert makes a part, and a server merges few of them a second: better a second later than by the hundred.
+        let clickhouse = PipelineConfig { linger_ms: 1_000, ..PipelineConfig::default() };
+        Self { clickhouse, order_status: PipelineConfig::default(), customer_summary: PipelineConfig::default() }
+    }
+}
+
 impl Default for RegistryConfig {
     fn default() -> Self {
-        Self { url: "http://127.0.0.1:7071".into(), listen: "127.0.0.1:7071".into() }
+        Self {
+            url: "http://127.0.0.1:7071".into(),
+            user: String::new(),
+            password: None,
+            password_file: None,
+            listen: "127.0.0.1:7071".into(),
+        }
     }
 }
 
@@ -109,6 +132,12 @@ impl Default for TelemetryConfig {
     }
 }
 
+impl std::fmt::Debug for RegistryConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "registry {}", without_password(&self.url))
+    }
+}
+
 impl std::fmt::Debug for PostgresConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "postgres {}", without_password(&self.url))
@@ -126,23 +155,71 @@ impl ProcessConfig {
     }
 }
 
+impl RegistryConfig {
+    /// Its client, with the login; asks nothing yet.
+    pub fn client(&self) -> Result<Registry, Exit> {
+        let wrong = |error: anyhow::Error| Exit::usage(format!("`registry.url`: {error:#}"));
+        let client = Registry::new(&self.url).map_err(wrong)?;
+        match self.login()? {
+            Some((user, password)) => client.with_login(user, password.as_deref()).map_err(wrong),
+            None => Ok(client),
+        }
+    }
+
+    fn login(&self) -> Result<Option<(&str, Option<String>)>, Exit> {
+        let password = secret(self.password.as_ref(), self.password_file.as_deref());
+        let password = password.map_err(|error| Exit::usage(format!("`registry.password_file`: {error:#}")))?;
+        match (self.user.as_str(), password) {
+            ("", None) => Ok(None),
+            ("", Some(_)) => {
+                Err(Exit::usage("`registry.user` is missing: there is a password, and nobody whose it is"))
+            }
+            (user, password) => Ok(Some((user, password))),
+        }
+    }
+}
+
 impl PostgresConfig {
     /// The URL with the password in it, and unqualified names leading to the projections first.
-    pub fn options(&self) -> anyhow::Result<PgConnectOptions> {
-        let mut options = PgConnectOptions::from_str(&self.url).context("postgres.url")?;
-        if let Some(password) = secret(self.password.as_ref(), self.password_file.as_deref())? {
+    pub fn options(&self) -> Result<PgConnectOptions, Exit> {
+        let mut options = PgConnectOptions::from_str(&self.url)
+            .map_err(|_| Exit::usage("`postgres.url` is no URL such as postgres://user@host:5432/database"))?;
+        let password = secret(self.password.as_ref(), self.password_file.as_deref());
+        if let Some(password) = password.map_err(|error| Exit::usage(format!("`postgres.password_file`: {error:#}")))? {
             options = options.password(&password);
         }
         let path = format!("{},millrace", self.projections_schema);
         Ok(options.application_name("millrace").options([("search_path", path)]))
     }
 
+    /// A pool that will reach the server when it is asked something: for who can wait until it is back.
+    ///
+    /// # Errors
+    /// When the URL is none, or the password can't be read.
+    pub fn connect_lazily(&self) -> Result<PgPool, Exit> {
+        let pool = PgPoolOptions::new().max_connections(self.connections).acquire_timeout(POSTGRES_DEADLINE);
+        Ok(pool.connect_lazy_with(self.options()?))
+    }
+
     /// A pool that has reached the server once.
     pub async fn connect(&self) -> Result<PgPool, Exit> {
         let options = self.options()?;
         let pool = PgPoolOptions::new().max_connections(self.connections).acquire_timeout(POSTGRES_DEADLINE);
-        let server = format!("Postgres at {}", without_password(&self.url));
-        pool.connect_with(options).await.map_err(|error| Exit::unreachable(&server, error))
+        let pool = match pool.connect_with(options.clone()).await {
+            // The pool has tried again and again, and does not tell what it met.
+            Err(sqlx::Error::PoolTimedOut) => Err(reason(&options).await),
+            connected => connected.map_err(|error| error.to_string()),
+        };
+        pool.map_err(|reason| Exit::unreachable(&format!("Postgres at {}", without_password(&self.url)), reason))
+    }
+}
+
+/// Why there is no connection.
+async fn reason(options: &PgConnectOptions) -> String {
+    match tokio::time::timeout(POSTGRES_DEADLINE, options.connect()).await {
+        Ok(Ok(_)) => "it answered too late".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {POSTGRES_DEADLINE:?}"),
     }
 }
 
@@ -186,6 +263,25 @@ impl Config {
             layers.set(&name, &value, &defaults)?;
         }
         layers.into_config()
+    }
+
+    /// What no server could be found by is said at once, by its key; so is a secret's file that can't be read.
+    fn with_servers_checked(mut self) -> Result<Self, Exit> {
+        for (key, url) in [("registry.url", &self.registry.url), ("clickhouse.url", &self.clickhouse.url)] {
+            let parsed = reqwest::Url::parse(url).ok();
+            if !parsed.is_some_and(|url| ["http", "https"].contains(&url.scheme()) && url.has_host()) {
+                let origin = self.origins.get(key).map_or("configuration", String::as_str);
+                return Err(Exit::usage(format!("{origin}: `{key}` is no URL such as http://host:8123")));
+            }
+        }
+        if self.clickhouse.password.is_empty() {
+            let password = secret(None, self.clickhouse.password_file.as_deref());
+            let password = password.map_err(|error| Exit::usage(format!("`clickhouse.password_file`: {error:#}")))?;
+            self.clickhouse.password = password.unwrap_or_default().into();
+        }
+        self.clickhouse.check().map_err(Exit::usage)?;
+        self.registry.login()?;
+        self.postgres.options().map(|_| self)
     }
 
     /// The same, pointed at a stack that this process started itself.
@@ -233,7 +329,10 @@ impl Layers {
     /// `MILLRACE_KAFKA__BROKERS`: text where the default is text, otherwise as TOML would read it.
     fn set(&mut self, name: &str, text: &str, defaults: &Table) -> Result<(), Exit> {
         let path = env_path(name);
-        let is_text = matches!(at(defaults, &path), Some(Value::String(_)));
+        // A password of digits is text too, and must not appear in an error about its type; so is every property.
+        let is_text = matches!(at(defaults, &path), Some(Value::String(_)))
+            || path.last().is_some_and(|key| is_secret(key))
+            || path.starts_with(&["kafka".to_owned(), "properties".to_owned()]);
         let parsed = (!is_text).then(|| text.parse::<Value>().ok()).flatten();
         let value = parsed.filter(|value| !value.is_str()).unwrap_or_else(|| Value::String(text.to_owned()));
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
@@ -260,7 +359,7 @@ impl Layers {
     fn into_config(self) -> Result<Config, Exit> {
         let parsed: Result<Config, _> = serde_path_to_error::deserialize(Value::Table(self.tree));
         match parsed {
-            Ok(config) => Ok(Config { origins: self.origins, ..config }),
+            Ok(config) => Config { origins: self.origins, ..config }.with_servers_checked(),
             Err(error) => {
                 let path = error.path().to_string();
                 let message = explain(&path, &error.inner().to_string());
@@ -352,7 +451,7 @@ fn refuse_secrets(table: &Table, file: &str) -> Result<(), Exit> {
 }
 
 fn is_secret(key: &str) -> bool {
-    key.rsplit('.').next().is_some_and(|last| SECRETS.contains(&last))
+    key.rsplit('.').next().is_some_and(|last| SECRETS.contains(&last)) || key.ends_with("key.pem")
 }
 
 fn shown(key: &str, value: &Value) -> String {
@@ -361,17 +460,6 @@ fn shown(key: &str, value: &Value) -> String {
         Value::String(text) => format!("{:?}", without_password(text)),
         other => other.to_string(),
     }
-}
-
-/// A URL as it may be shown.
-pub fn without_password(url: &str) -> String {
-    let hidden = || {
-        let (scheme, rest) = url.split_once("://")?;
-        let (user_info, host) = rest.split_once('@')?;
-        let (user, _) = user_info.split_once(':')?;
-        Some(format!("{scheme}://{user}:***@{host}"))
-    };
-    hidden().unwrap_or_else(|| url.to_owned())
 }
 
 fn merge(into: &mut Table, from: &Table) {
@@ -400,7 +488,7 @@ fn at<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
 
 /// serde's words, with the key in full and the nearest known one.
 fn explain(path: &str, error: &str) -> String {
-    let error = error.trim_end();
+    let error = error.lines().next().unwrap_or_default(); // the next line repeats the path
     let mut quoted = error.split('`').skip(1).step_by(2);
     let Some(unknown) = quoted.next().filter(|_| error.starts_with("unknown field")) else {
         return format!("`{path}`: {error}");
@@ -469,9 +557,46 @@ mod tests {
     fn secrets_do_not_belong_into_the_file_and_are_not_shown() {
         let error = load("[postgres]\npassword = 'x'", &[]).unwrap_err();
         assert!(error.contains("set MILLRACE_POSTGRES__PASSWORD instead"), "{error}");
-        assert!(load("[postgres]\nurl = 'postgres://a:b@c/d'", &[]).is_err());
-        assert_eq!(without_password("postgres://a:b@c/d"), "postgres://a:***@c/d");
-        let config = load("", &[("MILLRACE_POSTGRES__PASSWORD", "sesame")]).unwrap();
-        assert!(!format!("{config:?}").contains("sesame"));
+        for url in ["postgres://a:b@c/d", "postgres://c/d?user=a&password=b"] {
+            let error = load(&format!("[postgres]\nurl = '{url}'"), &[]).unwrap_err();
+            assert!(error.contains("`postgres.url` holds a secret"), "{error}");
+        }
+        for password in ["sesame", "12345", "1e5", "true"] {
+            let config = load("", &[("MILLRACE_POSTGRES__PASSWORD", password)]).unwrap();
+            assert_eq!(config.postgres.password.as_deref(), Some(password));
+            assert!(!format!("{config:?}").contains(password));
+        }
+    }
+    #[test]
+    fn a_registry_with_a_login_needs_both_halves_of_it() {
+        let user = ("MILLRACE_REGISTRY__USER", "12");
+        let config = load("", &[user, ("MILLRACE_REGISTRY__PASSWORD", "34")]).unwrap();
+        assert_eq!((config.registry.user.as_str(), config.registry.password.as_deref()), ("12", Some("34")));
+        assert!(!format!("{config:?}").contains("34"));
+        assert!(load("[registry]\npassword = 'x'", &[]).is_err(), "the file is no place for it");
+        let error = load("", &[("MILLRACE_REGISTRY__PASSWORD", "34")]).unwrap_err();
+        assert!(error.contains("`registry.user` is missing"), "{error}");
+    }
+
+    #[test]
+    fn passwords_are_read_from_files_and_the_environment_wins() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "sesame\n").unwrap();
+        let path = file.path().display();
+        let config = load(&format!("[clickhouse]\npassword_file = '{path}'"), &[]).unwrap();
+        assert_eq!(config.clickhouse.password, "sesame".to_owned().into());
+        let environment = [("MILLRACE_CLICKHOUSE__PASSWORD", "12")];
+        let config = load(&format!("[clickhouse]\npassword_file = '{path}'"), &environment).unwrap();
+        assert_eq!(config.clickhouse.password, "12".to_owned().into());
+        for section in ["clickhouse", "registry", "postgres"] {
+            let error = load(&format!("[{section}]\npassword_file = '/nowhere/password'"), &[]).unwrap_err();
+            assert!(error.contains(&format!("`{section}.password_file`: could not read the secret")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_login_in_clickhouses_url_is_sent_to_the_keys_that_are_used() {
+        let error = load("", &[("MILLRACE_CLICKHOUSE__URL", "http://anna:sesame@c:8123")]).unwrap_err();
+        assert!(error.contains("clickhouse.url http://anna:***@c:8123 holds a login: use clickhouse.user"), "{error}");
     }
 }

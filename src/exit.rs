@@ -32,6 +32,11 @@ impl Exit {
         Self { code: 69, message: format!("{server} can't be reached: {error}; {hint}") }
     }
 
+    /// A program that this command needs is not installed; the message says how to get it.
+    pub fn unavailable(message: impl fmt::Display) -> Self {
+        Self { code: 69, message: message.to_string() }
+    }
+
     /// The drain deadline passed with work in hand.
     pub fn late(message: impl fmt::Display) -> Self {
         Self { code: 75, message: message.to_string() }

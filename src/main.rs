@@ -40,6 +40,7 @@ async fn run(cli: Cli) -> Result<(), Exit> {
         Command::Simulate(arguments) => commands::simulate::run(&arguments, &config()?, &global).await,
         Command::Status => commands::status::run(&config()?, &global).await,
         Command::DeadLetters(action) => commands::dead_letters::run(action, &config()?, &global).await,
+        Command::Deliveries(action) => commands::deliveries::run(action, &config()?, &global).await,
         Command::Config => config()?.print(&global),
     }
 }

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use anyhow::{Context, anyhow, ensure};
 use chrono::{DateTime, SecondsFormat, Utc};
+use millrace_processors::clickhouse::ClickHouseConfig;
 use millrace_producers::oracle::Expected;
 use millrace_schemas::Contracts;
 use serde::Serialize;
@@ -115,7 +116,9 @@ fn text(row: &Value, field: &str) -> anyhow::Result<String> {
 /// One JSON object a row, over the ordinary HTTP interface: what any analyst's tool would see.
 pub async fn ask(config: &Config, sql: &str) -> anyhow::Result<Vec<Value>> {
     let settings = [("default_format", "JSONEachRow"), ("output_format_json_quote_64bit_integers", "0")];
-    let request = reqwest::Client::new().post(&config.clickhouse.url).query(&settings).body(sql.to_owned());
+    let ClickHouseConfig { url, user, password, .. } = &config.clickhouse;
+    let request = reqwest::Client::new().post(url).query(&settings).body(sql.to_owned());
+    let request = request.header("x-clickhouse-user", user).header("x-clickhouse-key", password.reveal());
     let answer = request.send().await.context("ClickHouse")?;
     let (status, body) = (answer.status(), answer.text().await?);
     ensure!(status.is_success(), "ClickHouse: {status}: {}", body.trim());

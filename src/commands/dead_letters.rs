@@ -133,7 +133,7 @@ fn print_letter(letter: &DeadLetter) {
 
 /// The event in the value, where the registry knows its schema and the bytes follow it.
 async fn decoded(record: &Record, config: &Config, global: &Global) -> Option<Value> {
-    let registry = millrace_schemas::registry::Registry::new(&config.registry.url).ok()?;
+    let registry = config.registry.client().ok()?;
     let (id, datum) = millrace_schemas::wire::unframe(record.value()?).ok()?;
     let writer = registry.by_id(id).await.ok()?;
     global.contracts().ok()?;
@@ -149,9 +149,17 @@ async fn replay(letters: &DeadLetters, which: &Which, config: &Config, global: &
     let base = roles::Base::connect(config, global).await?;
     let mut still = 0;
     for letter in &found {
-        let outcome = base.replay(letters, letter).await?;
-        still += usize::from(matches!(outcome, ReplayOutcome::Rejected(_)));
-        report(letter, &outcome, global);
+        match base.replay(letters, letter).await {
+            Ok(outcome) => {
+                still += usize::from(matches!(outcome, ReplayOutcome::Rejected(_)));
+                report(letter, &outcome, global);
+            }
+            // The others may still be saved.
+            Err(exit) => {
+                still += 1;
+                eprintln!("millrace: {exit}");
+            }
+        }
     }
     match still {
         0 => Ok(()),

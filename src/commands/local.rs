@@ -4,7 +4,7 @@
 use crate::commands::Global;
 use crate::exit::Exit;
 use clap::{Args, Subcommand};
-use millrace_local::{Ports, Receiver, ReceiverOptions, Stack, StackOptions};
+use millrace_local::{Ports, Receiver, ReceiverOptions, Stack, StackError, StackOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -96,7 +96,19 @@ pub async fn start(arguments: &StackArguments) -> Result<Stack, Exit> {
         cache: None,
         engine_command: vec![program.into(), "local".into(), "clickhouse".into()],
     };
-    millrace_local::start(options).await.map_err(Exit::failed)
+    millrace_local::start(options).await.map_err(refused)
+}
+
+/// What another argument or another program would change, apart from what broke.
+fn refused(error: StackError) -> Exit {
+    match error {
+        StackError::InUse { .. }
+        | StackError::Foreign { .. }
+        | StackError::OtherVersion { .. }
+        | StackError::PortTaken { .. } => Exit::usage(error),
+        StackError::Missing(_) => Exit::unavailable(error),
+        _ => Exit::failed(error),
+    }
 }
 
 /// One line a server.

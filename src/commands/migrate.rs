@@ -2,11 +2,11 @@
 #![allow(clippy::print_stdout, reason = "this command's output")]
 
 use crate::commands::{Global, roles};
-use crate::config::{Config, without_password};
+use crate::config::Config;
 use crate::exit::Exit;
 use millrace_processors::{clickhouse, postgres};
-use millrace_schemas::Contracts;
-use millrace_schemas::registry::{Registry, RegistryError};
+use millrace_schemas::registry::RegistryError;
+use millrace_schemas::{Contracts, without_password};
 use millrace_stream::{Admin, Topic};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -22,12 +22,10 @@ pub struct Migrated {
 pub async fn run(config: &Config, global: &Global) -> Result<(), Exit> {
     let contracts = global.contracts()?;
     postgres_schema(config).await?;
-    let own_registry = serve_registry_meanwhile(config).await?;
-    let migrated = everything_else(config, global, &contracts).await;
-    if let Some(stop) = own_registry {
-        stop.cancel();
-    }
-    let migrated = migrated?;
+    let stop = CancellationToken::new();
+    let _stopped = stop.clone().drop_guard();
+    let config = with_a_registry(config, &stop).await?;
+    let migrated = everything_else(&config, global, &contracts).await?;
     if global.json {
         println!("{}", serde_json::json!(migrated));
     } else {
@@ -59,25 +57,27 @@ pub async fn everything_else(config: &Config, global: &Global, contracts: &Contr
     let topic = |(name, cleanup)| Topic { name, cleanup };
     let topics: Vec<Topic> = contracts.topics().into_iter().map(topic).collect();
     let topics_created = admin.ensure_topics(&topics).await?;
-    let registry = Registry::new(&config.registry.url)?;
+    let registry = config.registry.client()?;
     let subjects = registry.register_all(contracts).await.map_err(|error| match error {
         RegistryError::Unreachable(_) => Exit::unreachable("the schema registry", error),
         refused => Exit::failed(refused),
     })?;
-    let address = format!("ClickHouse at {}", config.clickhouse.url);
+    let address = format!("ClickHouse at {}", without_password(&config.clickhouse.url));
     let reachable = clickhouse::reachable(&config.clickhouse).await;
     reachable.map_err(|error| Exit::unreachable(&address, format!("{error:#}")))?;
     let clickhouse = clickhouse::migrate(&config.clickhouse, contracts, &global.analytics()?).await?;
     Ok(Migrated { topics_created, subjects: subjects.len(), clickhouse })
 }
 
-/// On a fresh machine no registry runs yet, and subjects need one: ours serves while we migrate.
-async fn serve_registry_meanwhile(config: &Config) -> Result<Option<CancellationToken>, Exit> {
+/// On a fresh machine no registry runs yet, and subjects need one: ours serves while we migrate. On a port of its
+/// own, so that another migration at the same time neither finds the port taken nor loses its registry with ours.
+async fn with_a_registry(config: &Config, stop: &CancellationToken) -> Result<Config, Exit> {
+    let mut config = config.clone();
     let ours = config.registry.url.trim_end_matches('/').ends_with(&config.registry.listen);
-    if !ours || Registry::new(&config.registry.url)?.reachable().await.is_ok() {
-        return Ok(None);
+    if ours && config.registry.client()?.reachable().await.is_err() {
+        let listener = roles::listen("127.0.0.1:0", "registry.listen").await?;
+        config.registry.url = format!("http://{}", listener.local_addr().map_err(Exit::failed)?);
+        roles::serve_registry(listener, config.postgres.connect().await?, stop);
     }
-    let stop = CancellationToken::new();
-    roles::serve_registry(config, config.postgres.connect().await?, &stop).await?;
-    Ok(Some(stop))
+    Ok(config)
 }

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod dead_letters;
+pub mod deliveries;
 pub mod local;
 pub mod migrate;
 pub mod roles;
@@ -12,9 +13,9 @@ pub mod up;
 
 use crate::exit::Exit;
 use clap::{Args, Parser, Subcommand};
-use millrace_processors::clickhouse::Analytics;
-use millrace_schemas::Contracts;
-use millrace_sinks::Rules;
+use millrace_processors::clickhouse::{Analytics, MetricError};
+use millrace_schemas::{ContractError, Contracts};
+use millrace_sinks::{RuleError, Rules};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -64,6 +65,9 @@ pub enum Command {
     /// Records that could not be applied: list, show, replay, discard
     #[command(subcommand)]
     DeadLetters(dead_letters::Action),
+    /// What must reach the outside: list it, and give what was given up another round of attempts
+    #[command(subcommand)]
+    Deliveries(deliveries::Action),
     /// The effective configuration and where each value came from
     Config,
 }
@@ -93,11 +97,16 @@ impl Names {
 impl Global {
     /// The project's contracts, or the shop's.
     pub fn contracts(&self) -> Result<Arc<Contracts>, Exit> {
-        let loaded = match self.inside(&["schemas/avro", "schemas"]) {
+        let loaded = self.read_contracts();
+        loaded.map(Arc::new).map_err(|errors| Exit::found(listed("contracts", &errors)))
+    }
+
+    /// The same, with everything that was found in them.
+    pub fn read_contracts(&self) -> Result<Contracts, Vec<ContractError>> {
+        match self.inside(&["schemas/avro", "schemas"]) {
             Some(directory) => Contracts::load(&directory),
             None => Contracts::embedded(),
-        };
-        loaded.map(Arc::new).map_err(|errors| Exit::found(listed("contracts", &errors)))
+        }
     }
 
     /// The first of these directories that the project has.
@@ -108,11 +117,15 @@ impl Global {
 
     /// The project's metrics, or the shop's.
     pub fn analytics(&self) -> Result<Analytics, Exit> {
-        let loaded = match self.inside(&["processors/analytics"]) {
+        self.read_analytics().map_err(|errors| Exit::found(listed("metrics", &errors)))
+    }
+
+    /// The same, with everything that was found in them.
+    pub fn read_analytics(&self) -> Result<Analytics, Vec<MetricError>> {
+        match self.inside(&["processors/analytics"]) {
             Some(directory) => Analytics::load(&directory),
             None => Analytics::embedded(),
-        };
-        loaded.map_err(|error| Exit::found(format!("{error:#}")))
+        }
     }
 
     /// The base URL of the receiver that a local stack runs.
@@ -126,11 +139,15 @@ impl Global {
 
     /// The project's rules, or the shop's.
     pub fn rules(&self, contracts: &Contracts) -> Result<Rules, Exit> {
-        let loaded = match self.inside(&["sinks/rules"]) {
+        self.read_rules(contracts).map_err(|errors| Exit::found(listed("rules", &errors)))
+    }
+
+    /// The same, with everything that was found in them.
+    pub fn read_rules(&self, contracts: &Contracts) -> Result<Rules, Vec<RuleError>> {
+        match self.inside(&["sinks/rules"]) {
             Some(directory) => Rules::load(&directory, contracts),
             None => Rules::embedded(contracts),
-        };
-        loaded.map_err(|errors| Exit::found(listed("rules", &errors)))
+        }
     }
 }
 

@@ -7,9 +7,9 @@ use crate::ops::{self, Check, Ops};
 use futures_util::future::{BoxFuture, FutureExt, join_all, select_all};
 use millrace_processors::clickhouse::{self, ClickHouse};
 use millrace_processors::postgres;
-use millrace_schemas::Contracts;
 use millrace_schemas::registry::Registry;
-use millrace_sinks::{Sink, SinkHandle};
+use millrace_schemas::{Contracts, without_password};
+use millrace_sinks::{Rules, Sink, SinkHandle};
 use millrace_stream::{
     Admin, Checkpoints, DeadLetter, DeadLetters, Decoder, Failure, Pipeline, PipelineHandle, ReplayOutcome, Spine,
 };
@@ -36,11 +36,13 @@ pub fn processors() -> Vec<&'static str> {
 }
 
 pub async fn registry(config: &Config) -> Result<(), Exit> {
+    let ops_port = listen_ops(config).await?;
+    let port = listen(&config.registry.listen, "registry.listen").await?;
     let pool = config.postgres.connect().await?;
     let stop = CancellationToken::new();
     let ops = Ops { metrics: Meters::register().registry, checks: vec![postgres_check(&pool)] };
-    let ops = serve_ops(&config.telemetry.ops, ops, &stop).await?;
-    let registry = serve_registry(config, pool, &stop).await?;
+    let ops = serve_ops(ops_port, ops, &stop);
+    let registry = serve_registry(port, pool, &stop);
     asked_to_stop().await;
     stop.cancel();
     for task in [registry, ops] {
@@ -50,32 +52,36 @@ pub async fn registry(config: &Config) -> Result<(), Exit> {
 }
 
 /// Serves the schema registry in the background, until cancelled.
-pub async fn serve_registry(config: &Config, pool: PgPool, stop: &CancellationToken) -> Result<JoinHandle<()>, Exit> {
-    let listener = listen(&config.registry.listen, "registry.listen").await?;
-    tracing::info!("schema registry on http://{}", config.registry.listen);
+pub fn serve_registry(listener: TcpListener, pool: PgPool, stop: &CancellationToken) -> JoinHandle<()> {
+    tracing::info!("schema registry on http://{}", address(&listener));
     let router = millrace_producers::registry::router(pool);
     let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-    Ok(background("the schema registry", async { Ok(serving.await?) }))
+    background("the schema registry", async { Ok(serving.await?) })
 }
 
 pub async fn process(config: &Config, global: &Global, names: &Names) -> Result<(), Exit> {
     let names = names.known(&processors())?;
+    let ops_port = listen_ops(config).await?;
     let base = Base::connect(config, global).await?;
     let mut running = Vec::new();
-    for name in names {
+    for name in &names {
         running.push(base.start_processor(name).await?);
     }
-    base.serve(running).await
+    let ops = base.into_ops(names.contains(&clickhouse::NAME));
+    serve(running, ops, ops_port).await
 }
 
 pub async fn sink(config: &Config, global: &Global, names: &Names) -> Result<(), Exit> {
     let names = names.known(millrace_sinks::NAMES)?;
+    let contracts = global.contracts()?;
+    checked_rules(config, global, &contracts)?;
+    let ops_port = listen_ops(config).await?;
     let base = Base::connect(config, global).await?;
     let mut running = Vec::new();
     for name in names {
         running.push(base.start_sink(name)?);
     }
-    base.serve(running).await
+    serve(running, base.into_ops(false), ops_port).await
 }
 
 impl Base {
@@ -86,7 +92,7 @@ impl Base {
         let pool = config.postgres.connect().await?;
         let kafka = Admin::new(config.kafka.clone());
         kafka.reachable().await.map_err(|error| Exit::unreachable("Kafka", format!("{error:#}")))?;
-        let registry = Registry::new(&config.registry.url)?;
+        let registry = config.registry.client()?;
         registry.reachable().await.map_err(|error| Exit::unreachable("the schema registry", error))?;
         let meters = Meters::register();
         let spine = Spine {
@@ -112,9 +118,8 @@ impl Base {
 
     /// Starts one of the sinks; there is one kind so far.
     pub fn start_sink(&self, _name: &'static str) -> Result<Running, Exit> {
-        let rules = self.global.rules(&self.contracts)?;
+        let rules = checked_rules(&self.config, &self.global, &self.contracts)?;
         let config = self.config.sink.webhook.clone();
-        config.check(&rules).map_err(|errors| Exit::usage(listed("configuration", &errors)))?;
         let metrics = self.meters.sinks.clone();
         Ok(Running::Sink(Sink { pool: self.pool.clone(), config, rules, metrics }.start(&self.spine)?))
     }
@@ -122,10 +127,15 @@ impl Base {
     async fn clickhouse(&self) -> Result<ClickHouse, Exit> {
         let config = &self.config.clickhouse;
         config.check().map_err(Exit::usage)?;
-        let address = format!("ClickHouse at {}", config.url);
+        let address = format!("ClickHouse at {}", without_password(&config.url));
         clickhouse::reachable(config).await.map_err(|error| Exit::unreachable(&address, format!("{error:#}")))?;
         clickhouse::check_server(config, &self.contracts).await?;
         Ok(ClickHouse::new(config, &self.contracts, self.pool.clone(), self.meters.clickhouse.clone())?)
+    }
+
+    /// The counters of a client that publishes from this process.
+    pub fn client_metrics(&self) -> millrace_producers::client::Metrics {
+        self.meters.client.clone()
     }
 
     /// Runs a dead letter through its own pipeline again.
@@ -145,42 +155,50 @@ impl Base {
         replayed.map_err(|failure| Exit::failed(anyhow::anyhow!("dead letter {} of {name}: {failure}", letter.id)))
     }
 
-    /// Serves the ops port until asked to stop or until something had to stop, then drains.
-    async fn serve(self, mut running: Vec<Running>) -> Result<(), Exit> {
-        let stop = CancellationToken::new();
-        let address = self.config.telemetry.ops.clone();
-        let ops = serve_ops(&address, self.into_ops(), &stop).await?;
-        let ended = tokio::select! {
-            failed = failed(&mut running) => Err(failed),
-            () = asked_to_stop() => Ok(()),
-        };
-        let drained = drain_all(running).await;
-        stop.cancel();
-        drop(ops.await);
-        ended.and(drained)
-    }
-
-    /// What the role shows of itself, once everything is started.
-    pub fn into_ops(self) -> Ops {
+    /// What the role shows of itself, once everything is started: its metrics, and each server it needs.
+    pub fn into_ops(self, needs_clickhouse: bool) -> Ops {
         let kafka = Admin::new(self.config.kafka.clone());
         let (config, registry) = (self.config.clickhouse.clone(), self.registry.clone());
-        let checks: Vec<(&'static str, Check)> = vec![
+        let mut checks: Vec<(&'static str, Check)> = vec![
             postgres_check(&self.pool),
             check("kafka", move || {
                 let kafka = kafka.clone();
                 async move { kafka.reachable().await }
-            }),
-            check("clickhouse", move || {
-                let config = config.clone();
-                async move { clickhouse::reachable(&config).await }
             }),
             check("registry", move || {
                 let registry = registry.clone();
                 async move { Ok(registry.reachable().await?) }
             }),
         ];
+        if needs_clickhouse {
+            checks.push(check("clickhouse", move || {
+                let config = config.clone();
+                async move { clickhouse::reachable(&config).await }
+            }));
+        }
         Ops { metrics: self.meters.registry, checks }
     }
+}
+
+/// Serves the ops port until asked to stop or until something had to stop, then drains.
+async fn serve(mut running: Vec<Running>, ops: Ops, ops_port: TcpListener) -> Result<(), Exit> {
+    let stop = CancellationToken::new();
+    let ops = serve_ops(ops_port, ops, &stop);
+    let ended = tokio::select! {
+        failed = failed(&mut running) => Err(failed),
+        () = asked_to_stop() => Ok(()),
+    };
+    let drained = drain_all(running).await;
+    stop.cancel();
+    drop(ops.await);
+    ended.and(drained)
+}
+
+/// The rules, each with an endpoint that the configuration knows.
+fn checked_rules(config: &Config, global: &Global, contracts: &Contracts) -> Result<Rules, Exit> {
+    let rules = global.rules(contracts)?;
+    config.sink.webhook.check(&rules).map_err(|errors| Exit::usage(listed("configuration", &errors)))?;
+    Ok(rules)
 }
 
 /// Everything that counts, and where it is shown.
@@ -189,6 +207,7 @@ struct Meters {
     stream: millrace_stream::Metrics,
     clickhouse: clickhouse::SinkMetrics,
     sinks: millrace_sinks::Metrics,
+    client: millrace_producers::client::Metrics,
 }
 
 impl Meters {
@@ -197,7 +216,8 @@ impl Meters {
         let stream = millrace_stream::Metrics::register(&mut registry);
         let clickhouse = clickhouse::SinkMetrics::register(&mut registry);
         let sinks = millrace_sinks::Metrics::register(&mut registry);
-        Self { registry, stream, clickhouse, sinks }
+        let client = millrace_producers::client::Metrics::register(&mut registry);
+        Self { registry, stream, clickhouse, sinks, client }
     }
 }
 
@@ -244,16 +264,26 @@ pub async fn drain_all(running: Vec<Running>) -> Result<(), Exit> {
 
 /// # Errors
 /// Names the configuration key whose port is taken.
-async fn listen(address: &str, key: &str) -> Result<TcpListener, Exit> {
+pub async fn listen(address: &str, key: &str) -> Result<TcpListener, Exit> {
     TcpListener::bind(address).await.map_err(|error| Exit::usage(format!("{key} = {address}: {error}")))
 }
 
+/// Before anything is started: a role whose port is taken must not join its group first.
+///
+/// # Errors
+/// When the ops port is taken.
+pub async fn listen_ops(config: &Config) -> Result<TcpListener, Exit> {
+    listen(&config.telemetry.ops, "telemetry.ops").await
+}
+
 /// Serves the ops port in the background, until cancelled.
-pub async fn serve_ops(address: &str, ops: Ops, stop: &CancellationToken) -> Result<JoinHandle<()>, Exit> {
-    let listener = listen(address, "telemetry.ops").await?;
-    let address = listener.local_addr().map_err(Exit::failed)?;
-    tracing::info!("ops on http://{address}: /livez /readyz /metrics");
-    Ok(background("the ops port", ops::serve(listener, ops, stop.clone())))
+pub fn serve_ops(listener: TcpListener, ops: Ops, stop: &CancellationToken) -> JoinHandle<()> {
+    tracing::info!("ops on http://{}: /livez /readyz /metrics", address(&listener));
+    background("the ops port", ops::serve(listener, ops, stop.clone()))
+}
+
+fn address(listener: &TcpListener) -> String {
+    listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
 }
 
 fn background(

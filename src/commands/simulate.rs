@@ -10,7 +10,6 @@ use millrace_console::State;
 use millrace_producers::simulate::{self, Options, Report};
 use millrace_producers::{Client, oracle};
 use millrace_schemas::Contracts;
-use millrace_schemas::registry::Registry;
 use millrace_sinks::{DeliveryState, Progress};
 use serde::Serialize;
 use sqlx::PgPool;
@@ -89,7 +88,7 @@ impl Arguments {
 /// # Errors
 /// Which server does not answer.
 pub async fn client(config: &Config, contracts: &Arc<Contracts>) -> Result<Client, Exit> {
-    let registry = Registry::new(&config.registry.url)?;
+    let registry = config.registry.client()?;
     registry.reachable().await.map_err(|error| Exit::unreachable("the schema registry", error))?;
     let admin = millrace_stream::Admin::new(config.kafka.clone());
     admin.reachable().await.map_err(|error| Exit::unreachable("Kafka", format!("{error:#}")))?;
@@ -114,7 +113,7 @@ async fn verified(
     global: &Global,
     contracts: &Contracts,
 ) -> Result<Vec<Difference>, Exit> {
-    let pool = config.postgres.connect().await?;
+    let pool = config.postgres.connect_lazily()?;
     until_settled(config, &pool).await?;
     let receiver = global.receiver()?;
     let servers = Servers { config, contracts, pool: &pool, receiver: &receiver };

@@ -3,20 +3,19 @@
 //! The file says how far the log certainly has the events (`next`) and how far it may have them (`attempted`),
 //! written ahead. After a crash the events between are sent again, under the same ids.
 
-use crate::commands::simulate;
-use crate::config::Config;
 use crate::exit::Exit;
 use millrace_producers::Client;
 use millrace_producers::simulate::{Options, Report, run};
-use millrace_schemas::Contracts;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// How far ahead `attempted` is written: more than is sent between two looks at it, at any rate.
-const AHEAD: u64 = 200_000;
+/// More than is sent between two looks at the progress, beyond what the rate allows: a burst after a stall.
+const BURST: u64 = 20_000;
+/// The same when no rate bounds it.
+const UNBOUNDED_BURST: u64 = 200_000;
 /// Of a thousand events so many are sent twice, so that deduplication has something to do.
 const DUPLICATES_PER_THOUSAND: u32 = 2;
 
@@ -35,12 +34,28 @@ struct Progress {
     attempted: u64,
 }
 
+impl TrafficOptions {
+    /// # Errors
+    /// When the data directory has another seed's traffic.
+    pub fn refuse_another_seed(&self) -> Result<(), Exit> {
+        Progress::read(self).map(drop)
+    }
+}
+
 impl Progress {
     fn read(options: &TrafficOptions) -> Result<Self, Exit> {
         let TrafficOptions { seed, file, .. } = options;
         let begin = Self { seed: *seed, next: 0, attempted: 0 };
-        let Ok(text) = std::fs::read_to_string(file) else { return Ok(begin) };
-        let known: Self = serde_json::from_str(&text).map_err(Exit::failed)?;
+        let wrong = |error: &dyn std::fmt::Display| {
+            Exit::failed(anyhow::anyhow!("{}: {error}; --fresh starts over", file.display()))
+        };
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(begin),
+            // To begin at 0 would publish every event of the seed again.
+            Err(error) => return Err(wrong(&error)),
+        };
+        let known: Self = serde_json::from_str(&text).map_err(|error| wrong(&error))?;
         if known.seed == *seed {
             return Ok(known);
         }
@@ -60,10 +75,11 @@ impl Progress {
         }
     }
 
-    fn advance(&mut self, report: &Report, file: &Path) {
-        self.next = report.next;
-        if self.attempted < self.next + AHEAD / 2 {
-            self.attempted = self.next + AHEAD;
+    /// `sent` counts from the seed's first event; `ahead` is written ahead of it.
+    fn advance(&mut self, next: u64, sent: u64, ahead: u64, file: &Path) {
+        self.next = next;
+        if self.attempted < sent + ahead / 2 {
+            self.attempted = sent + ahead;
         }
         self.write(file);
     }
@@ -82,13 +98,12 @@ impl Traffic {
     }
 
     /// # Errors
-    /// When the data directory has another seed's traffic, or a server does not answer.
-    pub async fn start(options: TrafficOptions, config: &Config, contracts: &Arc<Contracts>) -> Result<Self, Exit> {
+    /// When the data directory has another seed's traffic, or can't be written.
+    pub fn start(options: TrafficOptions, client: Client) -> Result<Self, Exit> {
         if let Some(above) = options.file.parent() {
             std::fs::create_dir_all(above).map_err(Exit::failed)?;
         }
         let progress = Progress::read(&options)?;
-        let client = simulate::client(config, contracts).await?;
         let (latest, cancelled) = (Arc::<Mutex<Report>>::default(), CancellationToken::new());
         let task = tokio::spawn(send(options, progress, client, latest.clone(), cancelled.clone()));
         Ok(Self { task: Some(task), latest, cancelled })
@@ -131,22 +146,53 @@ async fn send(
 ) -> Result<Report, Exit> {
     let note = |report: &Report| *latest.lock().unwrap_or_else(PoisonError::into_inner) = report.clone();
     let TrafficOptions { seed, rate, file } = options;
-    let base =
-        Options { seed, rate, first: progress.next, events: None, duplicates_per_thousand: DUPLICATES_PER_THOUSAND };
+    let duplicates_per_thousand = DUPLICATES_PER_THOUSAND;
+    let from = |first, events| Options { seed, rate, first, events, duplicates_per_thousand };
+    let mut again = Report::default();
     if progress.attempted > progress.next {
         let unsure = progress.attempted - progress.next;
-        tracing::info!("an earlier run was cut off: sending its last {unsure} events again, under the same ids");
-        let again = Options { rate: 0, events: Some(unsure), ..base.clone() };
-        progress.next = run(&again, &client, note, &CancellationToken::new()).await.map_err(Exit::failed)?.next;
+        tracing::info!("an earlier run was cut off: the log may lack any of the next {unsure} events, so all are sent");
+        let unsure = Options { rate: 0, ..from(progress.next, Some(unsure)) };
+        again = run(&unsure, &client, note, &CancellationToken::new()).await.map_err(Exit::failed)?;
+        progress.next = again.next;
     }
-    progress.attempted = progress.next + AHEAD;
-    progress.write(&file);
-    let onward = Options { first: progress.next, ..base };
+    let first = progress.next;
+    let ahead = if rate == 0 { UNBOUNDED_BURST } else { BURST + 2 * u64::from(rate) };
+    progress.advance(first, first, ahead, &file);
     let noted = |report: &Report| {
-        note(report);
-        progress.advance(report, &file);
+        progress.advance(report.next, first + report.published, ahead, &file);
+        note(&together(&again, report));
     };
-    let report = run(&onward, &client, noted, &cancelled).await.map_err(Exit::failed)?;
-    Progress { seed, next: report.next, attempted: onward.first + report.published }.write(&file);
-    Ok(report)
+    let report = run(&from(first, None), &client, noted, &cancelled).await.map_err(Exit::failed)?;
+    Progress { seed, next: report.next, attempted: first + report.published }.write(&file);
+    Ok(together(&again, &report))
+}
+
+/// What was sent again counts as well.
+fn together(again: &Report, report: &Report) -> Report {
+    Report {
+        published: again.published + report.published,
+        acknowledged: again.acknowledged + report.acknowledged,
+        repeated: again.repeated + report.repeated,
+        ..report.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_where_there_is_no_progress_the_traffic_begins_at_its_first_event() {
+        let directory = tempfile::tempdir().unwrap();
+        let read = |file: PathBuf| Progress::read(&TrafficOptions { seed: 7, rate: 1, file });
+        let file = directory.path().join("traffic.json");
+        assert_eq!(read(file.clone()).unwrap(), Progress { seed: 7, next: 0, attempted: 0 });
+        let progress = Progress { seed: 7, next: 5, attempted: 9 };
+        progress.write(&file);
+        assert_eq!(read(file).unwrap(), progress);
+        let unreadable = directory.path().to_path_buf();
+        let error = read(unreadable.clone()).unwrap_err().to_string();
+        assert!(error.contains(&unreadable.display().to_string()) && error.contains("--fresh starts over"), "{error}");
+    }
 }

@@ -9,14 +9,14 @@ use crate::commands::local::StackArguments;
 use crate::commands::roles::{self, Base, Running};
 use crate::commands::simulate::{described, until_settled};
 use crate::commands::traffic::{Traffic, TrafficOptions};
-use crate::commands::{Global, local, migrate, status};
+use crate::commands::{Global, local, migrate, simulate, status};
 use crate::config::Config;
 use crate::exit::{Exit, asked_to_stop};
 use crate::verify::{self, Difference, Servers};
 use clap::Args;
 use millrace_local::{Receiver, Stack};
-use millrace_producers::oracle;
 use millrace_producers::simulate::Report;
+use millrace_producers::{Client, oracle};
 use millrace_schemas::Contracts;
 use serde::Serialize;
 use sqlx::PgPool;
@@ -50,6 +50,13 @@ pub struct Arguments {
     r#for: Option<Duration>,
 }
 
+impl Arguments {
+    fn traffic(&self) -> Option<TrafficOptions> {
+        let file = self.stack.data_dir.join("up/traffic.json");
+        (!self.no_traffic).then_some(TrafficOptions { seed: self.seed, rate: self.rate, file })
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
@@ -63,8 +70,14 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 pub async fn run(arguments: Arguments, global: &Global) -> Result<(), Exit> {
-    // A wrong configuration is said before anything is started.
+    // A wrong configuration, a wrong project, another seed: said before anything is started.
     Config::load(global)?;
+    let contracts = global.contracts()?;
+    global.rules(&contracts)?;
+    global.analytics()?;
+    if let Some(traffic) = arguments.traffic().filter(|_| !arguments.stack.fresh) {
+        traffic.refuse_another_seed()?;
+    }
     let begun = Instant::now();
     let stack = local::start(&arguments.stack).await?;
     let ended = tokio::select! {
@@ -81,7 +94,7 @@ async fn demonstrate(arguments: &Arguments, global: &Global, stack: &Stack, begu
     if !global.json {
         println!("{}\n", platform.welcome(arguments, stack));
     }
-    let mut traffic = platform.traffic(arguments).await?;
+    let mut traffic = platform.traffic(arguments)?;
     let ended = platform.until_told(arguments, global, &mut traffic).await;
     let sent = traffic.finish().await;
     let verdict = match (&ended, &sent) {
@@ -101,6 +114,7 @@ struct Platform {
     config: Config,
     contracts: Arc<Contracts>,
     pool: PgPool,
+    client: Client,
     running: Vec<Running>,
     receiver: Receiver,
     receiver_url: String,
@@ -118,16 +132,31 @@ impl Platform {
         let contracts = global.contracts()?;
         migrate::postgres_schema(&config).await?;
         let serving = CancellationToken::new();
-        let registry = roles::serve_registry(&config, config.postgres.connect().await?, &serving).await?;
+        let (ops_port, registry_port) =
+            (roles::listen_ops(&config).await?, roles::listen(&config.registry.listen, "registry.listen").await?);
+        let registry = roles::serve_registry(registry_port, config.postgres.connect().await?, &serving);
         migrate::everything_else(&config, global, &contracts).await?;
         let base = Base::connect(&config, global).await?;
         let running = start_all(&base).await?;
         let pool = base.pool.clone();
-        let ops = roles::serve_ops(&config.telemetry.ops, base.into_ops(), &serving).await?;
+        let client = simulate::client(&config, &contracts).await?.with_metrics(base.client_metrics());
+        let ops = roles::serve_ops(ops_port, base.into_ops(true), &serving);
         let receiver_url = stack.addresses().receiver.clone();
         let background = vec![registry, ops];
         let first_visible = OnceLock::new();
-        Ok(Self { config, contracts, pool, running, receiver, receiver_url, serving, background, begun, first_visible })
+        Ok(Self {
+            config,
+            contracts,
+            pool,
+            client,
+            running,
+            receiver,
+            receiver_url,
+            serving,
+            background,
+            begun,
+            first_visible,
+        })
     }
 
     fn welcome(&self, arguments: &Arguments, stack: &Stack) -> String {
@@ -150,13 +179,11 @@ impl Platform {
         )
     }
 
-    async fn traffic(&self, arguments: &Arguments) -> Result<Traffic, Exit> {
-        let Arguments { no_traffic, rate, seed, stack, .. } = arguments;
-        let options = TrafficOptions { seed: *seed, rate: *rate, file: stack.data_dir.join("up/traffic.json") };
-        if *no_traffic {
-            return Ok(Traffic::none());
+    fn traffic(&self, arguments: &Arguments) -> Result<Traffic, Exit> {
+        match arguments.traffic() {
+            Some(options) => Traffic::start(options, self.client.clone()),
+            None => Ok(Traffic::none()),
         }
-        Traffic::start(options, &self.config, &self.contracts).await
     }
 
     /// Until Ctrl-C, until the time is over, or until something had to stop.
