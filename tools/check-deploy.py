@@ -113,9 +113,10 @@ def is_ours(service):
 
 
 def run(*arguments, environment=None):
+    """The binary that was given, or else the one that `cargo build` leaves."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    command = [target / "debug/millrace", *arguments]
-    return subprocess.run(command, env=environment or {}, cwd="/", **CAPTURED)
+    binary = sys.argv[1] if len(sys.argv) > 1 else target / "debug/millrace"
+    return subprocess.run([binary, *arguments], env=environment or {}, cwd="/", **CAPTURED)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,18 @@
 //! The integration tests: one binary of modules against real servers, which each run starts for itself.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that can't go on panics, and prints its seed")]
 
+mod backpressure;
+mod bad_days;
 mod bad_records;
 mod clients;
+mod commands;
+mod crash_points;
+mod deploy;
+mod docs;
+mod engine;
+mod exactly_once;
 mod kills;
 mod layout;
 mod platform;
+mod registry;
+mod shop;

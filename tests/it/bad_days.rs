@@ -1,0 +1,423 @@
+//! Everything that goes wrong before or around the flow: one clear line, the documented exit code, nothing damaged.
+
+use crate::commands::{finished, millrace, temporary};
+use crate::platform::{Finished, Role, ask_clickhouse, eventually, shared};
+use millrace_local::Addresses;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+use tokio::net::TcpSocket;
+use tokio::task::spawn_blocking;
+
+/// One line that says what is wrong; logs stand above it.
+#[track_caller]
+fn refused(finished: &Finished, code: i32, parts: &[&str]) {
+    let Finished { out, err, .. } = finished;
+    assert_eq!(finished.code(), code, "{out}{err}");
+    let said: Vec<&str> = err.lines().filter(|line| !line.starts_with('{')).collect();
+    assert!(said.len() == 1 && said[0].starts_with("millrace: "), "not one line: {err}");
+    says(said[0], parts);
+}
+
+#[track_caller]
+fn says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "no `{part}` in: {text}");
+    }
+}
+
+fn project(files: &[(&str, &str)]) -> TempDir {
+    let project = temporary();
+    for (name, text) in files {
+        let path = project.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    project
+}
+
+fn of_project(project: &TempDir, arguments: &[&str]) -> Finished {
+    Finished::of(millrace(arguments).arg("--project").arg(project.path()))
+}
+
+// ---- configuration ----
+
+#[test]
+fn a_wrong_configuration_file_is_named_with_its_key_and_what_to_write() {
+    let cases: [(&str, &[&str]); 6] = [
+        ("[kafka]\nbrokerz = 'a:1'", &["unknown key `kafka.brokerz`", "the nearest known one is `kafka.brokers`"]),
+        ("[gatewya]\nx = 1", &["unknown key `gatewya`", "nearest"]),
+        ("[kafka]\npartitions = 'six'", &["`kafka.partitions`: invalid type: string"]),
+        ("[postgres]\npassword = 'sesame'", &["`postgres.password` holds a secret", "MILLRACE_POSTGRES__PASSWORD"]),
+        ("[clickhouse]\nurl = 'nowhere'", &["`clickhouse.url` is no URL"]),
+        ("[postgres]\nurl = 'postgres://a:b@c/d'", &["`postgres.url` holds a secret", "MILLRACE_POSTGRES__URL"]),
+    ];
+    for (text, parts) in cases {
+        let project = project(&[("millrace.toml", text)]);
+        let shown = of_project(&project, &["config"]);
+        refused(&shown, 64, parts);
+        says(&shown.err, &["millrace.toml: "]);
+        assert!(!shown.err.contains("sesame"), "{}", shown.err);
+        refused(&of_project(&project, &["up"]), 64, parts); // and before any server is started
+    }
+    let project = project(&[("millrace.toml", "[kafka\n")]);
+    let broken = of_project(&project, &["config"]);
+    assert_eq!(broken.code(), 64, "{}", broken.err);
+    says(&broken.err, &["millrace.toml: ", "line 1"]);
+}
+
+#[test]
+fn a_wrong_setting_in_the_environment_is_named_by_its_variable() {
+    let cases = [
+        ("MILLRACE_KAFKA__BROKRS", "a:1", "unknown key `kafka.brokrs`; the nearest known one is `kafka.brokers`"),
+        ("MILLRACE_NOWHERE__KEY", "1", "unknown key `nowhere`"),
+        ("MILLRACE_KAFKA__PARTITIONS", "many", "`kafka.partitions`: invalid type"),
+        ("MILLRACE_REGISTRY__URL", "nowhere", "`registry.url` is no URL"),
+    ];
+    for (name, value, message) in cases {
+        refused(&Finished::of(millrace(&["config"]).env(name, value)), 64, &[&format!("{name}: "), message]);
+    }
+    let no_file = Finished::of(millrace(&["config"]).env("MILLRACE_POSTGRES__PASSWORD_FILE", "/no/such/file"));
+    refused(&no_file, 64, &["`postgres.password_file`", "/no/such/file"]);
+}
+
+#[test]
+fn bad_usage_names_the_argument() {
+    refused(&finished(&["process", "clickhuose"]), 64, &["`clickhuose`", "clickhouse, order_status, customer_summary"]);
+    refused(&finished(&["sink", "webhok"]), 64, &["`webhok`", "webhook"]);
+    refused(&finished(&["config", "--project", "/no/such/directory"]), 64, &["--project /no/such/directory"]);
+    refused(&finished(&["status", "--stack", "/no/such/stack.json"]), 64, &["--stack /no/such/stack.json"]);
+    for (arguments, named) in [(["up", "--for"], "--for"), (["up", "--rat"], "--rate"), (["upp", ""], "up")] {
+        let wrong = finished(&arguments);
+        assert_eq!(wrong.code(), 64, "{}", wrong.err);
+        says(&wrong.err, &[named]);
+    }
+}
+
+// ---- contracts, metrics, rules ----
+
+const CONTRACT: &str = include_str!("../../schemas/avro/payment.failed/1.avsc");
+const EXAMPLE: &str = include_str!("../../schemas/avro/payment.failed/example.json");
+
+/// The contract with one thing replaced.
+fn but(old: &str, new: &str) -> String {
+    assert!(CONTRACT.contains(old), "the contract has changed: no {old}");
+    CONTRACT.replacen(old, new, 1)
+}
+
+fn check_finds(files: &[(&str, &str)], parts: &[&str]) {
+    let found = of_project(&project(files), &["check"]);
+    assert_eq!(found.code(), 2, "{}{}", found.out, found.err);
+    says(&found.err, parts);
+    let json = of_project(&project(files), &["check", "--json"]);
+    assert_eq!(json.code(), 2, "{}", json.err);
+    let first = &json.json()["found"][0];
+    assert!(["file", "path", "rule", "message"].iter().all(|field| first[*field].is_string()), "{first}");
+}
+
+#[test]
+fn check_names_file_place_and_rule_of_a_broken_contract() {
+    let (first, second) = ("schemas/avro/payment.failed/1.avsc", "schemas/avro/payment.failed/2.avsc");
+    let example = ("schemas/avro/payment.failed/example.json", EXAMPLE);
+    let no_doc = but("\"doc\": \"The customer's account.\"", "\"aliases\": []");
+    let wrong_default = but("\"type\": \"int\",", "\"type\": \"int\", \"default\": \"one\",");
+    let no_type = but("\"type\": \"int\"", "\"type\": \"Int\"");
+    let alone: [(&str, &[&str]); 5] = [
+        ("{", &["payment.failed/1.avsc $ ", "[json]"]),
+        ("{\"openapi\": \"3.1.0\"}", &["payment.failed/1.avsc $ [record]: a contract is one Avro record"]),
+        (&no_type, &["payment.failed/1.avsc $.fields[6].type [avro]: `Int` is no Avro type"]),
+        (&no_doc, &["payment.failed/1.avsc $.fields[2].doc [doc]: field `user_id`"]),
+        (&wrong_default, &["payment.failed/1.avsc $.fields[6].default [default]:", "expected an int"]),
+    ];
+    for (text, parts) in alone {
+        check_finds(&[(first, text), example], parts);
+    }
+    let retyped = but("\"type\": \"int\"", "\"type\": \"string\"");
+    let parts = ["payment.failed/2.avsc $.fields[6].type [", "a breaking change is a new type, never an edit"];
+    check_finds(&[(first, CONTRACT), (second, &retyped), example], &parts);
+    let added = but("\"fields\": [", "\"fields\": [ { \"name\": \"note\", \"type\": \"string\", \"doc\": \"New.\" },");
+    let parts = ["payment.failed/2.avsc $.fields[0] [missing-default]", "`note`"];
+    check_finds(&[(first, CONTRACT), (second, &added), example], &parts);
+}
+
+const RULE: &str = include_str!("../../sinks/rules/payment_failed.yaml");
+
+#[test]
+fn check_names_file_and_key_of_a_broken_rule_or_metric() {
+    let rule = RULE.replace("on: payment.failed", "on: payment.faild");
+    check_finds(&[("sinks/rules/payment_failed.yaml", &rule)], &["payment_failed.yaml `on`", "payment.failed"]);
+    let rule = RULE.replace("channel: webhook", "channel: pigeon");
+    check_finds(&[("sinks/rules/payment_failed.yaml", &rule)], &["payment_failed.yaml `channel`", "webhook"]);
+    check_finds(&[("processors/analytics/sales.sql", "select 1")], &["sales.sql", "begin with a comment"]);
+    check_finds(&[("processors/analytics/sales.sql", "-- Sales.\ndrop table x")], &["sales.sql", "one SELECT"]);
+}
+
+#[test]
+fn a_rule_whose_endpoint_nobody_configured_is_refused_before_anything_starts() {
+    let rule = RULE.replace("endpoint: shop_backoffice", "endpoint: warehouse");
+    let project = project(&[("sinks/rules/payment_failed.yaml", &rule)]);
+    let refused = of_project(&project, &["sink"]);
+    assert_eq!(refused.code(), 64, "{}", refused.err);
+    says(
+        &refused.err,
+        &["`sink.webhook.endpoints.warehouse`", "rule payment_failed sends to it", "a url and a secret"],
+    );
+}
+
+// ---- servers ----
+
+/// An address that nobody else gets, and where nobody answers.
+fn nobody() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap(); // bound, but it does not listen
+    let address = socket.local_addr().unwrap().to_string();
+    (socket, address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_command_names_the_server_that_it_cannot_reach() {
+    let (_socket, nobody) = nobody();
+    let http = format!("http://{nobody}");
+    let postgres = ("MILLRACE_POSTGRES__URL", format!("postgres://millrace@{nobody}/millrace"), "Postgres");
+    let kafka = ("MILLRACE_KAFKA__BROKERS", nobody.clone(), "Kafka");
+    let clickhouse = ("MILLRACE_CLICKHOUSE__URL", http.clone(), "ClickHouse");
+    let registry = ("MILLRACE_REGISTRY__URL", http, "the schema registry");
+    let needed = [
+        (&["registry"][..], vec![&postgres]),
+        (&["process", "clickhouse"], vec![&postgres, &kafka, &clickhouse, &registry]),
+        (&["process", "order_status"], vec![&postgres, &kafka, &registry]),
+        (&["sink"], vec![&postgres, &kafka, &registry]),
+        (&["simulate", "--events", "1"], vec![&kafka, &registry]),
+        (&["migrate"], vec![&postgres, &kafka, &clickhouse, &registry]),
+        (&["status"], vec![&postgres, &kafka]),
+        (&["dead-letters", "list"], vec![&postgres]),
+        (&["deliveries", "list"], vec![&postgres]),
+    ];
+    let mut asked = Vec::new();
+    for (command, servers) in needed {
+        for (variable, value, server) in servers {
+            let mut asking = shared().platform.command();
+            asking.args(command).env(variable, value).env("MILLRACE_REGISTRY__LISTEN", "127.0.0.1:0");
+            asked.push((command, *server, spawn_blocking(move || Finished::of(&mut asking))));
+        }
+    }
+    for (command, server, finished) in asked {
+        let finished = finished.await.unwrap();
+        println!("{command:?} without {server}: {}", finished.err);
+        refused(&finished, 69, &[&format!("{server} "), "can't be reached", "`millrace local` starts one here"]);
+        says(&finished.err, &[if server == "Postgres" { "refused" } else { "" }]);
+    }
+}
+
+/// A port that somebody else has.
+fn taken() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_whose_port_is_taken_says_which_key_to_change() {
+    let (_listener, address) = taken();
+    for role in ["registry", "process", "sink"] {
+        let mut command = shared().platform.command();
+        command.arg(role).env("MILLRACE_TELEMETRY__OPS", &address);
+        refused(&Finished::of(&mut command), 64, &[&format!("telemetry.ops = {address}"), "in use"]);
+    }
+    let mut command = shared().platform.command();
+    command.arg("registry").env("MILLRACE_REGISTRY__LISTEN", &address);
+    refused(&Finished::of(&mut command), 64, &[&format!("registry.listen = {address}"), "in use"]);
+}
+
+// ---- the local stack ----
+
+fn local(data: &Path, more: &[&str]) -> Command {
+    let mut command = millrace(&["local", "--data-dir"]);
+    command.arg(data).args(more);
+    command
+}
+
+#[test]
+fn local_names_the_port_that_is_taken_and_who_needs_it() {
+    let data = temporary();
+    // The documented port is the point here. When it is taken already, by whomever, that is as good.
+    let _listener = TcpListener::bind("127.0.0.1:19092");
+    let parts = ["something else listens on port 19092, which kafka needs", "--ports auto"];
+    refused(&Finished::of(&mut local(data.path(), &[])), 64, &parts);
+    refused(&Finished::of(millrace(&["up", "--data-dir"]).arg(data.path())), 64, &parts);
+    assert!(!data.path().join("kafka").exists(), "nothing was started");
+}
+
+/// A data directory as `local` makes it, on a machine without Java.
+fn without_java(data: &Path) -> Finished {
+    let tools = temporary();
+    for tool in ["setpriv", "xz", "mvn", "npm"] {
+        let _ = std::os::unix::fs::symlink(format!("/usr/bin/{tool}"), tools.path().join(tool));
+    }
+    Finished::of(local(data, &["--ports", "auto"]).env("PATH", tools.path()).env_remove("JAVA_HOME"))
+}
+
+#[test]
+fn a_machine_without_java_is_told_how_to_get_it() {
+    let data = temporary();
+    refused(&without_java(data.path()), 69, &["java is missing", "apt-get install", "brew install"]);
+    assert!(!data.path().join("kafka").exists(), "nothing was started");
+}
+
+/// Every file there, with its content.
+fn contents(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entry = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            contents(&path)
+        } else {
+            [(path.display().to_string(), std::fs::read(path).unwrap())].into()
+        }
+    };
+    std::fs::read_dir(directory).unwrap().flat_map(entry).collect()
+}
+
+#[test]
+fn data_of_another_version_is_refused_and_left_as_it_is() {
+    let data = temporary();
+    without_java(data.path()); // which has made the directory ours before it looked for Java
+    let marker = data.path().join("millrace-stack.json");
+    let text = std::fs::read_to_string(&marker).unwrap();
+    let mut made_by: serde_json::Value = serde_json::from_str(&text).unwrap();
+    made_by["postgres"] = "9".into();
+    std::fs::write(&marker, made_by.to_string()).unwrap();
+    std::fs::create_dir(data.path().join("postgres")).unwrap();
+    std::fs::write(data.path().join("postgres/PG_VERSION"), "9\n").unwrap();
+    let before = contents(data.path());
+    let parts = ["was made by postgres 9", "--fresh to start over", "nothing was touched"];
+    refused(&Finished::of(&mut local(data.path(), &["--ports", "auto"])), 64, &parts);
+    let mut after = contents(data.path());
+    let lock = data.path().join("lock").display().to_string(); // says who looked last
+    after.insert(lock.clone(), before[&lock].clone());
+    assert_eq!(after, before);
+}
+
+#[test]
+fn somebody_elses_directory_is_refused_and_left_as_it_is_also_with_fresh() {
+    let data = temporary();
+    std::fs::create_dir(data.path().join("postgres")).unwrap();
+    std::fs::write(data.path().join("postgres/precious"), "years of work").unwrap();
+    let before = contents(data.path());
+    for command in ["local", "up"] {
+        let mut command = millrace(&[command, "--fresh", "--ports", "auto", "--data-dir"]);
+        let parts = ["holds `postgres`, which no millrace made", "--data-dir"];
+        refused(&Finished::of(command.arg(data.path())), 64, &parts);
+        assert_eq!(contents(data.path()), before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_stack_on_one_directory_is_told_who_holds_it() {
+    let data = &shared().platform.data;
+    let holder = format!("in use by process {}", std::process::id());
+    for command in ["local", "up"] {
+        let mut command = millrace(&[command, "--ports", "auto", "--fresh", "--data-dir"]);
+        refused(&Finished::of(command.arg(data)), 64, &[&holder, "another --data-dir"]);
+    }
+    assert!(data.join("stack.json").exists(), "what runs there goes on");
+    assert_eq!(shared().platform.clickhouse("select 1 as one").await[0]["one"], 1);
+}
+
+// ---- a full disk ----
+
+/// A stack whose data lies on a disk of its own that only it sees, and that goes with it: no leftovers.
+struct SmallDisk {
+    stack: Role,
+    /// Its data directory, from outside.
+    data: PathBuf,
+}
+
+impl SmallDisk {
+    /// The servers ask for half a gigabyte before they start.
+    const SIZE: &str = "size=600m,mode=0755";
+
+    async fn start(place: &Path) -> Self {
+        let data = place.join("data");
+        std::fs::create_dir(&data).unwrap();
+        let mut unshare = Command::new("unshare");
+        unshare.arg("--mount");
+        if !rustix::process::geteuid().is_root() {
+            unshare.args(["--user", "--map-current-user", "--keep-caps"]); // what an ordinary user needs to mount
+        }
+        let mount = "mount -t tmpfs -o \"$1\" none \"$2\" && shift 2 && exec setpriv --pdeathsig KILL \"$@\"";
+        unshare.args(["sh", "-c", mount, "sh", Self::SIZE]).arg(&data);
+        let local = local(&data, &["--ports", "auto"]);
+        unshare.arg(local.get_program()).args(local.get_args());
+        let mut stack = Role::start(&mut unshare, place, "local");
+        let data = PathBuf::from(format!("/proc/{}/root{}", stack.pid(), data.display()));
+        eventually("the stack is there", async || {
+            assert!(stack.is_running(), "mounts are for root and for users with namespaces: {}", stack.log());
+            data.join("stack.json").exists()
+        })
+        .await;
+        Self { stack, data }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = millrace(arguments);
+        command.arg("--stack").arg(self.data.join("stack.json")).env("MILLRACE_TELEMETRY__OPS", "127.0.0.1:0");
+        command
+    }
+
+    /// Until nothing more fits.
+    fn fill(&self) {
+        let mut ballast = std::fs::File::create(self.data.join("ballast")).unwrap();
+        let megabyte = vec![0; 1 << 20];
+        let error = std::iter::repeat_with(|| ballast.write_all(&megabyte)).find_map(Result::err).unwrap();
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.data.join("ballast")).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_and_waited_for_and_loses_nothing() {
+    let place = temporary();
+    let disk = SmallDisk::start(place.path()).await;
+    let role = |arguments: &[&str]| Role::start(&mut disk.command(arguments), place.path(), &arguments.join("-"));
+    let migrated = Finished::of(&mut disk.command(&["migrate"]));
+    assert_eq!(migrated.code(), 0, "{}", migrated.err);
+    let registry = role(&["registry"]);
+    registry.ops().await;
+    let (process, sink) = (role(&["process"]), role(&["sink"]));
+    let ready = format!("{}/readyz", process.ops().await);
+    eventually("the roles are there", async || reqwest::get(&ready).await.is_ok_and(|answer| answer.status() == 200))
+        .await;
+    let mut simulate = role(&["simulate", "--seed", "3", "--events", "20000", "--rate", "1500", "--verify", "--json"]);
+    let stack: Addresses = serde_json::from_slice(&std::fs::read(disk.data.join("stack.json")).unwrap()).unwrap();
+    let rows = "select count() as n from merge('events_raw', '.*')";
+    eventually("the flow is midway", async || {
+        ask_clickhouse(&stack.clickhouse, rows).await.is_ok_and(|rows| rows[0]["n"].as_i64() > Some(1_000))
+    })
+    .await;
+    // A merge under which the disk fills can leave the engine a part without its marks (CORRUPTED_DATA, one run in
+    // six): a fault of its own, which would hide what Millrace does.
+    ask_clickhouse(&stack.clickhouse, "system stop merges").await.unwrap();
+    disk.fill();
+    eventually("a role says what is wrong, and tries again", async || {
+        let retries = process.log();
+        let full = ["not enough space", "No space left on device"];
+        retries.lines().any(|line| full.iter().any(|full| line.contains(full)) && line.contains("trying again"))
+    })
+    .await;
+    eventually("Kafka stops rather than lose something", async || disk.stack.log().contains("kafka died")).await;
+    assert!(simulate.is_running(), "it was over before the disk was full, and shows nothing");
+    disk.make_room();
+    ask_clickhouse(&stack.clickhouse, "system start merges").await.unwrap();
+    let log = simulate.log.clone();
+    let (code, out) = spawn_blocking(|| simulate.finish()).await.unwrap();
+    assert_eq!(code, 0, "{out}\n{}", std::fs::read_to_string(log).unwrap());
+    let verdict: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    assert_eq!((&verdict["published"], &verdict["differences"]), (&20_000.into(), &serde_json::json!([])));
+    assert_eq!((process.stop(), sink.stop(), registry.stop(), disk.stack.stop()), (0, 0, 0, 0));
+}

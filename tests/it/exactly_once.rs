@@ -1,0 +1,376 @@
+//! Once, whoever else is at work: stale owners, moving partitions, repeated events, a server that forgets.
+
+use crate::clients::judge;
+use crate::platform::{Role, eventually};
+use crate::shop::Shop;
+use millrace_schemas::{Contracts, Envelope, WriterSchema, value_from_json, wire};
+use millrace_stream::{KafkaConfig, Outgoing, Publisher};
+use rustix::process::Signal;
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
+use std::os::unix::process::ExitStatusExt;
+
+const PROCESSORS: [&str; 3] = ["clickhouse", "order_status", "customer_summary"];
+
+/// One number from Postgres.
+async fn number(postgres: &PgPool, sql: &'static str) -> i64 {
+    sqlx::query_scalar(sql).fetch_one(postgres).await.unwrap()
+}
+
+/// Records that took effect in ClickHouse.
+async fn applied(postgres: &PgPool) -> i64 {
+    let sql = "select coalesce(sum(next), 0)::bigint from millrace.checkpoint where pipeline = 'clickhouse'";
+    number(postgres, sql).await
+}
+
+async fn count(shop: &Shop, from: &str) -> i64 {
+    shop.platform.clickhouse(&format!("select count() as n from {from}")).await[0]["n"].as_i64().unwrap()
+}
+
+// ---- ClickHouse ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_lost_though_their_token_is_remembered_are_found_missing_and_inserted_again() {
+    let mut shop = Shop::open().await;
+    let _others = [
+        shop.member("projections", &["process", "order_status", "customer_summary"], &[]),
+        shop.member("webhook", &["sink"], &[]),
+    ];
+    let crashing = [("MILLRACE_CRASH_AT", "clickhouse_inserted")];
+    let mut crashed = shop.member("clickhouse", &["process", "clickhouse"], &crashing);
+    shop.publish(2_000, &[]);
+    assert_eq!(crashed.ended().await.signal(), Some(Signal::ABORT.as_raw()), "{}", crashed.log());
+    let (lost, planned) = lose_half_a_block(&shop).await;
+    let process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
+    shop.assert_equals_the_oracle();
+    let said = format!("{lost} of {planned} rows were not there after a repeated insert: inserting these");
+    assert!(process.log().contains(&said), "{said}, but:\n{}", process.log());
+    assert_eq!(process.stop(), 0);
+    shop.platform.stop().await;
+}
+
+/// What a server killed between its token log and the part's rename does: some rows of a planned block are gone,
+/// its token is not. How many, and of how many.
+async fn lose_half_a_block(shop: &Shop) -> (i64, i64) {
+    let plans =
+        "select topic, partition, next, (plan ->> 'to')::bigint from millrace.checkpoint where plan is not null";
+    let plans: Vec<(String, i32, i64, i64)> =
+        sqlx::query_as(plans).fetch_all(&shop.platform.postgres().await).await.unwrap();
+    let range = |(topic, partition, from, to): &(String, i32, i64, i64)| {
+        format!("_topic = '{topic}' and _partition = {partition} and _offset >= {from} and _offset < {to}")
+    };
+    let mut largest = (0, String::new());
+    for range in plans.iter().map(range) {
+        let blocks =
+            "select _table as name, count() as n, toInt64(median(_offset)) as middle from merge('events_raw', '.*')";
+        for block in shop.platform.clickhouse(&format!("{blocks} where {range} group by 1")).await {
+            let table = format!("events_raw.{}", block["name"].as_str().unwrap());
+            let half = format!("{table} delete where {range} and _offset <= {}", block["middle"]);
+            largest = largest.max((block["n"].as_i64().unwrap(), half));
+        }
+    }
+    let (planned, half) = largest;
+    let table = half.split(' ').next().unwrap();
+    let before = count(shop, table).await;
+    shop.platform.clickhouse(&format!("alter table {half} settings mutations_sync = 2")).await;
+    let lost = before - count(shop, table).await;
+    assert!(0 < lost && lost < planned, "{lost} of {planned} rows were deleted by `{half}`");
+    (lost, planned)
+}
+
+// ---- owners ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_owner_changes_nothing() {
+    let mut shop = Shop::open().await;
+    let postgres = shop.platform.postgres().await;
+    let roles = || (shop.member("process", &["process"], &[]), shop.member("sink", &["sink"], &[]));
+    let (mut process, mut sink) = roles();
+    let traffic = shop.publishing(1_000);
+    eventually("the flow is midway", async || applied(&postgres).await > 1_000).await;
+    // As another owner would, who has not begun yet.
+    let raised = checkpoints(&postgres, "update millrace.checkpoint set epoch = epoch + 1").await;
+    for role in [&mut process, &mut sink] {
+        let (status, log) = (role.ended().await, role.log());
+        assert_eq!(status.code(), Some(1), "{log}");
+        assert!(log.lines().last().unwrap().ends_with("is stale); nothing was written"), "{log}");
+    }
+    let unchanged = "update millrace.checkpoint set epoch = epoch";
+    assert_eq!(checkpoints(&postgres, unchanged).await, raised);
+    let (process, sink) = roles();
+    shop.stop_publishing(traffic);
+    shop.assert_equals_the_oracle();
+    assert_eq!((process.stop(), sink.stop()), (0, 0));
+    shop.platform.stop().await;
+}
+
+type Checkpoint = (String, String, i32, i64, i64);
+
+/// All of them, after this update.
+async fn checkpoints(postgres: &PgPool, update: &'static str) -> Vec<Checkpoint> {
+    let returning = format!("{update} returning pipeline, topic, partition, epoch, next");
+    let mut rows: Vec<Checkpoint> = sqlx::query_as(AssertSqlSafe(returning)).fetch_all(postgres).await.unwrap();
+    rows.sort_unstable();
+    rows
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_slept_through_its_sessions_end_does_no_harm() {
+    let mut shop = Shop::open().await;
+    let postgres = shop.platform.postgres().await;
+    let roles = |name| (shop.member(name, &["process"], &[]), shop.member(name, &["sink"], &[]));
+    let (mut process, mut sink) = roles("first");
+    let traffic = shop.publishing(1_000);
+    eventually("the flow is midway", async || applied(&postgres).await > 1_000).await;
+    // They fall asleep within transactions that will hold what their successors need.
+    let gate =
+        close(&postgres, "select next from millrace.checkpoint where pipeline in ('clickhouse', 'webhook')").await;
+    eventually("batches are held up", async || waiting_for_a_lock(&postgres, "set next").await > 0).await;
+    for role in [&process, &sink] {
+        role.signal(Signal::STOP);
+    }
+    gate.rollback().await.unwrap();
+    let (second_process, second_sink) = roles("second");
+    let not_taken = "select count(*) from millrace.checkpoint where epoch = 1";
+    eventually("the second owns everything", async || number(&postgres, not_taken).await == 0).await;
+    for role in [&process, &sink] {
+        role.signal(Signal::CONT);
+    }
+    for (role, pipelines) in [(&mut process, &PROCESSORS[..]), (&mut sink, &["webhook"])] {
+        eventually("the first notices", async || has_ended_as_stale(role) || has_joined_again(role, pipelines)).await;
+    }
+    shop.stop_publishing(traffic);
+    shop.assert_equals_the_oracle();
+    for mut role in [process, sink] {
+        // A connection must never go back to its pool within a transaction that nobody will end.
+        assert!(!role.log().contains("already a transaction in progress"), "{}", role.log());
+        assert!(has_ended_as_stale(&mut role) || role.stop() == 0);
+    }
+    assert_eq!((second_process.stop(), second_sink.stop()), (0, 0));
+    shop.platform.stop().await;
+}
+
+fn has_ended_as_stale(role: &mut Role) -> bool {
+    !role.is_running() && role.log().contains("is stale); nothing was written")
+}
+
+fn has_joined_again(role: &Role, pipelines: &[&str]) -> bool {
+    pipelines.iter().all(|pipeline| assignments(role, pipeline).len() > 1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_move_while_events_flow_lose_and_double_nothing() {
+    let mut shop = Shop::open().await;
+    let postgres = shop.platform.postgres().await;
+    let sink = shop.member("sink", &["sink"], &[]);
+    let (first, second) = (shop.member("first", &["process"], &[]), shop.member("second", &["process"], &[]));
+    let mut traffic = shop.publishing(500);
+    for role in [&first, &second] {
+        eventually("two share the partitions", async || owns_some_of_each(role)).await;
+    }
+    let third = shop.member("third", &["process"], &[]);
+    eventually("a third joins", async || owns_some_of_each(&third)).await;
+    assert_eq!(third.stop(), 0, "it did not drain");
+    assert_eq!(first.stop(), 0, "it did not drain");
+    let before = applied(&postgres).await;
+    eventually("the second goes on alone", async || applied(&postgres).await > before + 500).await;
+    assert!(traffic.is_running());
+    shop.stop_publishing(traffic);
+    shop.assert_equals_the_oracle();
+    assert_eq!((second.stop(), sink.stop()), (0, 0));
+    shop.platform.stop().await;
+}
+
+/// Has every one of its pipelines taken partitions over?
+fn owns_some_of_each(role: &Role) -> bool {
+    let some = |message: &String| message != "took 0 partitions over";
+    PROCESSORS.iter().all(|pipeline| assignments(role, pipeline).iter().any(some))
+}
+
+/// What a role said of each assignment.
+fn assignments(role: &Role, pipeline: &str) -> Vec<String> {
+    let lines = role.log();
+    let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let of_pipeline = lines.filter(|line| line["pipeline"] == pipeline);
+    let messages = of_pipeline.filter_map(|line| line["message"].as_str().map(str::to_owned));
+    messages.filter(|message| message.starts_with("took ")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_role_exits_with_0_and_leaves_nothing_half_done() {
+    let mut shop = Shop::open().await;
+    let postgres = shop.platform.postgres().await;
+    let roles = || (shop.member("process", &["process"], &[]), shop.member("sink", &["sink"], &[]));
+    let (process, sink) = roles();
+    let mut traffic = shop.publishing(2_000);
+    eventually("the flow is midway", async || applied(&postgres).await > 2_000).await;
+    assert_eq!((process.stop(), sink.stop()), (0, 0));
+    assert!(traffic.is_running());
+    assert_eq!(number(&postgres, "select count(*) from millrace.checkpoint where plan is not null").await, 0);
+    assert_eq!(number(&postgres, "select count(*) from millrace.delivery where state = 'leased'").await, 0);
+    assert_eq!(count(&shop, "merge('events_raw', '.*')").await, applied(&postgres).await, "rows and checkpoints agree");
+    let (process, sink) = roles();
+    shop.stop_publishing(traffic);
+    shop.assert_equals_the_oracle();
+    assert_eq!((process.stop(), sink.stop()), (0, 0));
+    shop.platform.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_cannot_drain_in_time_says_so_and_loses_nothing() {
+    let mut shop = Shop::open().await;
+    let postgres = shop.platform.postgres().await;
+    let _others = [
+        shop.member("projections", &["process", "order_status", "customer_summary"], &[]),
+        shop.member("webhook", &["sink"], &[]),
+    ];
+    let mut process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
+    let traffic = shop.publishing(1_000);
+    eventually("the flow is midway", async || applied(&postgres).await > 1_000).await;
+    let gate = close(&postgres, "select next from millrace.checkpoint where pipeline = 'clickhouse'").await;
+    eventually("batches are held up", async || waiting_for_a_lock(&postgres, "millrace.checkpoint").await > 0).await;
+    process.signal(Signal::TERM);
+    assert_eq!(process.ended().await.code(), Some(75), "{}", process.log());
+    gate.rollback().await.unwrap();
+    let process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
+    shop.stop_publishing(traffic);
+    shop.assert_equals_the_oracle();
+    assert_eq!(process.stop(), 0);
+    shop.platform.stop().await;
+}
+
+/// Keeps these rows from everybody else, until rolled back.
+async fn close(postgres: &PgPool, rows: &str) -> Transaction<'static, Postgres> {
+    let mut gate = postgres.begin().await.unwrap();
+    sqlx::query(AssertSqlSafe(format!("{rows} for update"))).fetch_all(&mut *gate).await.unwrap();
+    gate
+}
+
+/// How many statements about this wait for somebody to commit.
+async fn waiting_for_a_lock(postgres: &PgPool, about: &str) -> i64 {
+    let sql = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%' || $1 || '%'";
+    sqlx::query_scalar(sql).bind(about).fetch_one(postgres).await.unwrap()
+}
+
+// ---- the log ----
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_log_or_a_table_holds_twice_counts_once() {
+    let mut shop = Shop::open().await;
+    let (process, sink) = (shop.member("process", &["process"], &[]), shop.member("sink", &["sink"], &[]));
+    let report = shop.publish(3_000, &["--duplicates", "50"]);
+    let repeated = report["repeated"].as_u64().unwrap();
+    assert!(repeated > 50, "{report}");
+    shop.assert_equals_the_oracle();
+    assert_counts_duplicates(&process, repeated).await;
+    double_every_row(&shop).await;
+    assert_eq!(count(&shop, "merge('events_raw', '.*')").await, 6_000);
+    assert_eq!(count(&shop, "merge('events', '.*')").await, 3_000);
+    shop.assert_equals_the_oracle();
+    assert_eq!((process.stop(), sink.stop()), (0, 0));
+    shop.platform.stop().await;
+}
+
+async fn assert_counts_duplicates(process: &Role, expected: u64) {
+    let metrics = reqwest::get(format!("{}/metrics", process.ops().await)).await.unwrap().text().await.unwrap();
+    let line = format!("millrace_duplicates_total{{pipeline=\"clickhouse\"}} {expected}");
+    assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+}
+
+/// As inserts do whose token the server has forgotten; and no merge makes up for it.
+async fn double_every_row(shop: &Shop) {
+    for table in shop.platform.clickhouse("show tables from events_raw").await {
+        let table = format!("events_raw.{}", table["name"].as_str().unwrap());
+        shop.platform.clickhouse(&format!("system stop merges {table}")).await;
+        shop.platform.clickhouse(&format!("insert into {table} select * from {table}")).await;
+    }
+}
+
+const TOPIC: &str = "shop.order.v1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_created_anew_stops_the_pipeline_which_names_it() {
+    let mut shop = Shop::open().await;
+    let postgres = shop.platform.postgres().await;
+    let mut running = shop.member("clickhouse", &["process", "clickhouse"], &[]);
+    shop.publish(1_000, &[]);
+    eventually("everything took effect", async || applied(&postgres).await == 1_000).await;
+    running.signal(Signal::STOP); // until the new log is longer than the old one: no offset will be out of range
+    assert_eq!(judge("recreate_topic.py", &[&shop.platform.addresses().kafka, TOPIC, "6"]), true);
+    shop.publish(3_000, &[]);
+    running.signal(Signal::CONT);
+    assert_says_that_it_was_recreated(&mut running).await;
+    let mut again = shop.member("clickhouse", &["process", "clickhouse"], &[]);
+    assert_says_that_it_was_recreated(&mut again).await;
+    shop.platform.stop().await;
+}
+
+async fn assert_says_that_it_was_recreated(role: &mut Role) {
+    let (status, log) = (role.ended().await, role.log());
+    assert_eq!(status.code(), Some(1), "{log}");
+    let line = log.lines().last().unwrap();
+    assert!(line.starts_with("millrace: ") && line.contains(&format!("topic {TOPIC} was recreated")), "{log}");
+}
+
+// ---- dead letters ----
+
+/// A schema id that nobody has, until the registry learns it.
+const UNKNOWN_ID: u32 = 900_001;
+/// What the contract's example says was paid.
+const AMOUNT: i64 = 10_242;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_replayed_twice_at_once_applies_once() {
+    let shop = Shop::open().await;
+    let postgres = shop.platform.postgres().await;
+    let process = shop.member("process", &["process"], &[]);
+    publish_a_payment_under_an_unknown_schema(&shop).await;
+    let open = "select count(*) from millrace.dead_letter where state = 'open'";
+    eventually("each pipeline sets it aside", async || number(&postgres, open).await == 3).await;
+    let learn = "insert into millrace.avro_schema (id, schema, digest) select $1, schema, '\\x00' \
+                 from millrace.avro_schema where schema like '%\"PaymentCaptured\"%'";
+    sqlx::query(learn).bind(i32::try_from(UNKNOWN_ID).unwrap()).execute(&postgres).await.unwrap();
+    for pipeline in PROCESSORS {
+        assert_one_of_two_applies(&shop, &postgres, pipeline).await;
+    }
+    assert_eq!(count(&shop, "events_raw.payment_captured").await, 1);
+    assert_eq!(number(&postgres, "select sum(captured)::bigint from order_status").await, AMOUNT);
+    assert_eq!(number(&postgres, "select sum(captured)::bigint from customer_spend").await, AMOUNT);
+    assert_eq!(process.stop(), 0);
+    shop.platform.stop().await;
+}
+
+async fn publish_a_payment_under_an_unknown_schema(shop: &Shop) {
+    let contracts = Contracts::embedded().unwrap();
+    let contract = contracts.get("payment.captured").unwrap();
+    let mut value = wire::header(UNKNOWN_ID).to_vec();
+    let writer = WriterSchema::parse(UNKNOWN_ID, &contract.newest().text).unwrap();
+    writer.encode_value(&value_from_json(writer.schema, &contract.example).unwrap(), &mut value).unwrap();
+    let key = contract.example["order_id"].as_str().unwrap();
+    let envelope = Envelope::new("/judge", "payment.captured", key);
+    let kafka = KafkaConfig { brokers: shop.platform.addresses().kafka.clone(), ..KafkaConfig::default() };
+    let outgoing = Outgoing { topic: TOPIC, key, envelope: &envelope, value: Some(&value) };
+    Publisher::new(&kafka).unwrap().enqueue(&outgoing).await.unwrap().wait().await.unwrap();
+}
+
+/// Both are held up at the letter's row, with their effect prepared; then both may go on.
+async fn assert_one_of_two_applies(shop: &Shop, postgres: &PgPool, pipeline: &str) {
+    let gate = close(postgres, &format!("select id from millrace.dead_letter where pipeline = '{pipeline}'")).await;
+    let replays = [(); 2].map(|()| shop.platform.role(&["dead-letters", "replay", "--pipeline", pipeline]));
+    let waiting =
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%''replayed''%'";
+    eventually("two replays are under way", async || number(postgres, waiting).await == 2).await;
+    gate.rollback().await.unwrap();
+    let finished = replays.map(|replay| {
+        let log = replay.log.clone();
+        let (code, out) = replay.finish();
+        (code, out + &std::fs::read_to_string(log).unwrap())
+    });
+    let mut codes = finished.each_ref().map(|(code, _)| *code);
+    codes.sort_unstable();
+    assert_eq!(codes, [0, 2], "{finished:#?}");
+    for (code, said) in &finished {
+        let expected = if *code == 0 { ": applied" } else { "is no longer open; it was not applied again" };
+        assert!(said.contains(expected), "{pipeline}: {said}");
+    }
+}

@@ -1,0 +1,67 @@
+//! A platform with one seed's traffic, published piece by piece, and the oracle's verdict on all of it so far.
+
+use crate::platform::{Finished, Platform, Role};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// The random shop of one test. Its roles are members of their groups by name, so that one that died is let in
+/// again at once, and a test need not wait for the end of its session.
+pub struct Shop {
+    pub platform: Platform,
+    seed: u64,
+    /// So many of the seed's events are in the log.
+    published: u64,
+}
+
+impl Shop {
+    /// Another seed each time, and printed: put it here to repeat a run.
+    pub async fn open() -> Self {
+        let seed = u64::from(uuid::Uuid::new_v4().as_fields().0);
+        println!("seed {seed}");
+        Self { platform: Platform::start().await, seed, published: 0 }
+    }
+
+    /// Starts a role as the group member of this name.
+    pub fn member(&self, name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Role {
+        let mut command = self.platform.command();
+        command.args(arguments).env("MILLRACE_KAFKA__INSTANCE", name).envs(environment.iter().copied());
+        Role::start(&mut command, &self.platform.data, name)
+    }
+
+    /// The next events of the seed, as fast as the log takes them; the simulator's report.
+    pub fn publish(&mut self, events: u64, more: &[&str]) -> Value {
+        let report = self.simulate(events, more);
+        assert_eq!(report.code(), 0, "{}{}", report.out, report.err);
+        self.published += events;
+        report.json()
+    }
+
+    /// The next events of the seed in the background, at a rate and without end: see [`Shop::stop_publishing`].
+    pub fn publishing(&self, rate: u32) -> Role {
+        let (seed, first, rate) = (self.seed.to_string(), self.published.to_string(), rate.to_string());
+        self.platform.role(&["simulate", "--json", "--seed", &seed, "--first", &first, "--rate", &rate])
+    }
+
+    pub fn stop_publishing(&mut self, mut traffic: Role) {
+        assert!(traffic.is_running(), "the traffic had ended by itself:\n{}", traffic.log());
+        traffic.signal(Signal::TERM);
+        let (code, out) = traffic.finish();
+        assert_eq!(code, 0, "{out}");
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(report["published"], report["acknowledged"]);
+        self.published = report["next"].as_u64().unwrap();
+    }
+
+    /// Waits until everything published took effect, and finds it where it must be, once, field by field.
+    pub fn assert_equals_the_oracle(&self) {
+        let verified = self.simulate(0, &["--verify"]);
+        assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
+        assert_eq!(verified.json()["next"], self.published);
+    }
+
+    fn simulate(&self, events: u64, more: &[&str]) -> Finished {
+        let Self { platform, seed, published } = self;
+        let line = format!("simulate --json --rate 0 --seed {seed} --first {published} --events {events}");
+        platform.run(&line.split(' ').chain(more.iter().copied()).collect::<Vec<_>>())
+    }
+}
