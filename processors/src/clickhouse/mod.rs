@@ -17,11 +17,12 @@ mod exception;
 mod handler;
 mod metrics;
 mod migrate;
+pub mod native;
 mod row;
 mod server;
 mod table;
 
-pub use analytics::{Analytics, Metric};
+pub use analytics::{Analytics, Metric, MetricError};
 pub use config::{ClickHouseConfig, Password};
 pub use handler::{ClickHouse, Row};
 pub use metrics::SinkMetrics;
