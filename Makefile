@@ -1,5 +1,5 @@
 # Aliases, no logic: each line can be typed as it stands. `make up ARGS='--for 60s --json'` passes arguments on.
-.PHONY: up test check bench build image fmt lint
+.PHONY: up test check bench bench-clickhouse bench-postgres build image fmt lint
 
 up:
 	tools/setup.sh up
@@ -14,9 +14,18 @@ check:
 	tools/setup.sh check
 	tools/check.sh
 
+# What the pipelines cost next to the raw limits: docs/benchmarks.md.
 bench:
 	tools/setup.sh test
-	cargo bench --locked
+	cargo bench --locked --bench pipeline -- $(ARGS)
+
+bench-clickhouse:
+	tools/setup.sh test
+	cargo bench --locked --bench pipeline -- clickhouse $(ARGS)
+
+bench-postgres:
+	tools/setup.sh test
+	cargo bench --locked --bench pipeline -- postgres $(ARGS)
 
 build:
 	tools/setup.sh build

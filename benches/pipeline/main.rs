@@ -1,0 +1,190 @@
+//! What the pipelines cost, next to the raw limits, in one run on one stack over one log. How to run it and what its
+//! numbers mean: docs/benchmarks.md.
+//!
+//! ```text
+//! start servers ─→ publish once ─→ [ limit, limit, …, Millrace ] × runs ─→ medians ─→ table, target/bench/*.json
+//! ```
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that can't go on panics; it prints a table")]
+
+mod clickhouse;
+mod limit;
+mod memory;
+// The integration tests' own: the same servers, started in the same way.
+#[allow(dead_code, reason = "tests use more of it")]
+#[path = "../../tests/it/platform.rs"]
+mod platform;
+mod postgres;
+mod processes;
+mod report;
+
+use clap::Parser;
+use limit::{Log, Place};
+use millrace_schemas::Contracts;
+use millrace_stream::{Admin, KafkaConfig};
+use platform::{Platform, Role};
+use processes::Meter;
+use report::{Figures, Report};
+use serde_json::json;
+use sqlx::PgPool;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// A pipeline that has not settled everything by then is stuck.
+const SETTLED_WITHIN: Duration = Duration::from_secs(15 * 60);
+/// How often it is asked how far it is: what a measured time may be off.
+const ASKED_EVERY: Duration = Duration::from_millis(10);
+
+#[derive(Parser)]
+#[command(name = "pipeline")]
+struct Arguments {
+    /// What to measure; the JSON file is named after it [default: clickhouse and postgres, into pipeline.json]
+    #[arg(value_parser = ["clickhouse", "postgres", "memory"])]
+    what: Option<String>,
+    /// Events in the log
+    #[arg(long, default_value_t = 1_000_000)]
+    events: u64,
+    /// Equal seeds give equal events
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Runs of everything, interleaved
+    #[arg(long, default_value_t = 3)]
+    runs: u32,
+    /// Watch the roles' memory under steady load for so long, beside or as the only thing
+    #[arg(long, default_value_t = 0)]
+    memory_minutes: u64,
+    /// Events a second of that load
+    #[arg(long, default_value_t = 3_000)]
+    memory_rate: u64,
+    /// What cargo passes to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Servers with a log full of events.
+struct Bench {
+    platform: Platform,
+    pool: PgPool,
+    log: Log,
+    runs: u32,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, word, spec] = &arguments[..]
+        && word == "limit"
+    {
+        return limit::main(&PathBuf::from(spec));
+    }
+    tokio::runtime::Runtime::new()?.block_on(run(&Arguments::parse_from(arguments)))
+}
+
+async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let Arguments { events, seed, runs, memory_minutes, memory_rate, .. } = *arguments;
+    let what = arguments.what.as_deref();
+    let settings = json!({ "events": events, "seed": seed, "runs": runs });
+    let mut report = Report::new(what.unwrap_or("pipeline"), settings);
+    let mut ratios = serde_json::Map::new();
+    if what != Some("memory") {
+        let bench = Bench::start(arguments, &mut report).await?;
+        let batch_records = bench.warm_up().await?;
+        if what != Some("postgres") {
+            clickhouse::measure(&bench, batch_records, &mut report).await?;
+        }
+        if what != Some("clickhouse") {
+            postgres::measure(&bench, &mut report).await?;
+        }
+        for group in [clickhouse::GROUP, "order_status", "customer_summary"] {
+            let ratio = report.ratio(group, ("millrace", "limit: consume and write"), "events_per_s");
+            ratios.extend(ratio.map(|ratio| (group.to_owned(), json!(ratio))));
+        }
+        bench.pool.close().await;
+        bench.platform.stop().await;
+    }
+    if memory_minutes > 0 || what == Some("memory") {
+        memory::watch(memory_minutes.max(1), memory_rate, seed, &mut report).await?;
+    }
+    report.print();
+    println!("written to {}", report.write(&json!({ "to_limit": ratios }))?.display());
+    Ok(())
+}
+
+impl Bench {
+    async fn start(arguments: &Arguments, report: &mut Report) -> anyhow::Result<Self> {
+        let platform = Platform::start().await;
+        report.add("publish", "millrace simulate --rate 0", publish(&platform, arguments)?);
+        let kafka = KafkaConfig { brokers: platform.addresses().kafka.clone(), ..KafkaConfig::default() };
+        let topics = Contracts::embedded().map_err(|errors| anyhow::anyhow!("{errors:?}"))?.topics();
+        let partitions = Admin::new(kafka.clone()).partitions(topics.into_keys().collect()).await?;
+        let place = |found: millrace_stream::PartitionProgress| Place {
+            topic: found.topic,
+            partition: found.partition,
+            to: found.log_end,
+        };
+        let log = Log { brokers: kafka.brokers, partitions: partitions.into_iter().map(place).collect() };
+        anyhow::ensure!(log.records() == arguments.events, "the log has {} records", log.records());
+        let pool = platform.postgres().await;
+        Ok(Self { platform, pool, log, runs: arguments.runs })
+    }
+
+    /// Fills the tables that the limits' batches are read from, and warms every cache. Returns how many records
+    /// Millrace's batches for ClickHouse had.
+    async fn warm_up(&self) -> anyhow::Result<i64> {
+        let (figures, batches) = clickhouse::millrace(self).await?;
+        eprintln!("warm-up: {:.0} events/s in {batches} batches; does not count", figures["events_per_s"]);
+        Ok(self.log.batch_records(batches))
+    }
+
+    /// Runs a processor from an empty checkpoint to the end of its topics, measured from the moment it has its
+    /// partitions: the limits are measured from the moment they are prepared. Returns the figures and its batches.
+    async fn process(&self, name: &'static str, records: u64) -> anyhow::Result<(Figures, u64)> {
+        sqlx::query("delete from millrace.checkpoint where pipeline = $1").bind(name).execute(&self.pool).await?;
+        let started = Instant::now();
+        let mut role = self.platform.role(&["process", name]);
+        self.until(name, &mut role, |next| next.is_some()).await?;
+        let start_s = started.elapsed().as_secs_f64();
+        let meter = Meter::start(&self.platform, role.pid());
+        self.until(name, &mut role, |next| next == Some(records.cast_signed())).await?;
+        let mut figures = meter.stop(records);
+        figures.insert("start_s", start_s);
+        let batches = metric(&role, &format!("millrace_process_duration_seconds_count{{pipeline=\"{name}\"}}")).await?;
+        anyhow::ensure!(role.stop() == 0, "{name} did not drain");
+        Ok((figures, batches as u64))
+    }
+
+    /// Waits until what a pipeline has settled, over all partitions, is what is waited for.
+    async fn until(&self, name: &str, role: &mut Role, wanted: impl Fn(Option<i64>) -> bool) -> anyhow::Result<()> {
+        let deadline = Instant::now() + SETTLED_WITHIN;
+        loop {
+            let settled = sqlx::query_scalar::<_, Option<i64>>(
+                "select sum(next)::bigint from millrace.checkpoint where pipeline = $1",
+            );
+            if wanted(settled.bind(name).fetch_one(&self.pool).await?) {
+                return Ok(());
+            }
+            anyhow::ensure!(role.is_running(), "{name} ended:\n{}", role.log());
+            anyhow::ensure!(Instant::now() < deadline, "{name} was not done within {SETTLED_WITHIN:?}");
+            tokio::time::sleep(ASKED_EVERY).await;
+        }
+    }
+}
+
+fn publish(platform: &Platform, arguments: &Arguments) -> anyhow::Result<Figures> {
+    let (seed, events) = (arguments.seed.to_string(), arguments.events.to_string());
+    let mut command = platform.command();
+    command.args(["--json", "simulate", "--rate", "0", "--seed", &seed, "--events", &events]).stdout(Stdio::piped());
+    let mut simulator = command.spawn()?;
+    let meter = Meter::start(platform, simulator.id());
+    simulator.stdout.take().unwrap().read_to_string(&mut String::new())?;
+    let figures = meter.stop(arguments.events); // it has ended; as long as nobody waits for it, /proc still has it
+    anyhow::ensure!(simulator.wait()?.success(), "the simulator failed");
+    Ok(figures)
+}
+
+/// One of the role's own metrics.
+async fn metric(role: &Role, name: &str) -> anyhow::Result<f64> {
+    let text = reqwest::get(format!("{}/metrics", role.ops().await)).await?.text().await?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    Ok(line.ok_or_else(|| anyhow::anyhow!("the role has no metric {name}"))?.trim().parse()?)
+}
