@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use uuid::Uuid;
 
-/// The ids of the last `size` offsets of one partition: 16 bytes an id, and about 6 to find it.
+/// The ids of the last `size` offsets of one partition: 24 bytes an id with its offset, and about 18 to find it.
 pub struct Window {
     size: i64,
     /// In offset order. `first` counts the ids ever dropped from the front, so `index - first` is a place here.
@@ -20,7 +20,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// `size` is in offsets; 0 switches deduplication off.
+    /// `size` is in offsets, the newest included; 0 switches deduplication off. A power of two wastes no memory.
     pub fn new(size: u32) -> Self {
         Self {
             size: i64::from(size),
@@ -36,12 +36,12 @@ impl Window {
         (next - i64::from(size)).max(log_start).min(next)
     }
 
-    /// Notes the id at this offset; true if an offset within the window already had it.
+    /// Notes the id at this offset; true if one of the `size - 1` offsets before it already had it.
     ///
     /// A duplicate is noted too, so the answer depends on the last `size` offsets alone and a window
     /// warmed from there gives the same one.
     pub fn is_duplicate(&mut self, offset: i64, id: Uuid) -> bool {
-        self.forget_before(offset - self.size);
+        self.forget_before(offset - self.size + 1);
         let hash = self.hasher.hash_one(id);
         let at = self.first + self.seen.len() as u64;
         self.seen.push_back((offset, id));
@@ -83,7 +83,7 @@ mod tests {
         let mut kept: Vec<(i64, Uuid)> = Vec::new();
         log.iter()
             .map(|&(offset, id)| {
-                let duplicate = kept.iter().any(|&(at, other)| other == id && at >= offset - size);
+                let duplicate = kept.iter().any(|&(at, other)| other == id && at > offset - size);
                 kept.push((offset, id));
                 duplicate
             })
@@ -138,6 +138,6 @@ mod tests {
         for offset in 0..10_000_i64 {
             assert!(!window.is_duplicate(offset, Uuid::from_u128(offset.unsigned_abs().into())));
         }
-        assert!(window.seen.len() <= 11 && window.index.len() <= 11);
+        assert!(window.seen.len() <= 10 && window.index.len() <= 10);
     }
 }
