@@ -69,7 +69,8 @@ pub struct PipelineConfig {
     pub batch_bytes: usize,
     /// How long the first record of a batch may wait for company.
     pub linger_ms: u64,
-    /// Bytes waiting in one partition's queue before it is paused.
+    /// Bytes waiting in one partition's queue before it is paused. Several fetches: a pause throws away what was
+    /// read ahead of the partition, and it is fetched again.
     pub queue_bytes: usize,
     /// Batches being applied at once, over all partitions: bounds connections and memory.
     pub concurrent_batches: usize,
@@ -83,7 +84,7 @@ impl Default for PipelineConfig {
             batch_rows: 10_000,
             batch_bytes: 4 << 20,
             linger_ms: 200,
-            queue_bytes: 2 << 20,
+            queue_bytes: 8 << 20,
             concurrent_batches: 4,
             dedup_window: 262_144,
         }

@@ -100,7 +100,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("session.timeout.ms", "10000"),
     // What librdkafka reads ahead, over all partitions of this pipeline.
     ("queued.max.messages.kbytes", "32768"),
-    ("fetch.message.max.bytes", "2097152"),
+    // One fetch of one partition: small beside its queue, since what a pause throws away is fetched again.
+    ("fetch.message.max.bytes", "131072"),
 ];
 
 const FIXED: &[(&str, &str)] = &[
