@@ -33,6 +33,7 @@ pub(super) struct Shape {
 }
 
 const ORIGIN: usize = ENVELOPE.len() + LINEAGE.len();
+const EVENT_ID: usize = 0;
 const OCCURRED_AT: usize = 1;
 const OFFSET: usize = ENVELOPE.len() + 2;
 
@@ -150,12 +151,21 @@ impl Columns {
         self.longs(OCCURRED_AT)
     }
 
+    /// The rows' event ids, in their order.
+    pub fn event_ids(&self) -> impl Iterator<Item = Uuid> {
+        let halves = self.fixed::<8>(EVENT_ID).as_chunks().0.iter();
+        halves.map(|[high, low]| Uuid::from_u64_pair(u64::from_le_bytes(*high), u64::from_le_bytes(*low)))
+    }
+
     fn longs(&self, of: usize) -> impl Iterator<Item = i64> {
-        let bytes = match self.shape.origin[of].store {
-            Store::Fixed { buffer, .. } => &self.buffers[buffer].bytes[..],
+        self.fixed(of).iter().map(|bytes| i64::from_le_bytes(*bytes))
+    }
+
+    fn fixed<const WIDTH: usize>(&self, of: usize) -> &[[u8; WIDTH]] {
+        match self.shape.origin[of].store {
+            Store::Fixed { buffer, .. } => self.buffers[buffer].bytes.as_chunks().0,
             Store::Text(_) | Store::Words { .. } => &[],
-        };
-        bytes.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes))
+        }
     }
 
     /// Appends the rows as one block of ClickHouse's Native format.

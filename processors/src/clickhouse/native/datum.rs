@@ -184,7 +184,7 @@ impl<'d> Datum<'d> {
     }
 
     /// The same bound from another place.
-    pub fn from(&self, rest: &'d [u8]) -> Self {
+    pub fn at(&self, rest: &'d [u8]) -> Self {
         Self { rest, items: self.items }
     }
 }

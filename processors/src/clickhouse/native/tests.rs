@@ -356,6 +356,7 @@ fn rows_tell_where_and_when_they_are_from_and_hash_by_what_they_say() {
         let mut columns = Columns::new(&table);
         datums.iter().zip(4..).for_each(|(datum, offset)| append(&plan, datum, offset, &mut columns).unwrap());
         assert!(columns.offsets().eq(4..4 + datums.len() as i64));
+        assert!(columns.event_ids().eq((4..4 + datums.len() as u128).map(Uuid::from_u128)));
         assert!(columns.occurred_at().eq((4..4 + datums.len() as i64).map(|offset| offset * 1_000_003)));
         hash(&finished(&columns))
     };

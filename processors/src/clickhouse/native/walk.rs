@@ -201,7 +201,7 @@ impl<'w, 'd> Walk<'w, 'd> {
                 continue;
             }
             put_bytes(key, self.buffer(keys));
-            self.datum = before.from(&whole[entry.value as usize..]);
+            self.datum = before.at(&whole[entry.value as usize..]);
             self.run(values)?;
             count += 1;
         }
