@@ -39,9 +39,9 @@ fn order(writer: &WriterSchema, rng: &mut StdRng, offset: i64) -> Order {
     let (user_id, session_id) = (id(), id());
     let currency = ["EUR", "USD", "GBP"][rng.random_range(0..3)];
     let body = json!({
-        "order_id": order_id, "user_id": user_id, "session_id": session_id, "lines": lines,
+        "order_id": order_id, "user_id": user_id, "session_id": { "string": session_id }, "lines": lines,
         "total": 10_242 + offset, "currency": currency,
-        "coupon": if offset % 4 == 0 { json!("WELCOME10") } else { json!(null) },
+        "coupon": if offset % 4 == 0 { json!({ "string": "WELCOME10" }) } else { json!(null) },
     });
     let mut datum = Vec::new();
     writer.encode_value(&value_from_json(writer.schema, &body).unwrap(), &mut datum).unwrap();

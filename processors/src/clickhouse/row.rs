@@ -231,7 +231,7 @@ pub(super) fn put_date(days: i32, row: &mut Vec<u8>) -> Result<(), String> {
     if !DAYS.contains(&days) {
         return Err("the date is not within 1900-01-01 to 2299-12-31".into());
     }
-    row.extend(days.to_le_bytes());
+    row.extend_from_slice(&days.to_le_bytes());
     Ok(())
 }
 
@@ -242,7 +242,7 @@ pub(super) fn put_time(at: i64, ticks_per_second: i64, row: &mut Vec<u8>) -> Res
     if !SECONDS.contains(&at.div_euclid(ticks_per_second)) {
         return Err("the time is not within 1900-01-01 to 2299-12-31".into());
     }
-    row.extend(at.to_le_bytes());
+    row.extend_from_slice(&at.to_le_bytes());
     Ok(())
 }
 
@@ -316,10 +316,11 @@ fn put_lineage(envelope: &Envelope, position: &Position, schema_id: u32, row: &m
 }
 
 /// Two little-endian halves, the high one first.
+#[inline]
 pub(super) fn put_uuid(id: Uuid, row: &mut Vec<u8>) {
     let (high, low) = id.as_u64_pair();
-    row.extend(high.to_le_bytes());
-    row.extend(low.to_le_bytes());
+    // The halves as one number, its bytes at once.
+    row.extend_from_slice(&(u128::from(high) | u128::from(low) << 64).to_le_bytes());
 }
 
 pub(super) fn put_bytes(bytes: &[u8], row: &mut Vec<u8>) {

@@ -180,7 +180,7 @@ impl Columns {
         let buffer = |at: usize, block: &mut Vec<u8>| block.extend_from_slice(&self.buffers[at].bytes);
         block.extend_from_slice(&column.header);
         if let Store::Words { .. } = column.leaf.store {
-            block.extend(dictionary::VERSION.to_le_bytes());
+            block.extend_from_slice(&dictionary::VERSION.to_le_bytes());
         }
         for level in &column.levels {
             buffer(level.offsets, block);
@@ -225,10 +225,10 @@ impl Columns {
         self.put_word(source, origin.source);
         put_bytes(origin.trace_id.as_bytes(), self.bytes(trace_id));
         self.put_word(topic, origin.topic);
-        self.bytes(partition).extend(origin.partition.to_le_bytes());
-        self.bytes(offset).extend(origin.offset.to_le_bytes());
+        self.bytes(partition).extend_from_slice(&origin.partition.to_le_bytes());
+        self.bytes(offset).extend_from_slice(&origin.offset.to_le_bytes());
         self.put_recorded_at(recorded_at, origin.recorded_at)?;
-        self.bytes(schema).extend(schema_id.to_le_bytes());
+        self.bytes(schema).extend_from_slice(&schema_id.to_le_bytes());
         Ok(())
     }
 
@@ -285,7 +285,7 @@ impl Columns {
     pub(super) fn put_items(&mut self, offsets: usize, count: usize) {
         let bytes = &mut self.buffers[offsets].bytes;
         let before = bytes.last_chunk().map_or(0, |last| u64::from_le_bytes(*last));
-        bytes.extend((before + count as u64).to_le_bytes());
+        bytes.extend_from_slice(&(before + count as u64).to_le_bytes());
     }
 
     /// A value as RowBinary has it, from `level` of the column inwards. Ours alone: it is taken for well-formed.

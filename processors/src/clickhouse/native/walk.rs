@@ -147,16 +147,16 @@ impl<'w, 'd> Walk<'w, 'd> {
             Number::Float => return self.float(to, buffer),
             Number::Double => {
                 let double = self.datum.array::<8>()?;
-                self.buffer(buffer).extend(double);
+                self.buffer(buffer).extend_from_slice(&double);
                 return Ok(());
             }
         };
         let into = self.buffer(buffer);
         match to {
-            Number::Int => into.extend((long as i32).to_le_bytes()), // read as one
-            Number::Long => into.extend(long.to_le_bytes()),
-            Number::Float => into.extend((long as f32).to_le_bytes()),
-            Number::Double => into.extend((long as f64).to_le_bytes()),
+            Number::Int => into.extend_from_slice(&(long as i32).to_le_bytes()), // read as one
+            Number::Long => into.extend_from_slice(&long.to_le_bytes()),
+            Number::Float => into.extend_from_slice(&(long as f32).to_le_bytes()),
+            Number::Double => into.extend_from_slice(&(long as f64).to_le_bytes()),
         }
         Ok(())
     }
@@ -164,8 +164,10 @@ impl<'w, 'd> Walk<'w, 'd> {
     fn float(&mut self, to: Number, buffer: usize) -> Done {
         let float = self.datum.array::<4>()?;
         match to {
-            Number::Double => self.buffer(buffer).extend(f64::from(f32::from_le_bytes(float)).to_le_bytes()),
-            _ => self.buffer(buffer).extend(float),
+            Number::Double => {
+                self.buffer(buffer).extend_from_slice(&f64::from(f32::from_le_bytes(float)).to_le_bytes())
+            }
+            _ => self.buffer(buffer).extend_from_slice(&float),
         }
         Ok(())
     }
