@@ -182,7 +182,8 @@ impl Registry {
         &self,
         sent: Result<reqwest::Response, reqwest::Error>,
     ) -> Result<Result<T, Refusal>, RegistryError> {
-        let response = sent.map_err(|error| self.unreachable(format!("did not answer: {}", causes(&error))))?;
+        let response =
+            sent.map_err(|error| self.unreachable(format!("did not answer: {:#}", anyhow::Error::from(error))))?;
         let status = response.status();
         let body = body(response).await.map_err(|error| self.unreachable(format!("stopped in mid-answer: {error}")))?;
         if status.is_server_error() || status == 429 {
@@ -246,26 +247,16 @@ fn with_login(url: &str, user: &str, password: Option<&str>) -> anyhow::Result<A
     Ok(url.as_str().trim_end_matches('/').into())
 }
 
+/// An error's text is its whole chain: reqwest says the useful part last.
 async fn body(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| causes(&error))? {
+    while let Some(chunk) = response.chunk().await.map_err(|error| format!("{:#}", anyhow::Error::from(error)))? {
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
             return Err(format!("more than {ANSWER_BYTES_MAX} bytes"));
         }
         body.extend_from_slice(&chunk);
     }
     Ok(body)
-}
-
-/// reqwest says the useful part last.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {

@@ -8,7 +8,6 @@ use chrono::{DateTime, Utc};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, redirect};
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,7 +73,8 @@ impl Channel for Webhook {
         match request.send().await {
             Ok(response) => judge(response).await,
             // No answer is no refusal: the receiver may have it, or may be down.
-            Err(error) => Outcome::retry(causes(&error.without_url())),
+            // The whole chain: reqwest says the useful part last.
+            Err(error) => Outcome::retry(format!("{:#}", anyhow::Error::from(error.without_url()))),
         }
     }
 }
@@ -148,17 +148,6 @@ fn retry_after(text: &str, now: DateTime<Utc>) -> Option<Duration> {
     }
     let at = DateTime::parse_from_rfc2822(text).ok()?;
     (at.to_utc() - now).to_std().ok()
-}
-
-/// reqwest says the useful part last.
-fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
