@@ -18,12 +18,11 @@ use uuid::Uuid;
 
 /// Read committed, because whoever waited for a lock must see what its holder committed. A statement gets
 /// less than the drain deadline, so a slow one fails while there is time to hand the partition over; a lock
-/// less than that, so the connection is free again for others; and a process that died in the middle does
-/// not hold its rows for longer than a statement may take.
+/// less than that, so the connection is free again for others. (How long a process that died in the middle holds
+/// its rows is bounded by [`Batch::settle`], before the first of them is locked.)
 const BEGIN: &str = "begin isolation level read committed;
     set local statement_timeout = '15s';
-    set local lock_timeout = '5s';
-    set local idle_in_transaction_session_timeout = '15s'";
+    set local lock_timeout = '5s'";
 
 /// Rows read or written by one statement: bounds its arrays to some hundred kilobytes.
 const STATEMENT_ROWS_MAX: usize = 2_000;
