@@ -31,8 +31,13 @@ pub struct Base {
 }
 
 /// Every processor: the analytics, then the projections.
-pub fn processors() -> Vec<&'static str> {
+fn processors() -> Vec<&'static str> {
     [&[clickhouse::NAME], postgres::NAMES].concat()
+}
+
+/// Everything that reads the log.
+pub fn pipelines() -> Vec<&'static str> {
+    [&processors(), millrace_sinks::NAMES].concat()
 }
 
 pub async fn registry(config: &Config) -> Result<(), Exit> {
@@ -63,10 +68,7 @@ pub async fn process(config: &Config, global: &Global, names: &Names) -> Result<
     let names = names.known(&processors())?;
     let ops_port = listen_ops(config).await?;
     let base = Base::connect(config, global).await?;
-    let mut running = Vec::new();
-    for name in &names {
-        running.push(base.start_processor(name).await?);
-    }
+    let running = base.start_all(&names).await?;
     let ops = base.into_ops(names.contains(&clickhouse::NAME));
     serve(running, ops, ops_port).await
 }
@@ -77,10 +79,7 @@ pub async fn sink(config: &Config, global: &Global, names: &Names) -> Result<(),
     checked_rules(config, global, &contracts)?;
     let ops_port = listen_ops(config).await?;
     let base = Base::connect(config, global).await?;
-    let mut running = Vec::new();
-    for name in names {
-        running.push(base.start_sink(name)?);
-    }
+    let running = base.start_all(&names).await?;
     serve(running, base.into_ops(false), ops_port).await
 }
 
@@ -104,8 +103,19 @@ impl Base {
         Ok(Self { config: config.clone(), contracts, pool, spine, registry, global: global.clone(), meters })
     }
 
-    /// Starts one of [`processors`].
-    pub async fn start_processor(&self, name: &'static str) -> Result<Running, Exit> {
+    /// Starts some of [`pipelines`].
+    pub async fn start_all(&self, names: &[&'static str]) -> Result<Vec<Running>, Exit> {
+        let mut running = Vec::new();
+        for name in names {
+            running.push(match millrace_sinks::NAMES.contains(name) {
+                true => self.start_sink()?,
+                false => self.start_processor(name).await?,
+            });
+        }
+        Ok(running)
+    }
+
+    async fn start_processor(&self, name: &'static str) -> Result<Running, Exit> {
         let config = self.config.process.of(name);
         if name == clickhouse::NAME {
             let topics = self.contracts.topics().into_keys().collect();
@@ -116,8 +126,8 @@ impl Base {
         started.map(Running::Pipeline).ok_or_else(|| Exit::usage(format!("no such processor: `{name}`")))
     }
 
-    /// Starts one of the sinks; there is one kind so far.
-    pub fn start_sink(&self, _name: &'static str) -> Result<Running, Exit> {
+    /// There is one kind so far.
+    fn start_sink(&self) -> Result<Running, Exit> {
         let rules = checked_rules(&self.config, &self.global, &self.contracts)?;
         let config = self.config.sink.webhook.clone();
         let metrics = self.meters.sinks.clone();

@@ -158,8 +158,7 @@ async fn waiting(config: &Config, pool: &PgPool) -> Result<Option<String>, Exit>
 
 /// A pipeline that never had a partition has no checkpoint, and looks as if nothing waited.
 fn unstarted(status: &millrace_console::Status) -> Option<&'static str> {
-    let all = [super::roles::processors(), millrace_sinks::NAMES.to_vec()].concat();
-    all.into_iter().find(|name| !status.pipelines.iter().any(|pipeline| pipeline.name == *name))
+    super::roles::pipelines().into_iter().find(|name| !status.pipelines.iter().any(|pipeline| pipeline.name == *name))
 }
 
 fn finish(outcome: &Outcome, global: &Global) -> Result<(), Exit> {

@@ -137,7 +137,7 @@ impl Platform {
         let registry = roles::serve_registry(registry_port, config.postgres.connect().await?, &serving);
         migrate::everything_else(&config, global, &contracts).await?;
         let base = Base::connect(&config, global).await?;
-        let running = start_all(&base).await?;
+        let running = base.start_all(&roles::pipelines()).await?;
         let pool = base.pool.clone();
         let client = simulate::client(&config, &contracts).await?.with_metrics(base.client_metrics());
         let ops = roles::serve_ops(ops_port, base.into_ops(true), &serving);
@@ -279,17 +279,6 @@ impl Platform {
         self.receiver.stop().await;
         drained
     }
-}
-
-async fn start_all(base: &Base) -> Result<Vec<Running>, Exit> {
-    let mut running = Vec::new();
-    for name in roles::processors() {
-        running.push(base.start_processor(name).await?);
-    }
-    for name in millrace_sinks::NAMES {
-        running.push(base.start_sink(name)?);
-    }
-    Ok(running)
 }
 
 async fn time_is_over(limit: Option<Duration>) {
