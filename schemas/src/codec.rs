@@ -3,6 +3,7 @@
 use apache_avro::Schema;
 use apache_avro::error::Details;
 use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::schema::{Name, RecordSchema};
 use apache_avro::types::Value;
 use apache_avro::util::max_allocation_bytes;
 use apache_avro::writer::datum::GenericDatumWriter;
@@ -44,11 +45,16 @@ pub struct WriterSchema {
 
 impl WriterSchema {
     /// # Errors
-    /// When the text is not an Avro schema, or not a record's.
+    /// When the text is not an Avro schema, not a record's, or one whose values may nest without end: values are read
+    /// by recursion, and a stack has one.
     pub fn parse(id: u32, text: &str) -> anyhow::Result<Self> {
         max_allocation_bytes(ALLOCATION_BYTES_MAX); // the first call counts, all ask the same
         let schema: &'static Schema = Box::leak(Box::new(Schema::parse_str(text)?));
         let Schema::Record(record) = schema else { anyhow::bail!("schema {id} is not a record's") };
+        anyhow::ensure!(
+            !contains_itself(record, &mut Vec::new()),
+            "schema {id} contains itself: values of it are not read"
+        );
         Ok(Self {
             id,
             fullname: record.name.fullname(None).to_string(),
@@ -122,6 +128,26 @@ impl WriterSchema {
 
     fn does_not_fit(&self, error: apache_avro::Error) -> EncodeError {
         EncodeError { fullname: self.fullname.clone(), error: Box::new(error) }
+    }
+}
+
+/// Whether a value may hold another one of its own type. Avro knows a name from its definition on, so only a record
+/// around can be the one that is meant.
+fn contains_itself<'s>(record: &'s RecordSchema, around: &mut Vec<&'s Name>) -> bool {
+    around.push(&record.name);
+    let found = record.fields.iter().any(|field| leads_back(&field.schema, around));
+    around.pop();
+    found
+}
+
+fn leads_back<'s>(schema: &'s Schema, around: &mut Vec<&'s Name>) -> bool {
+    match schema {
+        Schema::Ref { name } => around.contains(&name),
+        Schema::Record(record) => contains_itself(record, around),
+        Schema::Array(array) => leads_back(&array.items, around),
+        Schema::Map(map) => leads_back(&map.types, around),
+        Schema::Union(union) => union.variants().iter().any(|variant| leads_back(variant, around)),
+        _ => false,
     }
 }
 
@@ -270,5 +296,20 @@ mod tests {
         }
         datum.push(0);
         assert!(matches!(writer.decode(&datum), Err(DecodeError::TrailingBytes { left: 1, .. })));
+    }
+
+    #[test]
+    fn a_schema_whose_values_could_nest_without_end_is_not_read() {
+        let within =
+            |field: &str| format!(r#"{{"type": "record", "name": "R", "fields": [{{"name": "x", "type": {field}}}]}}"#);
+        for leads_back in
+            [r#"["null", "R"]"#, r#"{"type": "array", "items": "R"}"#, r#"{"type": "map", "values": "R"}"#]
+        {
+            let refused = WriterSchema::parse(7, &within(leads_back)).unwrap_err().to_string();
+            assert_eq!(refused, "schema 7 contains itself: values of it are not read");
+        }
+        let twice = r#"{"type": "record", "name": "R", "fields": [
+            {"name": "a", "type": {"type": "fixed", "name": "F", "size": 1}}, {"name": "b", "type": "F"}]}"#;
+        assert!(WriterSchema::parse(7, twice).is_ok(), "a name used twice contains nothing");
     }
 }

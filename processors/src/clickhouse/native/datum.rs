@@ -23,7 +23,6 @@ pub(super) enum Broken {
     Decimal,
     Branch,
     Symbol,
-    TooDeep,
 }
 
 impl fmt::Display for Broken {
@@ -40,7 +39,6 @@ impl fmt::Display for Broken {
             Self::Decimal => "a decimal within its bytes is cut off",
             Self::Branch => "a union has no such branch",
             Self::Symbol => "an enum has no such symbol",
-            Self::TooDeep => "it is nested too deeply",
         })
     }
 }

@@ -7,9 +7,6 @@ use apache_avro::Schema;
 use apache_avro::schema::{InnerDecimalSchema, Name, NamesRef, UuidSchema};
 use std::collections::HashMap;
 
-/// Types within types, at most. Only records within themselves reach it, and a stack has an end.
-const DEPTH_MAX: usize = 256;
-
 /// The types of one schema, each named one once, referring to each other by place.
 #[derive(Debug, Default)]
 pub(super) struct Skips(Vec<Skip>);
@@ -64,10 +61,9 @@ impl<'s> Gather<'s> {
         if let Some(place) = self.named.get(&record.name) {
             return Ok(*place);
         }
-        let place = self.push(Skip::Null); // known by its name before its fields, which may contain it
-        self.named.insert(&record.name, place);
         let fields = record.fields.iter().map(|field| self.place(&field.schema)).collect::<Result<_, _>>()?;
-        self.skips.0[place] = Skip::Record(fields);
+        let place = self.push(Skip::Record(fields));
+        self.named.insert(&record.name, place);
         Ok(place)
     }
 
@@ -109,13 +105,8 @@ impl<'s> Gather<'s> {
 }
 
 impl Skips {
-    /// Reads past one value.
+    /// Reads past one value. By recursion: no schema that is read contains itself.
     pub fn read(&self, place: usize, datum: &mut Datum<'_>) -> Result<(), Broken> {
-        self.nested(place, datum, DEPTH_MAX)
-    }
-
-    fn nested(&self, place: usize, datum: &mut Datum<'_>, depth: usize) -> Result<(), Broken> {
-        let depth = depth.checked_sub(1).ok_or(Broken::TooDeep)?;
         match &self.0[place] {
             Skip::Null => {}
             Skip::Boolean => drop(datum.boolean()?),
@@ -129,18 +120,18 @@ impl Skips {
             Skip::UuidBytes => drop(uuid_bytes(datum)?),
             Skip::BigDecimal => big_decimal(datum.bytes()?)?,
             Skip::Enum(symbols) => drop(datum.symbol(*symbols)?),
-            Skip::Array(items) => self.items(*items, datum, depth)?,
-            Skip::Map(values) => self.entries(*values, datum, depth)?,
+            Skip::Array(items) => self.items(*items, datum)?,
+            Skip::Map(values) => self.entries(*values, datum)?,
             Skip::Union(branches) => {
                 let branch = datum.branch(branches.len())?;
-                self.nested(branches[branch], datum, depth)?;
+                self.read(branches[branch], datum)?;
             }
-            Skip::Record(fields) => fields.iter().try_for_each(|field| self.nested(*field, datum, depth))?,
+            Skip::Record(fields) => fields.iter().try_for_each(|field| self.read(*field, datum))?,
         }
         Ok(())
     }
 
-    fn items(&self, items: usize, datum: &mut Datum<'_>, depth: usize) -> Result<(), Broken> {
+    fn items(&self, items: usize, datum: &mut Datum<'_>) -> Result<(), Broken> {
         let mut total = 0;
         loop {
             let count = datum.block(total, Collection::Array)?;
@@ -148,11 +139,11 @@ impl Skips {
                 return Ok(());
             }
             total += count;
-            (0..count).try_for_each(|_| self.nested(items, datum, depth))?;
+            (0..count).try_for_each(|_| self.read(items, datum))?;
         }
     }
 
-    fn entries(&self, values: usize, datum: &mut Datum<'_>, depth: usize) -> Result<(), Broken> {
+    fn entries(&self, values: usize, datum: &mut Datum<'_>) -> Result<(), Broken> {
         let mut total = 0;
         loop {
             let count = datum.block(total, Collection::Map)?;
@@ -162,7 +153,7 @@ impl Skips {
             total += count;
             for _ in 0..count {
                 datum.text()?;
-                self.nested(values, datum, depth)?;
+                self.read(values, datum)?;
             }
         }
     }
