@@ -1,9 +1,7 @@
 //! One record of the log as it was found: key, value and headers in a single allocation.
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// Where in the log: the identity of a record.
@@ -20,15 +18,20 @@ impl fmt::Display for Position {
     }
 }
 
-type Span = Range<usize>;
+/// Where something lies in a record's buffer. Kafka's own sizes have 31 bits.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    start: u32,
+    end: u32,
+}
 
-/// A record, still encoded. Cheap to clone; everything is borrowed from one buffer.
+/// A record, still encoded; everything is borrowed from one buffer.
 #[derive(Debug, Clone)]
 pub struct Record {
     pub position: Position,
     /// When the broker or the producer stamped it, whichever the topic is set to.
     pub timestamp: Option<DateTime<Utc>>,
-    bytes: Bytes,
+    bytes: Vec<u8>,
     key: Option<Span>,
     value: Option<Span>,
     headers: Vec<(Span, Option<Span>)>,
@@ -36,19 +39,19 @@ pub struct Record {
 
 impl Record {
     pub fn key(&self) -> Option<&[u8]> {
-        self.key.clone().map(|span| &self.bytes[span])
+        self.key.map(|span| self.at(span))
     }
 
     /// `None` is a tombstone.
     pub fn value(&self) -> Option<&[u8]> {
-        self.value.clone().map(|span| &self.bytes[span])
+        self.value.map(|span| self.at(span))
     }
 
     /// Headers in the order they were written; a name may repeat, a value may be null.
     pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
         self.headers.iter().map(|(name, value)| {
-            let name = std::str::from_utf8(&self.bytes[name.clone()]).unwrap_or_default();
-            (name, value.clone().map(|span| &self.bytes[span]))
+            let name = std::str::from_utf8(self.at(*name)).unwrap_or_default();
+            (name, value.map(|span| self.at(span)))
         })
     }
 
@@ -58,11 +61,18 @@ impl Record {
 
     /// What it weighs in a queue, in bytes.
     pub fn weight(&self) -> usize {
-        self.bytes.len()
-            + std::mem::size_of::<Self>()
-            + self.headers.len() * std::mem::size_of::<(Span, Option<Span>)>()
+        let headers = self.headers.capacity() * std::mem::size_of::<(Span, Option<Span>)>();
+        std::mem::size_of::<Self>() + self.bytes.capacity() + headers
+    }
+
+    fn at(&self, span: Span) -> &[u8] {
+        &self.bytes[span.start as usize..span.end as usize]
     }
 }
+
+/// An event's headers and their names, as our producers write them; more of them make the buffers grow.
+const HEADERS: usize = 16;
+const HEADERS_BYTES: usize = 512;
 
 /// Copies the parts of a record into its one buffer.
 pub struct RecordBuilder {
@@ -75,7 +85,8 @@ pub struct RecordBuilder {
 impl RecordBuilder {
     pub fn new(key: Option<&[u8]>, value: Option<&[u8]>) -> Self {
         let size = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
-        let mut builder = Self { buffer: Vec::with_capacity(size + 512), key: None, value: None, headers: Vec::new() };
+        let (buffer, headers) = (Vec::with_capacity(size + HEADERS_BYTES), Vec::with_capacity(HEADERS));
+        let mut builder = Self { buffer, key: None, value: None, headers };
         builder.key = key.map(|bytes| builder.push(bytes));
         builder.value = value.map(|bytes| builder.push(bytes));
         builder
@@ -91,13 +102,13 @@ impl RecordBuilder {
 
     pub fn build(self, position: Position, timestamp: Option<DateTime<Utc>>) -> Record {
         let Self { buffer, key, value, headers } = self;
-        Record { position, timestamp, bytes: buffer.into(), key, value, headers }
+        Record { position, timestamp, bytes: buffer, key, value, headers }
     }
 
     fn push(&mut self, bytes: &[u8]) -> Span {
-        let start = self.buffer.len();
+        let start = self.buffer.len() as u32;
         self.buffer.extend_from_slice(bytes);
-        start..self.buffer.len()
+        Span { start, end: self.buffer.len() as u32 }
     }
 }
 
