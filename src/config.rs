@@ -96,8 +96,15 @@ pub struct TelemetryConfig {
 
 impl Default for ProcessConfig {
     fn default() -> Self {
-        // An insert makes a part, and a server merges few of them a second: better a second later than by the hundred.
-        let clickhouse = PipelineConfig { linger_ms: 1_000, ..PipelineConfig::default() };
+        // An insert makes a part, which costs a server tens of milliseconds and its merges more, whether it holds one
+        // row or a hundred thousand.
+        let clickhouse = PipelineConfig {
+            batch_rows: 100_000,
+            batch_bytes: 32 << 20,
+            memory_bytes: 256 << 20,
+            batches_per_second: Some(20),
+            ..PipelineConfig::default()
+        };
         Self { clickhouse, order_status: PipelineConfig::default(), customer_summary: PipelineConfig::default() }
     }
 }

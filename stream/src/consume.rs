@@ -3,17 +3,19 @@
 use crate::dead_letter::Rejected;
 use crate::decode::{Decoded, Decoder};
 use crate::dedup::Window;
+use crate::memory_bound::{Held, MemoryBound};
 use crate::metrics::Shared;
 use crate::offsets::{Batch, Checkpoints, Claim, Event, Purpose};
+use crate::pace::Pace;
 use crate::retry::retry_until;
-use crate::source::{Filling, Pulled, Puller};
-use crate::{Failure, Limits, Position, Record, Reject, Source};
+use crate::source::{Filling, Limits, Pulled, Puller};
+use crate::{Failure, Position, Record, Reject, Source};
 use chrono::{DateTime, Utc};
 use millrace_schemas::{Contract, Envelope, WriterSchema};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// A record whose envelope, schema and contract are known, and whose body is still bytes.
@@ -69,9 +71,16 @@ pub struct PipelineConfig {
     pub batch_bytes: usize,
     /// How long the first record of a batch may wait for company.
     pub linger_ms: u64,
+    /// Batches a second over all partitions, about: the more partitions are busy, the longer their records wait for
+    /// company (5 s at most). Without it each waits `linger_ms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batches_per_second: Option<u32>,
     /// Bytes waiting in one partition's queue before it is paused. Several fetches: a pause throws away what was
     /// read ahead of the partition, and it is fetched again.
     pub queue_bytes: usize,
+    /// Bytes in all queues and batches together, over all partitions. Beyond, each holds little, and small batches
+    /// go on: more partitions cost no more memory.
+    pub memory_bytes: usize,
     /// Batches being applied at once, over all partitions: bounds connections and memory.
     pub concurrent_batches: usize,
     /// Log positions in which a repeated event id is a duplicate.
@@ -84,7 +93,9 @@ impl Default for PipelineConfig {
             batch_rows: 10_000,
             batch_bytes: 4 << 20,
             linger_ms: 200,
+            batches_per_second: None,
             queue_bytes: 8 << 20,
+            memory_bytes: 128 << 20,
             concurrent_batches: 4,
             dedup_window: 262_144,
         }
@@ -93,7 +104,11 @@ impl Default for PipelineConfig {
 
 impl PipelineConfig {
     fn limits(&self) -> Limits {
-        Limits { rows: self.batch_rows, bytes: self.batch_bytes, linger: Duration::from_millis(self.linger_ms) }
+        Limits { rows: self.batch_rows, bytes: self.batch_bytes }
+    }
+
+    pub(crate) fn pace(&self) -> Pace {
+        Pace::new(Duration::from_millis(self.linger_ms), self.batches_per_second)
     }
 }
 
@@ -101,6 +116,9 @@ impl PipelineConfig {
 /// is wrong with the project or the publisher, and a full table of dead letters helps nobody.
 const STORM_RATIO: f64 = 0.5;
 const STORM_WINDOW: usize = 1_000;
+
+/// A batch, or why there is none and will be none.
+type Gathered<H> = Result<Batch<<H as Handler>::Block>, Failure>;
 
 /// One partition of one pipeline: everything its worker needs.
 pub(crate) struct Worker<H> {
@@ -111,6 +129,8 @@ pub(crate) struct Worker<H> {
     pub claim: Claim,
     /// Bounds the batches being applied, shared by the pipeline's workers.
     pub permits: Arc<Semaphore>,
+    pub memory: Arc<MemoryBound>,
+    pub pace: Arc<Pace>,
     pub metrics: Shared,
     /// Set when the partition is being given up: what is in hand may end, and is not tried again.
     pub closing: CancellationToken,
@@ -119,19 +139,38 @@ pub(crate) struct Worker<H> {
 }
 
 impl<H: Handler> Worker<H> {
-    /// Runs until the source ends, the partition is given up, or something must stop.
-    pub async fn run(self, source: impl Source) -> Result<(), Failure> {
+    /// Runs until the source ends, the partition is given up, or something must stop. A batch is gathered while the
+    /// one before it is applied: at most two are in hand. `settled` is told what has taken effect.
+    pub async fn run(self, source: impl Source, settled: impl Fn(i64)) -> Result<(), Failure> {
+        let (batches, gathered) = mpsc::channel(1);
+        let (applied, ()) = tokio::join!(self.apply_all(gathered, settled), self.gather_all(source, batches));
+        applied
+    }
+
+    async fn gather_all(&self, source: impl Source, batches: mpsc::Sender<Gathered<H>>) {
         let mut source = Puller::new(source);
         let mut partition = self.partition();
         if !self.warm(&mut source, &mut partition.window).await {
-            return Ok(());
+            return;
         }
-        while let Some(batch) = self.gather(&mut source, &mut partition).await? {
+        // Room first: what is gathered must not wait for what was gathered before it.
+        while let Ok(room) = batches.reserve().await {
+            let gathered = tokio::select! {
+                () = batches.closed() => return, // it could not be applied
+                gathered = self.gather(&mut source, &mut partition) => gathered,
+            };
+            let Some(gathered) = gathered.transpose() else { return };
+            room.send(gathered);
+        }
+    }
+
+    async fn apply_all(&self, mut gathered: mpsc::Receiver<Gathered<H>>, settled: impl Fn(i64)) -> Result<(), Failure> {
+        while let Some(batch) = gathered.recv().await {
+            let batch = batch?;
             if !self.apply_until_settled(&batch).await? {
                 break;
             }
-            partition.settled(&batch);
-            source.commit(partition.next);
+            batch.range().iter().for_each(|(_, to)| settled(*to));
         }
         Ok(())
     }
@@ -168,15 +207,22 @@ impl<H: Handler> Worker<H> {
         partition: &mut Partition,
     ) -> Result<Option<Batch<H::Block>>, Failure> {
         let mut batch = partition.begin_batch();
-        let mut filling = Filling::new(self.config.limits(), partition.planned.take());
+        let held = Held::nothing(&self.memory);
+        let mut filling = Filling::new(self.config.limits(), &self.pace, partition.planned.take(), held);
         loop {
             match source.pull(&mut filling).await {
                 Pulled::Record(record) => {
+                    // Decoding alone never waits, and the batch before shares this task.
+                    tokio::task::coop::consume_budget().await;
                     if self.add(record, &mut batch, partition).await?.is_none() {
                         return Ok(None);
                     }
                 }
-                Pulled::Full => return Ok(Some(batch)),
+                Pulled::Full => {
+                    batch.held = Some(filling.into_held());
+                    partition.gathered(&batch);
+                    return Ok(Some(batch));
+                }
                 Pulled::Ended => return Ok(None),
             }
         }
@@ -283,6 +329,7 @@ impl<H: Handler> Worker<H> {
 /// What a worker knows of its partition, moving forward.
 struct Partition {
     claim: Arc<Claim>,
+    /// Where the next batch begins.
     next: i64,
     /// The end of a range an earlier owner planned and may have written.
     planned: Option<i64>,
@@ -299,7 +346,7 @@ impl Partition {
         Batch::new(purpose, self.claim.pipeline.clone())
     }
 
-    fn settled<B>(&mut self, batch: &Batch<B>) {
+    fn gathered<B>(&mut self, batch: &Batch<B>) {
         if let Some((_, to)) = batch.range() {
             self.next = to;
         }

@@ -7,8 +7,10 @@
 use crate::consume::Worker;
 use crate::dedup::Window;
 use crate::headers;
+use crate::memory_bound::{Held, MemoryBound};
 use crate::metrics::Shared;
 use crate::offsets::{self, Checkpoints, Claim, Wanted};
+use crate::pace::Pace;
 use crate::retry::retry_until;
 use crate::topic_id::topic_ids;
 use crate::{Decoder, Failure, Handler, KafkaConfig, Metrics, PipelineConfig, Position, Record, RecordBuilder, Source};
@@ -205,6 +207,8 @@ struct Group<H> {
     spine: Spine,
     metrics: Shared,
     permits: Arc<Semaphore>,
+    memory: Arc<MemoryBound>,
+    pace: Arc<Pace>,
     runtime: Handle,
     stop: CancellationToken,
     failed: watch::Sender<Option<Arc<Failure>>>,
@@ -218,7 +222,6 @@ struct Group<H> {
 #[derive(Default)]
 struct Reports {
     progress: Mutex<HashMap<Key, i64>>,
-    drained: Mutex<Vec<Key>>,
     /// Something was still in hand when the last drain ended.
     late: AtomicBool,
 }
@@ -227,8 +230,8 @@ struct Reports {
 struct Lane {
     topic: Arc<str>,
     /// Polled, and not handed over yet.
-    polled: Vec<Record>,
-    queue: mpsc::UnboundedSender<Vec<Record>>,
+    polled: Chunk,
+    queue: mpsc::UnboundedSender<Chunk>,
     queued: Arc<Queued>,
     paused: bool,
     closing: CancellationToken,
@@ -236,10 +239,22 @@ struct Lane {
     worker: JoinHandle<()>,
 }
 
+/// Records on their way from the polling thread to a worker.
+struct Chunk {
+    records: Vec<Record>,
+    held: Held,
+}
+
 /// Bytes waiting in a queue: what bounds it. (The channel itself has no bound, so that a record that
 /// arrives while a pause takes effect is neither lost nor waited for.)
 #[derive(Default)]
 struct Queued(AtomicUsize);
+
+impl Chunk {
+    fn empty(memory: &Arc<MemoryBound>) -> Self {
+        Self { records: Vec::new(), held: Held::nothing(memory) }
+    }
+}
 
 impl<H: Handler> Group<H> {
     fn new(
@@ -253,6 +268,8 @@ impl<H: Handler> Group<H> {
             topics: pipeline.topics,
             handler: Arc::new(pipeline.handler),
             permits: Arc::new(Semaphore::new(pipeline.config.concurrent_batches.max(1))),
+            pace: Arc::new(pipeline.config.pace()),
+            memory: MemoryBound::new(pipeline.config.memory_bytes),
             config: pipeline.config,
             metrics: Arc::new(spine.metrics.of(pipeline.name)),
             spine,
@@ -277,32 +294,34 @@ impl<H: Handler> Group<H> {
         let lane = lanes.get_mut(message.topic()).and_then(|lanes| lanes.get_mut(&message.partition()));
         let Some(lane) = lane else { return }; // revoked meanwhile: its next owner reads it again
         let record = copy(message, &lane.topic);
-        let queued = lane.queued.0.fetch_add(record.weight(), Ordering::Relaxed);
-        lane.polled.push(record);
-        if queued > self.config.queue_bytes && !lane.paused {
+        let weight = record.weight();
+        let queued = lane.queued.0.fetch_add(weight, Ordering::Relaxed);
+        lane.polled.held.take(weight);
+        lane.polled.records.push(record);
+        if queued > self.memory.share(self.config.queue_bytes) && !lane.paused {
             lane.paused = consumer.pause(&one(message.topic(), message.partition())).is_ok();
             self.metrics.paused.inc_by(i64::from(lane.paused));
         }
     }
 
     fn hand_over(&self) {
-        for lane in locked(&self.lanes).values_mut().flat_map(BTreeMap::values_mut) {
-            let records = std::mem::take(&mut lane.polled);
-            let count = i64::try_from(records.len()).unwrap_or(i64::MAX);
+        let polled = |lane: &&mut Lane| !lane.polled.records.is_empty();
+        for lane in locked(&self.lanes).values_mut().flat_map(BTreeMap::values_mut).filter(polled) {
+            let chunk = std::mem::replace(&mut lane.polled, Chunk::empty(&self.memory));
+            let count = i64::try_from(chunk.records.len()).unwrap_or(i64::MAX);
             // A worker that has ended has said why; its records are read again by whoever comes after it.
-            if count > 0 && lane.queue.send(records).is_ok() {
+            if lane.queue.send(chunk).is_ok() {
                 self.metrics.inflight.inc_by(count);
             }
         }
     }
 
     fn resume_drained(&self, consumer: &BaseConsumer<Self>) {
-        let drained = std::mem::take(&mut *locked(&self.reports.drained));
-        let mut lanes = locked(&self.lanes);
-        for (topic, partition) in drained {
-            let lane = lanes.get_mut(&*topic).and_then(|lanes| lanes.get_mut(&partition));
-            if let Some(lane) = lane.filter(|lane| lane.paused) {
-                lane.paused = consumer.resume(&one(&topic, partition)).is_err();
+        let low_water = self.memory.share(self.config.queue_bytes) / 2;
+        for (topic, lanes) in locked(&self.lanes).iter_mut() {
+            let drained = |lane: &Lane| lane.paused && lane.queued.0.load(Ordering::Relaxed) <= low_water;
+            for (partition, lane) in lanes.iter_mut().filter(|(_, lane)| drained(lane)) {
+                lane.paused = consumer.resume(&one(topic, *partition)).is_err();
                 self.metrics.paused.dec_by(i64::from(!lane.paused));
             }
         }
@@ -430,15 +449,13 @@ impl<H: Handler> Group<H> {
         let source = LaneSource {
             records,
             current: Vec::new().into_iter(),
+            held: Held::nothing(&self.memory),
             queued: queued.clone(),
             closing: closing.clone(),
-            reports: self.reports.clone(),
-            key: (topic.clone(), partition),
             metrics: self.metrics.clone(),
-            low_water: self.config.queue_bytes / 2,
         };
         let worker = self.runtime.spawn(self.work(claim, source, abort.clone()));
-        let polled = Vec::new();
+        let polled = Chunk::empty(&self.memory);
         let lane = Lane { topic: topic.clone(), polled, queue, queued, paused: false, closing, abort, worker };
         locked(&self.lanes).entry(topic.to_string()).or_default().insert(partition, lane);
     }
@@ -456,14 +473,20 @@ impl<H: Handler> Group<H> {
             config: self.config.clone(),
             claim,
             permits: self.permits.clone(),
+            memory: self.memory.clone(),
+            pace: self.pace.clone(),
             metrics: self.metrics.clone(),
             closing: source.closing.clone(),
             abort,
         };
         let (failed, stop, name) = (self.failed.clone(), self.stop.clone(), self.name.clone());
         let (closing, runtime) = (source.closing.clone(), self.runtime.clone());
+        let (reports, key) = (self.reports.clone(), (worker.claim.topic.clone(), worker.claim.partition));
+        let settled = move |next| {
+            locked(&reports.progress).insert(key.clone(), next);
+        };
         async move {
-            let ended = runtime.spawn(worker.run(source)).await;
+            let ended = runtime.spawn(worker.run(source, settled)).await;
             let ended = ended
                 .unwrap_or_else(|_| Err(Failure::stop(anyhow::anyhow!("a worker panicked; its message is above"))));
             if let Err(failure) = ended {
@@ -539,14 +562,13 @@ impl<H: Handler> ConsumerContext for Group<H> {
 
 /// A worker's end of its queue.
 struct LaneSource {
-    records: mpsc::UnboundedReceiver<Vec<Record>>,
+    records: mpsc::UnboundedReceiver<Chunk>,
     current: std::vec::IntoIter<Record>,
+    /// Of the chunk that is being given out.
+    held: Held,
     queued: Arc<Queued>,
     closing: CancellationToken,
-    reports: Arc<Reports>,
-    key: Key,
     metrics: Shared,
-    low_water: usize,
 }
 
 impl Source for LaneSource {
@@ -558,32 +580,24 @@ impl Source for LaneSource {
             if let Some(record) = self.current.next() {
                 break record;
             }
-            self.current = tokio::select! {
+            let chunk = tokio::select! {
                 biased;
                 () = self.closing.cancelled() => None,
-                records = self.records.recv() => records,
-            }?
-            .into_iter();
+                chunk = self.records.recv() => chunk,
+            }?;
+            self.queued.0.fetch_sub(chunk.held.bytes(), Ordering::Relaxed);
+            (self.current, self.held) = (chunk.records.into_iter(), chunk.held);
         };
         self.metrics.inflight.dec();
-        let weight = record.weight();
-        let before = self.queued.0.fetch_sub(weight, Ordering::Relaxed);
-        if before > self.low_water && before - weight <= self.low_water {
-            locked(&self.reports.drained).push(self.key.clone());
-        }
         Some(record)
-    }
-
-    fn commit(&mut self, next: i64) {
-        locked(&self.reports.progress).insert(self.key.clone(), next);
     }
 }
 
 impl Drop for LaneSource {
     fn drop(&mut self) {
         let mut left = self.current.len();
-        while let Ok(records) = self.records.try_recv() {
-            left += records.len();
+        while let Ok(chunk) = self.records.try_recv() {
+            left += chunk.records.len();
         }
         self.metrics.inflight.dec_by(i64::try_from(left).unwrap_or_default());
     }
@@ -659,7 +673,7 @@ mod tests {
         let (queue, _records) = mpsc::unbounded_channel();
         let lane = Lane {
             topic: "t".into(),
-            polled: vec![],
+            polled: Chunk::empty(&MemoryBound::new(0)),
             queue,
             queued: Arc::default(),
             paused: false,

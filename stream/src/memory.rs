@@ -2,32 +2,19 @@
 
 use crate::{Record, Source};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
 
-/// Gives its records once, then ends. Clones share what was committed.
+/// Gives its records once, then ends.
 #[derive(Clone, Default)]
-pub struct MemorySource {
-    records: VecDeque<Record>,
-    committed: Arc<Mutex<Option<i64>>>,
-}
+pub struct MemorySource(VecDeque<Record>);
 
 impl MemorySource {
     pub fn new(records: impl IntoIterator<Item = Record>) -> Self {
-        Self { records: records.into_iter().collect(), committed: Arc::default() }
-    }
-
-    /// The first offset that has not taken effect, once anything has.
-    pub fn committed(&self) -> Option<i64> {
-        *self.committed.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        Self(records.into_iter().collect())
     }
 }
 
 impl Source for MemorySource {
     async fn next(&mut self) -> Option<Record> {
-        self.records.pop_front()
-    }
-
-    fn commit(&mut self, next: i64) {
-        *self.committed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(next);
+        self.0.pop_front()
     }
 }

@@ -4,6 +4,7 @@
 //! write touches no row and is therefore refused, in the same transaction as the effect it came with.
 
 use crate::dead_letter::{self, Rejected};
+use crate::memory_bound::Held;
 use crate::{Failure, Position, Record, answered};
 use chrono::{DateTime, Utc};
 use millrace_schemas::Envelope;
@@ -222,6 +223,8 @@ pub struct Batch<B> {
     /// Log timestamp of the oldest of them.
     pub(crate) oldest: Option<DateTime<Utc>>,
     pub(crate) rejected: Vec<Rejected>,
+    /// What its records weighed; nothing for a replayed letter.
+    pub(crate) held: Option<Held>,
     pub(crate) purpose: Purpose,
     pub(crate) pipeline: Arc<str>,
 }
@@ -233,7 +236,7 @@ pub struct Settled(());
 
 impl<B: Default> Batch<B> {
     pub(crate) fn new(purpose: Purpose, pipeline: Arc<str>) -> Self {
-        Self { block: B::default(), events: 0, oldest: None, rejected: Vec::new(), purpose, pipeline }
+        Self { block: B::default(), events: 0, oldest: None, rejected: Vec::new(), held: None, purpose, pipeline }
     }
 }
 

@@ -1,25 +1,21 @@
 //! Where a worker pulls one partition's records from.
 
 use crate::Record;
-use std::time::Duration;
+use crate::memory_bound::Held;
+use crate::pace::Pace;
 use tokio::time::{Instant, timeout_at};
 
 /// When a batch is full.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     pub rows: usize,
     pub bytes: usize,
-    /// How long the first record may wait for company.
-    pub linger: Duration,
 }
 
 /// One partition's records in offset order.
 pub trait Source: Send {
     /// The next record, or `None` when this partition is being given up. Cancel-safe.
     fn next(&mut self) -> impl Future<Output = Option<Record>> + Send;
-
-    /// Everything before `next` has taken effect.
-    fn commit(&mut self, next: i64);
 }
 
 /// A source that can hold one record back, so that a batch may end exactly where a plan says.
@@ -31,10 +27,6 @@ pub(crate) struct Puller<S> {
 impl<S: Source> Puller<S> {
     pub fn new(source: S) -> Self {
         Self { source, held: None }
-    }
-
-    pub fn commit(&mut self, next: i64) {
-        self.source.commit(next);
     }
 
     pub async fn next(&mut self) -> Option<Record> {
@@ -49,7 +41,7 @@ impl<S: Source> Puller<S> {
     }
 
     /// The next record of a batch.
-    pub async fn pull(&mut self, filling: &mut Filling) -> Pulled {
+    pub async fn pull(&mut self, filling: &mut Filling<'_>) -> Pulled {
         if filling.is_full() {
             return Pulled::Full;
         }
@@ -57,7 +49,7 @@ impl<S: Source> Puller<S> {
             Until::Planned(_) => self.next().await,
             Until::Linger(None) => {
                 let first = self.next().await;
-                filling.until = Until::Linger(Some(Instant::now() + filling.limits.linger));
+                filling.until = Until::Linger(Some(filling.pace.turn()));
                 first
             }
             Until::Linger(Some(deadline)) => match timeout_at(deadline, self.next()).await {
@@ -89,31 +81,34 @@ pub(crate) enum Pulled {
 }
 
 /// How far a batch is filled, and what ends it.
-pub(crate) struct Filling {
+pub(crate) struct Filling<'p> {
     limits: Limits,
+    pace: &'p Pace,
     until: Until,
     rows: usize,
-    bytes: usize,
+    held: Held,
     next: Option<i64>,
 }
 
 enum Until {
     /// An earlier owner planned this range: exactly the records before this offset, whatever the limits.
     Planned(i64),
-    /// The limits, or this moment once there is a first record.
+    /// The limits, or the batch's turn once there is a first record.
     Linger(Option<Instant>),
 }
 
-impl Filling {
-    pub fn new(limits: Limits, planned: Option<i64>) -> Self {
+impl<'p> Filling<'p> {
+    pub fn new(limits: Limits, pace: &'p Pace, planned: Option<i64>, held: Held) -> Self {
         let until = planned.map_or(Until::Linger(None), Until::Planned);
-        Self { limits, until, rows: 0, bytes: 0, next: None }
+        Self { limits, pace, until, rows: 0, held, next: None }
     }
 
     fn is_full(&self) -> bool {
         match self.until {
             Until::Planned(to) => self.next.is_some_and(|next| next >= to),
-            Until::Linger(_) => self.rows >= self.limits.rows || self.bytes >= self.limits.bytes,
+            Until::Linger(_) => {
+                self.rows >= self.limits.rows || self.held.bytes() >= self.held.share(self.limits.bytes)
+            }
         }
     }
 
@@ -123,15 +118,22 @@ impl Filling {
 
     fn count(&mut self, record: &Record) {
         self.rows += 1;
-        self.bytes += record.weight();
+        self.held.take(record.weight());
         self.next = Some(record.position.offset + 1);
+    }
+
+    /// What the batch's records weighed, to be held as long as the batch is.
+    pub fn into_held(self) -> Held {
+        self.held
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory_bound::MemoryBound;
     use crate::{MemorySource, Position, RecordBuilder};
+    use std::time::Duration;
 
     fn records(offsets: impl IntoIterator<Item = i64>) -> MemorySource {
         let record = |offset| {
@@ -143,7 +145,8 @@ mod tests {
 
     /// The offsets of the next batch.
     async fn batch(source: &mut Puller<MemorySource>, limits: Limits, planned: Option<i64>) -> Option<Vec<i64>> {
-        let mut filling = Filling::new(limits, planned);
+        let pace = Pace::new(Duration::from_secs(1), None);
+        let mut filling = Filling::new(limits, &pace, planned, plenty());
         let mut offsets = Vec::new();
         loop {
             match source.pull(&mut filling).await {
@@ -154,8 +157,12 @@ mod tests {
         }
     }
 
+    fn plenty() -> Held {
+        Held::nothing(&MemoryBound::new(usize::MAX))
+    }
+
     fn limits(rows: usize, bytes: usize) -> Limits {
-        Limits { rows, bytes, linger: Duration::from_secs(1) }
+        Limits { rows, bytes }
     }
 
     #[tokio::test]
@@ -182,10 +189,10 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(400)).await;
                 self.0.next().await
             }
-            fn commit(&mut self, _: i64) {}
         }
         let mut source = Puller::new(Slow(records(0..10)));
-        let mut filling = Filling::new(limits(9, 9_999), None);
+        let pace = Pace::new(Duration::from_secs(1), None);
+        let mut filling = Filling::new(limits(9, 9_999), &pace, None, plenty());
         let mut rows = 0;
         while let Pulled::Record(_) = source.pull(&mut filling).await {
             rows += 1;
