@@ -2,24 +2,32 @@
 //!
 //! Pure: the same events always give the same blocks, hashes and tokens, whoever makes them.
 
-use super::handler::Row;
+use super::native::{Columns, hash};
 use super::table::{Table, Tables};
 use bytes::Bytes;
-use millrace_stream::Event;
+use millrace_stream::Position;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use std::collections::HashSet;
-use std::fmt::Write;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Part of every token and plan. Raise it when rows are encoded otherwise or tables are rebuilt in place:
 /// a server remembers tokens of rows that were deleted since.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// What the events of a batch become: each table's columns, and the partition that they all lie in.
+#[derive(Debug, Default)]
+pub struct Rows {
+    /// By the table's place in [`Tables`]; without rows where every record was refused.
+    tables: BTreeMap<usize, Columns>,
+    partition: Option<(Arc<str>, i32)>,
+}
 
 /// Where a batch lies: what makes a token its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Span {
-    pub topic: String,
+    pub topic: Arc<str>,
     pub partition: i32,
     /// `lo-hi`, or the one dead letter.
     pub offsets: String,
@@ -28,17 +36,34 @@ pub(super) struct Span {
 /// Rows of one table, in the order of the log. Never empty.
 pub(super) struct Block<'a> {
     pub table: &'a Table,
-    events: Vec<&'a Event<Row>>,
+    columns: Cow<'a, Columns>,
+    bytes: Bytes,
     hash: String,
 }
 
-/// One block a table, in the order of the tables.
-pub(super) fn blocks<'a>(events: &'a [Event<Row>], tables: &'a Tables) -> Vec<Block<'a>> {
-    let of_table = |(index, table)| {
-        let events: Vec<_> = events.iter().filter(|event| event.body.table == index).collect();
-        (!events.is_empty()).then(|| Block::new(table, events))
-    };
-    tables.iter().enumerate().filter_map(of_table).collect()
+impl Rows {
+    /// The columns for an event of this table, found there.
+    pub(super) fn of(&mut self, tables: &Tables, index: usize, position: &Position) -> &mut Columns {
+        self.partition.get_or_insert_with(|| (position.topic.clone(), position.partition));
+        self.tables.entry(index).or_insert_with(|| Columns::new(tables.get(index)))
+    }
+
+    /// Where the rows lie, given the batch's range; a dead letter has none. `None` when there are no rows.
+    pub(super) fn span(&self, range: Option<(i64, i64)>) -> Option<Span> {
+        let first = self.tables.values().filter_map(|columns| columns.offsets().next()).min()?;
+        let offsets = match range {
+            Some((from, to)) => format!("{from}-{}", to - 1),
+            None => format!("letter-{first}"),
+        };
+        let (topic, partition) = self.partition.clone()?;
+        Some(Span { topic, partition, offsets })
+    }
+
+    /// One block a table, in the order of the tables.
+    pub(super) fn blocks<'a>(&'a self, tables: &'a Tables) -> Vec<Block<'a>> {
+        let filled = self.tables.iter().filter(|(_, columns)| columns.rows() > 0);
+        filled.map(|(index, columns)| Block::new(tables.get(*index), Cow::Borrowed(columns))).collect()
+    }
 }
 
 /// What is about to be inserted: enough to know later whether the same would be inserted again.
@@ -51,25 +76,25 @@ pub(super) fn note(blocks: &[Block<'_>]) -> Value {
 }
 
 impl<'a> Block<'a> {
-    fn new(table: &'a Table, events: Vec<&'a Event<Row>>) -> Self {
-        let hash = hash(&events);
-        Self { table, events, hash }
+    fn new(table: &'a Table, columns: Cow<'a, Columns>) -> Self {
+        let mut bytes = Vec::new();
+        columns.finish(&mut bytes);
+        let hash = hash(&bytes);
+        Self { table, columns, bytes: bytes.into(), hash }
     }
 
     pub fn len(&self) -> usize {
-        self.events.len()
+        self.columns.rows()
     }
 
-    /// Topic and partition: a batch has one of each.
-    pub fn partition(&self) -> (&str, i32) {
-        let position = &self.events[0].position;
-        (&position.topic, position.partition)
+    /// The least and the greatest.
+    pub fn offsets(&self) -> (i64, i64) {
+        bounds(self.columns.offsets())
     }
 
-    /// The least and the greatest of something.
-    pub fn bounds(&self, of: impl Fn(&Event<Row>) -> i64) -> (i64, i64) {
-        let each = || self.events.iter().map(|event| of(event));
-        (each().min().unwrap_or_default(), each().max().unwrap_or_default())
+    /// The earliest and the latest, in microseconds since 1970.
+    pub fn occurred_at(&self) -> (i64, i64) {
+        bounds(self.columns.occurred_at())
     }
 
     /// Was exactly this block planned before? An older binary or contract may have encoded it otherwise.
@@ -86,130 +111,119 @@ impl<'a> Block<'a> {
     }
 
     /// The insert's body.
-    pub fn bytes(&self) -> Bytes {
-        let mut bytes = self.table.block_header();
-        bytes.reserve(self.events.iter().map(|event| event.body.bytes.len()).sum());
-        self.events.iter().for_each(|event| bytes.extend_from_slice(&event.body.bytes));
-        bytes.into()
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 
     /// The rows that the server does not have, by offset and event; none when it has them all.
     pub fn without(&self, found: &HashSet<(i64, Uuid)>) -> Option<Self> {
-        let missing = |event: &&&Event<Row>| !found.contains(&(event.position.offset, event.envelope.id));
-        let events: Vec<_> = self.events.iter().filter(missing).copied().collect();
-        (!events.is_empty()).then(|| Self::new(self.table, events))
+        let rows = self.columns.offsets().zip(self.columns.event_ids());
+        let missing: Vec<bool> = rows.map(|row| !found.contains(&row)).collect();
+        let some = missing.contains(&true);
+        some.then(|| Self::new(self.table, Cow::Owned(self.columns.select(|row| missing[row]))))
     }
 }
 
-/// Half of SHA-256: 128 bits are plenty to tell blocks of one range apart.
-const HASH_BYTES: usize = 16;
-
-fn hash(events: &[&Event<Row>]) -> String {
-    let mut digest = Sha256::new();
-    events.iter().for_each(|event| digest.update(&event.body.bytes));
-    digest.finalize()[..HASH_BYTES].iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+fn bounds(values: impl Iterator<Item = i64>) -> (i64, i64) {
+    let (least, greatest) =
+        values.fold((i64::MAX, i64::MIN), |(least, greatest), value| (least.min(value), greatest.max(value)));
+    (least, greatest)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::native::{Origin, Plan};
     use super::*;
-    use chrono::{DateTime, Utc};
-    use millrace_schemas::{Contracts, Envelope};
-    use millrace_stream::Position;
+    use chrono::DateTime;
+    use millrace_schemas::{Contracts, Envelope, WriterSchema, value_from_json};
 
     fn tables() -> Tables {
         Tables::of(&Contracts::embedded().unwrap()).unwrap()
     }
 
-    /// `(offset, type, bytes)`.
-    fn events(tables: &Tables, events: &[(i64, &str, &[u8])]) -> Vec<Event<Row>> {
-        let event = |(offset, event_type, bytes): &(i64, &str, &[u8])| {
-            let mut envelope = Envelope::new("/shop", event_type, "o-1");
-            envelope.occurred_at = DateTime::<Utc>::from_timestamp_micros(1_000 - offset).unwrap();
-            Event {
-                position: Position { topic: "shop.order.v1".into(), partition: 3, offset: *offset },
-                logged_at: None,
-                schema_id: 1,
-                envelope,
-                body: Row { table: tables.index(event_type).unwrap(), bytes: bytes.to_vec() },
-            }
-        };
-        events.iter().map(event).collect()
+    /// Each type's example, as `(offset, type, event id)`.
+    fn rows(tables: &Tables, events: &[(i64, &str, u128)]) -> Rows {
+        let mut rows = Rows::default();
+        events.iter().for_each(|(offset, event_type, id)| append(&mut rows, tables, *offset, event_type, *id));
+        rows
     }
 
-    const MIXED: [(i64, &str, &[u8]); 3] =
-        [(100, "payment.captured", b"p1"), (101, "order.placed", b"o1"), (103, "payment.captured", b"p2")];
-
-    fn span() -> Span {
-        Span { topic: "shop.order.v1".into(), partition: 3, offsets: "100-103".into() }
+    fn append(rows: &mut Rows, tables: &Tables, offset: i64, event_type: &str, id: u128) {
+        let contracts = Contracts::embedded().unwrap();
+        let contract = contracts.get(event_type).unwrap();
+        let writer = WriterSchema::parse(7, &contract.newest().text).unwrap();
+        let mut datum = Vec::new();
+        writer.encode_value(&value_from_json(writer.schema, &contract.example).unwrap(), &mut datum).unwrap();
+        let mut envelope = Envelope::new("/shop", event_type, "o-1");
+        envelope.id = Uuid::from_u128(id);
+        envelope.occurred_at = DateTime::from_timestamp_micros(1_000 - offset).unwrap();
+        let position = Position { topic: "shop.order.v1".into(), partition: 3, offset };
+        let index = tables.index(event_type).unwrap();
+        let plan = Plan::compile(&writer, tables.get(index)).unwrap();
+        plan.append(&datum, &Origin::of(&envelope, &position), rows.of(tables, index, &position)).unwrap();
     }
+
+    const MIXED: [(i64, &str, u128); 3] =
+        [(100, "payment.captured", 1), (101, "order.placed", 2), (103, "payment.captured", 3)];
 
     #[test]
     fn a_batch_is_one_block_a_table_and_its_plan_says_what_is_in_it() {
         let (tables, other) = (tables(), tables());
-        let events = events(&tables, &MIXED);
-        let blocks = blocks(&events, &tables);
+        let rows = rows(&tables, &MIXED);
+        let blocks = rows.blocks(&tables);
         let found: Vec<_> = blocks.iter().map(|block| (block.table.name(), block.len())).collect();
         assert_eq!(found, [("order_placed", 1), ("payment_captured", 2)]);
+        assert_eq!((blocks[1].offsets(), blocks[1].occurred_at()), ((100, 103), (897, 900)));
         let note = note(&blocks);
-        let tables = json!({
+        let about = json!({
             "order_placed": { "rows": 1, "hash": blocks[0].hash },
             "payment_captured": { "rows": 2, "hash": blocks[1].hash },
         });
-        assert_eq!(note, json!({ "version": VERSION, "tables": tables }));
+        assert_eq!(note, json!({ "version": VERSION, "tables": about }));
         assert!(blocks.iter().all(|block| block.is_in(&note)));
-        assert_eq!(super::note(&super::blocks(&events, &other)), note, "whoever makes it");
+        let again = super::tests::rows(&other, &MIXED);
+        assert_eq!(super::note(&again.blocks(&other)), note, "whoever makes it");
     }
 
     #[test]
     fn a_token_names_pipeline_place_table_and_content() {
         let tables = tables();
-        let events = events(&tables, &MIXED);
-        let block = &blocks(&events, &tables)[1];
-        let hash = &block.hash;
-        assert_eq!(block.token(&span()), format!("clickhouse:1:shop.order.v1:3:100-103:payment_captured:{hash}"));
-        assert_eq!(*hash, "41bfaa0fc66e611dbaaa4b48a8f21b6c", "half of SHA-256 of `p1p2`");
+        let rows = rows(&tables, &MIXED);
+        let (block, span) = (&rows.blocks(&tables)[1], rows.span(Some((100, 104))).unwrap());
+        let hash = hash(block.bytes());
+        assert_eq!(block.token(&span), format!("clickhouse:2:shop.order.v1:3:100-103:payment_captured:{hash}"));
+        assert_eq!(rows.span(None).unwrap().offsets, "letter-100");
+        assert_eq!(Rows::default().span(None), None);
     }
 
     #[test]
     fn rows_that_differ_are_neither_the_planned_ones_nor_share_their_token() {
         let tables = tables();
-        let (before, after) =
-            (events(&tables, &[(1, "order.placed", b"a")]), events(&tables, &[(1, "order.placed", b"b")]));
-        let (before, after) = (blocks(&before, &tables), blocks(&after, &tables));
+        let (before, after) = (rows(&tables, &[(1, "order.placed", 1)]), rows(&tables, &[(1, "order.placed", 2)]));
+        let span = before.span(Some((1, 2))).unwrap();
+        let (before, after) = (before.blocks(&tables), after.blocks(&tables));
         assert!(!after[0].is_in(&note(&before)) && !after[0].is_in(&json!({})));
-        assert_ne!(before[0].token(&span()), after[0].token(&span()));
+        assert_ne!(before[0].token(&span), after[0].token(&span));
     }
 
     #[test]
     fn what_is_missing_is_a_block_of_its_own() {
         let tables = tables();
-        let events = events(&tables, &MIXED);
-        let block = &blocks(&events, &tables)[1];
-        let id = |at: usize| events[at].envelope.id;
+        let rows = rows(&tables, &MIXED);
+        let block = &rows.blocks(&tables)[1];
+        let id = |at: usize| Uuid::from_u128(MIXED[at].2);
         let missing = block.without(&HashSet::from([(100, id(0))])).unwrap();
-        assert_eq!((missing.len(), missing.bounds(|event| event.position.offset)), (1, (103, 103)));
-        assert!(missing.bytes().ends_with(b"p2") && missing.token(&span()) != block.token(&span()));
+        assert_eq!((missing.len(), missing.offsets()), (1, (103, 103)));
+        let alone = super::tests::rows(&tables, &MIXED[2..]);
+        assert_eq!(missing.bytes(), alone.blocks(&tables)[0].bytes());
         assert!(block.without(&HashSet::from([(100, id(0)), (103, id(2))])).is_none());
     }
 
     #[test]
     fn rows_of_a_topic_that_was_made_anew_since_are_not_these_rows() {
         let tables = tables();
-        let events = events(&tables, &MIXED);
-        let former = HashSet::from([(100, Uuid::now_v7()), (103, Uuid::now_v7())]);
-        assert_eq!(blocks(&events, &tables)[1].without(&former).unwrap().len(), 2);
-    }
-
-    #[test]
-    fn a_block_begins_with_its_columns_names_and_types() {
-        let tables = tables();
-        let events = events(&tables, &MIXED);
-        let (block, header) = (&blocks(&events, &tables)[1], tables.get(events[0].body.table).block_header());
-        assert_eq!(block.bytes(), [&header, &b"p1p2"[..]].concat());
-        assert!(header.starts_with(b"\x11\x0apayment_id\x08order_id"));
+        let rows = rows(&tables, &MIXED);
+        let former = HashSet::from([(100, Uuid::from_u128(77)), (103, Uuid::from_u128(78))]);
+        assert_eq!(rows.blocks(&tables)[1].without(&former).unwrap().len(), 2);
     }
 }

@@ -9,26 +9,19 @@
 //! The token makes a repeated insert cheap. It is no proof: a server killed between writing its token log
 //! and publishing the part forgets the rows and remembers the token. So whoever repeats an insert looks.
 
-use super::block::{Block, Span, blocks, note};
+use super::block::{Block, Rows, Span, note};
 use super::config::ClickHouseConfig;
 use super::metrics::SinkMetrics;
-use super::row::Plan;
+use super::native::{Origin, Plan};
 use super::server::Server;
 use super::table::{Table, Tables};
 use millrace_schemas::{Contracts, WriterSchema};
-use millrace_stream::{Batch, Event, Failure, Handler, Incoming, Reason, Reject, answered, crash_at};
+use millrace_stream::{Batch, Failure, Handler, Incoming, Reason, Reject, answered, crash_at};
 use sqlx::{Connection, PgPool};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 use uuid::Uuid;
-
-/// An event, encoded for its table.
-#[derive(Debug, Clone)]
-pub struct Row {
-    pub(super) table: usize,
-    pub(super) bytes: Vec<u8>,
-}
 
 /// The handler. One serves all partitions of a process.
 pub struct ClickHouse {
@@ -61,14 +54,14 @@ impl ClickHouse {
         })
     }
 
-    async fn insert_all(&self, blocks: &[Block<'_>], batch: &Batch<Vec<Event<Row>>>) -> Result<(), Failure> {
-        let Some(first) = blocks.first() else { return Ok(()) }; // nothing here for a table
-        let span = span(first, batch.range());
-        batch.plan(&self.pool, &note(blocks)).await?;
+    async fn insert_all(&self, batch: &Batch<Rows>) -> Result<(), Failure> {
+        let Some(span) = batch.block.span(batch.range()) else { return Ok(()) }; // nothing here for a table
+        let blocks = batch.block.blocks(&self.tables);
+        batch.plan(&self.pool, &note(&blocks)).await?;
         crash_at("clickhouse_planned");
         // A replayed letter has neither plan nor predecessor we would know of: it always looks.
         let repeated = self.begun.begin(&span) || batch.range().is_none() || batch.earlier_plan().is_some();
-        for block in blocks {
+        for block in &blocks {
             let planned = batch.earlier_plan();
             match repeated {
                 false => self.insert(block, &block.token(&span)).await?,
@@ -96,7 +89,7 @@ impl ClickHouse {
             self.insert(block, &block.token(span)).await?;
         }
         let table = block.table.name();
-        let found = self.server.rows(block).await;
+        let found = self.server.rows(block, span).await;
         let found = found.map_err(|failure| failure.context(format!("could not read events_raw.{table} back")))?;
         let Some(missing) = block.without(&found) else { return Ok(()) };
         tracing::warn!(
@@ -106,7 +99,7 @@ impl ClickHouse {
         self.insert(&missing, &format!("{}:{}", block.token(span), Uuid::now_v7())).await
     }
 
-    async fn settle(&self, batch: &Batch<Vec<Event<Row>>>) -> Result<(), Failure> {
+    async fn settle(&self, batch: &Batch<Rows>) -> Result<(), Failure> {
         answered(&self.pool, async |connection| {
             let mut transaction = connection.begin().await?;
             let _settled = batch.settle(&mut transaction).await?;
@@ -119,37 +112,24 @@ impl ClickHouse {
 }
 
 impl Handler for ClickHouse {
-    type Block = Vec<Event<Row>>;
+    type Block = Rows;
 
-    fn decode(&self, incoming: &Incoming<'_>, block: &mut Self::Block) -> Result<bool, Reject> {
+    fn decode(&self, incoming: &Incoming<'_>, rows: &mut Rows) -> Result<bool, Reject> {
         let event_type = &incoming.contract.event_type;
         let Some(table) = self.tables.index(event_type) else {
             return Err(Reject::new(Reason::UnknownType, format!("`{event_type}` has no table here")));
         };
         let plan = self.plans.get(incoming.writer, table, self.tables.get(table));
         let plan = plan.as_ref().as_ref().map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
-        let value = incoming.writer.decode(incoming.datum);
-        let value = value.map_err(|error| Reject::new(Reason::Undecodable, error))?;
-        let bytes = plan.row(&value, incoming.envelope, incoming.position);
-        let bytes = bytes.map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
-        block.push(incoming.event(Row { table, bytes }));
+        let columns = rows.of(&self.tables, table, incoming.position);
+        plan.append(incoming.datum, &Origin::of(incoming.envelope, incoming.position), columns)?;
         Ok(true)
     }
 
-    async fn apply(&self, batch: &Batch<Vec<Event<Row>>>) -> Result<(), Failure> {
-        let blocks = blocks(&batch.block, &self.tables);
-        self.insert_all(&blocks, batch).await?;
+    async fn apply(&self, batch: &Batch<Rows>) -> Result<(), Failure> {
+        self.insert_all(batch).await?;
         self.settle(batch).await
     }
-}
-
-fn span(first: &Block<'_>, range: Option<(i64, i64)>) -> Span {
-    let (topic, partition) = first.partition();
-    let offsets = match range {
-        Some((from, to)) => format!("{from}-{}", to - 1),
-        None => format!("letter-{}", first.bounds(|event| event.position.offset).0),
-    };
-    Span { topic: topic.to_owned(), partition, offsets }
 }
 
 /// Plans by schema and table. Registries hold few schemas: one entry for each lives as long as the process.
@@ -172,7 +152,7 @@ impl Plans {
 
 /// The span each partition has begun to insert and not seen to its end; one entry a partition.
 #[derive(Default)]
-struct Begun(Mutex<HashMap<(String, i32), String>>);
+struct Begun(Mutex<HashMap<(Arc<str>, i32), String>>);
 
 impl Begun {
     /// True when this very span was begun before.
@@ -190,7 +170,7 @@ impl Begun {
         }
     }
 
-    fn spans(&self) -> std::sync::MutexGuard<'_, HashMap<(String, i32), String>> {
+    fn spans(&self) -> std::sync::MutexGuard<'_, HashMap<(Arc<str>, i32), String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

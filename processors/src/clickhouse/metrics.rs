@@ -42,7 +42,7 @@ impl SinkMetrics {
         let label = TableLabel { table: block.table.name().to_owned() };
         self.duration.get_or_create(&label).observe(took.as_secs_f64());
         self.records.get_or_create(&label).observe(block.len() as f64);
-        let (_, newest) = block.bounds(|event| event.envelope.occurred_at.timestamp_micros());
+        let (_, newest) = block.occurred_at();
         let newest = newest as f64 / 1e6;
         let fresh = self.fresh.get_or_create(&label);
         if newest > fresh.get() {

@@ -3,7 +3,7 @@
 //! ```text
 //! contract ─→ column ─→ table ─→ migrate                      analytics/*.sql ─→ metrics.<name>
 //!                         │
-//! event ──→ row (bytes) ──┴─→ block (one a table) ─→ handler: plan, insert, settle ─→ server
+//! event ─→ native: columns ┴─→ block (one a table) ─→ handler: plan, insert, settle ─→ server
 //! ```
 //!
 //! People query `events.<table>`, where an event is one row however often it was inserted; `events_raw`
@@ -24,7 +24,7 @@ mod table;
 
 pub use analytics::{Analytics, Metric, MetricError};
 pub use config::{ClickHouseConfig, Password};
-pub use handler::{ClickHouse, Row};
+pub use handler::ClickHouse;
 pub use metrics::SinkMetrics;
 pub use migrate::{check_server, migrate};
 pub use server::reachable;

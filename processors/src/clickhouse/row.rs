@@ -1,34 +1,19 @@
-//! From a decoded event to one RowBinary row, by a plan compiled once per schema and table.
+//! What a column makes of a value: its bytes, or why it cannot hold it. ClickHouse itself would store another
+//! value without a word.
 //!
-//! A value that its column cannot hold is an error naming the field: ClickHouse itself would store another
-//! value without a word. Pure, and plainer than fast.
+//! Pure, and plainer than fast: what [`super::native`] does for every event is held against it by tests, and a
+//! contract's defaults are encoded so, once a plan.
+
+#[cfg(test)]
+pub(super) mod whole;
 
 use super::column::{ColumnType, Field, PathStep, strip_null};
-use super::table::Table;
 use apache_avro::Schema;
-use apache_avro::schema::{NamesRef, ResolvedSchema};
+use apache_avro::schema::NamesRef;
 use apache_avro::types::Value;
 use chrono::{DateTime, Utc};
-use millrace_schemas::{Envelope, WriterSchema};
-use millrace_stream::Position;
+use millrace_schemas::WriterSchema;
 use uuid::Uuid;
-
-/// A usual row; larger ones grow.
-const ROW_BYTES: usize = 256;
-
-/// How to read one table's columns out of values written with one schema.
-#[derive(Debug)]
-pub(super) struct Plan {
-    schema_id: u32,
-    columns: Vec<ColumnPlan>,
-}
-
-#[derive(Debug)]
-struct ColumnPlan {
-    name: String,
-    leaf: ColumnType,
-    steps: Vec<Step>,
-}
 
 /// One step from a writer's value towards a column.
 #[derive(Debug, Clone)]
@@ -39,41 +24,6 @@ pub(super) enum Step {
     Each,
     /// The writer does not know what comes next: the contract's default stands for it.
     Missing(Vec<u8>),
-}
-
-impl Plan {
-    /// Matches the table's columns with a writer's fields, by name.
-    ///
-    /// # Errors
-    /// Which column such a writer cannot fill: every value of it would be refused.
-    pub fn compile(writer: &WriterSchema, table: &Table) -> Result<Self, String> {
-        let resolved = ResolvedSchema::new(writer.schema).map_err(|error| error.to_string())?;
-        let compile = |field: &Field| {
-            let steps = steps(field, writer, resolved.get_names())?;
-            Ok(ColumnPlan { name: field.name.clone(), leaf: field.leaf.clone(), steps })
-        };
-        let columns = table.fields().iter().map(compile).collect::<Result<_, String>>()?;
-        Ok(Self { schema_id: writer.id, columns })
-    }
-
-    /// The row's bytes: the body's columns, then the envelope's and the lineage, as [`Table::insert_columns`] lists them.
-    ///
-    /// # Errors
-    /// The first field that does not fit.
-    pub fn row(&self, value: &Value, envelope: &Envelope, position: &Position) -> Result<Vec<u8>, String> {
-        let mut row = Vec::with_capacity(ROW_BYTES);
-        self.body(value, &mut row)?;
-        put_envelope(envelope, &mut row)?;
-        put_lineage(envelope, position, self.schema_id, &mut row)?;
-        Ok(row)
-    }
-
-    fn body(&self, value: &Value, row: &mut Vec<u8>) -> Result<(), String> {
-        self.columns.iter().try_for_each(|column| {
-            let encoded = encode(&column.steps, &column.leaf, value, row);
-            encoded.map_err(|error| format!("field `{}` does not fit its column: {error}", column.name))
-        })
-    }
 }
 
 /// The way to a column through a writer's values.
@@ -277,16 +227,6 @@ fn sign_extended(bytes: &[u8]) -> Option<i128> {
     fits.then_some(number)
 }
 
-/// The envelope's columns, in [`super::table::ENVELOPE`]'s order.
-fn put_envelope(envelope: &Envelope, row: &mut Vec<u8>) -> Result<(), String> {
-    put_uuid(envelope.id, row);
-    put_occurred_at(envelope.occurred_at, row)?;
-    put_bytes(envelope.subject.as_bytes(), row);
-    put_bytes(envelope.source.as_bytes(), row);
-    put_bytes(envelope.trace_id().unwrap_or_default().as_bytes(), row);
-    Ok(())
-}
-
 /// 1970-01-01 to 2105-12-31: what ClickHouse's 16-bit days and 32-bit seconds hold, and with them the sort
 /// key, the partitions, and every `toDate(occurred_at)` an analyst writes.
 const OCCURRED: std::ops::Range<i64> = 0..4_291_747_200;
@@ -296,23 +236,6 @@ pub(super) fn put_occurred_at(at: DateTime<Utc>, row: &mut Vec<u8>) -> Result<()
         return Err("`occurred_at` does not fit its column: an event's time lies within 1970 to 2105".into());
     }
     put_time(at.timestamp_micros(), 1_000_000, row)
-}
-
-/// The lineage columns, in [`super::table::LINEAGE`]'s order.
-fn put_lineage(envelope: &Envelope, position: &Position, schema_id: u32, row: &mut Vec<u8>) -> Result<(), String> {
-    put_bytes(position.topic.as_bytes(), row);
-    row.extend(position.partition.to_le_bytes());
-    row.extend(position.offset.to_le_bytes());
-    match envelope.recorded_at {
-        None => row.push(1),
-        Some(at) => {
-            row.push(0);
-            put_time(at.timestamp_micros(), 1_000_000, row)
-                .map_err(|error| format!("`_recorded_at` does not fit its column: {error}"))?;
-        }
-    }
-    row.extend(schema_id.to_le_bytes());
-    Ok(())
 }
 
 /// Two little-endian halves, the high one first.
@@ -339,8 +262,12 @@ pub(super) fn put_length(mut length: usize, row: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::table::Table;
+    use super::whole::Plan;
     use super::*;
     use apache_avro::Decimal;
+    use millrace_schemas::Envelope;
+    use millrace_stream::Position;
     use std::collections::HashMap;
 
     fn record(fields: &str) -> String {

@@ -1,6 +1,6 @@
 //! One ClickHouse server over HTTP: every statement has a deadline, every error a meaning.
 
-use super::block::Block;
+use super::block::{Block, Span};
 use super::config::ClickHouseConfig;
 use super::exception;
 use super::table::{Column, Found, RAW};
@@ -22,7 +22,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 const REACHABLE_WITHIN: Duration = Duration::from_secs(3);
 
 /// What every insert asks for. The defaults of servers differ, and some changed between versions.
-const INSERT_SETTINGS: [(&str, &str); 4] = [
+const INSERT_SETTINGS: [(&str, &str); 5] = [
     // The answer means: stored. Not: queued.
     ("async_insert", "0"),
     ("insert_deduplicate", "1"),
@@ -30,6 +30,8 @@ const INSERT_SETTINGS: [(&str, &str); 4] = [
     ("deduplicate_insert", "enable"),
     // Late events of a hundred months are unusual and still one insert.
     ("max_partitions_per_insert_block", "0"),
+    // A table that somebody altered refuses our block, instead of casting its values to what fits.
+    ("input_format_native_allow_types_conversion", "0"),
 ];
 
 /// A row that is there.
@@ -96,10 +98,8 @@ impl Server {
 
     /// Which rows at the block's offsets the table holds, duplicates merged or not: by offset and event. An offset
     /// alone is no row's name, since a topic that was made anew counts from 0 again.
-    pub async fn rows(&self, block: &Block<'_>) -> Result<HashSet<(i64, Uuid)>, Failure> {
-        let (topic, partition) = block.partition();
-        let (since, until) = block.bounds(|event| event.envelope.occurred_at.timestamp_micros());
-        let (lo, hi) = block.bounds(|event| event.position.offset);
+    pub async fn rows(&self, block: &Block<'_>, span: &Span) -> Result<HashSet<(i64, Uuid)>, Failure> {
+        let ((since, until), (lo, hi)) = (block.occurred_at(), block.offsets());
         let sql = format!(
             "select distinct _offset, event_id from {}
              where occurred_at >= fromUnixTimestamp64Micro({{since:Int64}}, 'UTC')
@@ -109,7 +109,7 @@ impl Server {
             block.table.raw()
         );
         let query = self.client.query_raw(&sql);
-        let query = query.param("topic", topic).param("partition", partition);
+        let query = query.param("topic", &*span.topic).param("partition", span.partition);
         let query = query.param("since", since).param("until", until).param("lo", lo).param("hi", hi);
         let found = self.within(query.fetch_all::<Place>()).await?;
         Ok(found.into_iter().map(|place| (place.offset, place.event_id)).collect())

@@ -1,7 +1,6 @@
 //! Contract → table and view: names, columns, sort key, settings, as SQL. Never talks to a server.
 
 use super::column::{self, Field, quote, text_literal};
-use super::row;
 use apache_avro::Schema;
 use millrace_schemas::{Contract, Contracts};
 use std::collections::{BTreeMap, HashMap};
@@ -150,16 +149,7 @@ impl Table {
     /// reading other values out of the same bytes.
     pub(super) fn insert_statement(&self) -> String {
         let columns: Vec<_> = self.insert_columns().map(|column| quote(&column.name)).collect();
-        format!("insert into {} ({}) format RowBinaryWithNamesAndTypes", self.raw(), columns.join(", "))
-    }
-
-    /// What a block starts with.
-    pub(super) fn block_header(&self) -> Vec<u8> {
-        let mut header = Vec::new();
-        row::put_length(self.insert_columns().count(), &mut header);
-        self.insert_columns().for_each(|column| row::put_bytes(column.name.as_bytes(), &mut header));
-        self.insert_columns().for_each(|column| row::put_bytes(column.type_name.as_bytes(), &mut header));
-        header
+        format!("insert into {} ({}) format Native", self.raw(), columns.join(", "))
     }
 
     /// Rows of one hour and one subject lie together: analysts filter by time first, then by whom. The key

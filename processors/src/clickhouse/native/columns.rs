@@ -14,7 +14,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 /// Rows of one table. [`Columns::clear`] keeps what was allocated: one of these serves block after block.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Columns {
     pub(super) shape: Arc<Shape>,
     rows: usize,
@@ -69,7 +69,7 @@ pub(super) enum Store {
 }
 
 /// Bytes, and how many of them are here to stay.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Buffer {
     pub bytes: Vec<u8>,
     mark: usize,

@@ -6,7 +6,7 @@ use super::super::row::{put_bytes, put_length};
 use hashbrown::HashTable;
 use std::hash::{BuildHasher, RandomState};
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Dictionary {
     /// The distinct words as a String column has them, and where each lies, without its length.
     words: Vec<u8>,
