@@ -1,5 +1,5 @@
 # Aliases, no logic: each line can be typed as it stands. `make up ARGS='--for 60s --json'` passes arguments on.
-.PHONY: up test check bench bench-clickhouse bench-postgres build image fmt lint
+.PHONY: up test check bench bench-clickhouse bench-postgres build image fmt lint pages
 
 up:
 	tools/setup.sh up
@@ -39,3 +39,7 @@ fmt:
 
 lint:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+# docs/analytics, from the files that define the metrics.
+pages:
+	MILLRACE_WRITE_PAGES=1 cargo test --locked -p millrace-processors the_pages_in_docs

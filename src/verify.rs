@@ -1,10 +1,10 @@
 //! Do ClickHouse, Postgres and the receiver hold what the oracle says? Field by field, over all rows.
 
 use crate::config::Config;
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, ensure};
 use chrono::{DateTime, SecondsFormat, Utc};
 use millrace_processors::clickhouse::ClickHouseConfig;
-use millrace_producers::oracle::Expected;
+use millrace_producers::oracle::{self, Expected};
 use millrace_schemas::Contracts;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -46,8 +46,7 @@ pub async fn differences(servers: &Servers<'_>, expected: &Expected) -> anyhow::
 async fn found(servers: &Servers<'_>) -> anyhow::Result<Value> {
     Ok(json!({
         "events": events(servers).await?,
-        "revenue": revenue(servers).await?,
-        "conversion": conversion(servers).await?,
+        "metrics": metrics(servers.config).await?,
         "orders": orders(servers.pool).await?,
         "customers": customers(servers.pool).await?,
         "spend": spend(servers.pool).await?,
@@ -92,25 +91,14 @@ async fn events(servers: &Servers<'_>) -> anyhow::Result<Value> {
     Ok(Value::Object(events))
 }
 
-async fn revenue(servers: &Servers<'_>) -> anyhow::Result<Value> {
-    let mut days = Map::new();
-    for row in ask(servers.config, "select toString(day) as day, currency, revenue from metrics.revenue").await? {
-        let currencies = days.entry(text(&row, "day")?).or_insert_with(|| json!({}));
-        currencies[text(&row, "currency")?] = row["revenue"].clone();
+async fn metrics(config: &Config) -> anyhow::Result<Value> {
+    let mut metrics = Map::new();
+    for (metric, keys) in oracle::METRICS {
+        let sql = format!("select * from metrics.{metric} settings output_format_json_quote_64bit_floats = 1");
+        let rows = ask(config, &sql).await.with_context(|| format!("metrics.{metric}"))?;
+        metrics.insert(metric.to_owned(), json!(oracle::keyed(keys, rows)));
     }
-    Ok(Value::Object(days))
-}
-
-async fn conversion(servers: &Servers<'_>) -> anyhow::Result<Value> {
-    let mut days = Map::new();
-    for row in ask(servers.config, "select toString(day) as day, sessions, converted from metrics.conversion").await? {
-        days.insert(text(&row, "day")?, json!({ "sessions": row["sessions"], "converted": row["converted"] }));
-    }
-    Ok(Value::Object(days))
-}
-
-fn text(row: &Value, field: &str) -> anyhow::Result<String> {
-    row[field].as_str().map(str::to_owned).ok_or_else(|| anyhow!("`{field}` is missing in {row}"))
+    Ok(Value::Object(metrics))
 }
 
 /// One JSON object a row, over the ordinary HTTP interface: what any analyst's tool would see.

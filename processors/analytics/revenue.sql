@@ -1,5 +1,9 @@
--- Revenue of a day in one currency, in its minor units: captured payments minus refunds,
--- each on the UTC day it occurred. Nothing is summed across currencies.
+-- Revenue of a UTC day in one currency, in its minor units: captured payments minus refunds, each on the day it
+-- occurred. A refund lowers the day it was given on, however long ago the payment was; nothing is summed across
+-- currencies, and a day can be negative.
+--
+-- Example: revenue in euros, day by day.
+-- select day, revenue / 100 as euros from metrics.revenue where currency = 'EUR' order by day
 select day, currency, sum(amount) as revenue
 from (
     select toDate(occurred_at) as day, currency, amount from events.payment_captured

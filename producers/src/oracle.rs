@@ -1,9 +1,13 @@
 //! What ClickHouse, Postgres and the receiver must hold after the first events of a seed: computed naively, all
 //! events at hand, from the definitions in the documentation. Shares no code with what it judges.
 
+mod metrics;
+
+pub use metrics::{METRICS, Rows, keyed};
+
 use crate::simulate::events::{Id, OrderPlaced};
 use crate::simulate::{Body, Shop, SimulatedEvent};
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -13,10 +17,8 @@ use uuid::Uuid;
 pub struct Expected {
     /// By event type; all types are there, also those without an event.
     pub events: BTreeMap<&'static str, Events>,
-    /// `metrics.revenue`: minor units by day and currency.
-    pub revenue: BTreeMap<NaiveDate, BTreeMap<String, i64>>,
-    /// `metrics.conversion` by day.
-    pub conversion: BTreeMap<NaiveDate, Conversion>,
+    /// `metrics.<name>`: every metric but freshness, every column of every row.
+    pub metrics: BTreeMap<&'static str, Rows>,
     /// `order_status` by order.
     pub orders: BTreeMap<Uuid, Order>,
     /// `customer_summary` by account.
@@ -35,12 +37,6 @@ pub struct Events {
     /// `groupBitXor(bitXor(toUInt64(bitShiftRight(n, 64)), toUInt64(bitAnd(n, 18446744073709551615))))`
     /// with `toUInt128(event_id) as n`.
     pub digest: u64,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Conversion {
-    pub sessions: u64,
-    pub converted: u64,
 }
 
 /// A row of `order_status`.
@@ -82,8 +78,7 @@ pub fn expected(seed: u64, count: u64) -> Expected {
 pub fn judge(events: &[SimulatedEvent]) -> Expected {
     Expected {
         events: by_type(events),
-        revenue: revenue(events),
-        conversion: conversion(events),
+        metrics: metrics::judge(events),
         orders: orders(events),
         customers: customers(events),
         spend: spend(events),
@@ -100,39 +95,6 @@ fn by_type(events: &[SimulatedEvent]) -> BTreeMap<&'static str, Events> {
         of_type.digest ^= high ^ low;
     }
     found
-}
-
-/// Captured less refunded, each on its own day.
-fn revenue(events: &[SimulatedEvent]) -> BTreeMap<NaiveDate, BTreeMap<String, i64>> {
-    let mut revenue: BTreeMap<NaiveDate, BTreeMap<String, i64>> = BTreeMap::new();
-    for event in events {
-        let (currency, change) = match &event.body {
-            Body::PaymentCaptured(captured) => (&captured.currency, captured.amount),
-            Body::PaymentRefunded(refunded) => (&refunded.currency, -refunded.amount),
-            _ => continue,
-        };
-        *revenue.entry(event.occurred_at.date_naive()).or_default().entry(currency.to_string()).or_default() += change;
-    }
-    revenue
-}
-
-/// Sessions by the day they started, and those of them in which something was ordered, on whatever day.
-fn conversion(events: &[SimulatedEvent]) -> BTreeMap<NaiveDate, Conversion> {
-    let (mut started, mut ordered) = (BTreeMap::new(), BTreeSet::new());
-    for event in events {
-        match &event.body {
-            Body::SessionStarted(session) => drop(started.insert(session.session_id, event.occurred_at.date_naive())),
-            Body::OrderPlaced(OrderPlaced { session_id: Some(session_id), .. }) => drop(ordered.insert(*session_id)),
-            _ => {}
-        }
-    }
-    let mut conversion: BTreeMap<NaiveDate, Conversion> = BTreeMap::new();
-    for (session_id, day) in started {
-        let of_day = conversion.entry(day).or_default();
-        of_day.sessions += 1;
-        of_day.converted += u64::from(ordered.contains(&session_id));
-    }
-    conversion
 }
 
 /// An order is placed before anything else happens to it: the simulator's promise, which a test holds it to.
@@ -221,7 +183,7 @@ fn customers(events: &[SimulatedEvent]) -> BTreeMap<Uuid, Customer> {
             _ => {}
         }
         if seen {
-            customer.last_seen_at = at; // events come in the order of their times
+            customer.last_seen_at = customer.last_seen_at.max(at); // a visit may be told late
         }
     }
     customers
@@ -324,8 +286,10 @@ mod tests {
         let (marta, first, second) = (uuid(0x77), uuid(0x10), uuid(0x20));
         assert_eq!(judged["events"]["session.started"], json!({ "count": 2, "digest": 3 }));
         assert_eq!(judged["events"]["page.viewed"], json!({ "count": 0, "digest": 0 }));
-        assert_eq!(judged["revenue"], json!({ "2026-01-01": { "EUR": 500 }, "2026-01-02": { "EUR": -200 } }));
-        assert_eq!(judged["conversion"], json!({ "2026-01-01": { "sessions": 2, "converted": 1 } }));
+        let revenue = json!({ "2026-01-01 EUR": { "revenue": 500 }, "2026-01-02 EUR": { "revenue": -200 } });
+        assert_eq!(judged["metrics"]["revenue"], revenue);
+        let conversion = json!({ "2026-01-01": { "sessions": 2, "converted": 1, "conversion": 0.5 } });
+        assert_eq!(judged["metrics"]["conversion"], conversion);
         assert_eq!(judged["failed_payments"], json!([uuid(0x4), uuid(0x7)]));
         assert_eq!(judged["spend"], json!({ &marta: { "EUR": { "captured": 500, "refunded": 200 } } }));
         let customer = json!({ "registered_at": null, "orders": 2, "last_seen_at": NIGHT, "erased_at": NEXT_DAY });

@@ -29,7 +29,10 @@ pub fn run(global: &Global) -> Result<(), Exit> {
     let metrics = kept(global.read_analytics(), Found::metric, &mut found);
     // Tables and rules are about contracts: where these are wrong, nothing can be said about them yet.
     let rules = contracts.as_ref().and_then(|contracts| {
-        kept(Tables::of(contracts), |error| Found::table(error, contracts), &mut found);
+        let tables = kept(Tables::of(contracts), |error| Found::table(error, contracts), &mut found);
+        if let (Some(tables), Some(metrics)) = (tables, &metrics) {
+            kept(metrics.check(&tables), Found::metric, &mut found);
+        }
         kept(global.read_rules(contracts), Found::rule, &mut found)
     });
     let (Some(contracts), Some(metrics), Some(rules), true) = (contracts, metrics, rules, found.is_empty()) else {

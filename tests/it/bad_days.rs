@@ -153,6 +153,10 @@ fn check_names_file_and_key_of_a_broken_rule_or_metric() {
     check_finds(&[("sinks/rules/payment_failed.yaml", &rule)], &["payment_failed.yaml `channel`", "webhook"]);
     check_finds(&[("processors/analytics/sales.sql", "select 1")], &["sales.sql", "begin with a comment"]);
     check_finds(&[("processors/analytics/sales.sql", "-- Sales.\ndrop table x")], &["sales.sql", "one SELECT"]);
+    let sql = "-- Sales.\nselect count() from events.order_placd";
+    check_finds(&[("processors/analytics/sales.sql", sql)], &["sales.sql", "no view `events.order_placd`"]);
+    let sql = "-- Sales.\nselect sum(totl) from events.order_placed";
+    check_finds(&[("processors/analytics/sales.sql", sql)], &["sales.sql", "`totl` is no column"]);
 }
 
 #[test]

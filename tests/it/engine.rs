@@ -1,6 +1,6 @@
 //! The engine behind HTTP does what a ClickHouse server does, for the crate that Millrace uses and for everyone else.
 
-mod life;
+pub mod life;
 
 use crate::platform::{eventually, shared};
 use clickhouse::{Client, Compression, Row};

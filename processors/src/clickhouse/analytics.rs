@@ -1,10 +1,20 @@
 //! Business metrics: `analytics/<name>.sql` becomes the view `metrics.<name>`.
 //!
 //! A file is a comment that states the definition, then one SELECT over the views in `events`. Its comment
-//! becomes the view's, so whoever finds a number finds what it means.
+//! becomes the view's, so whoever finds a number finds what it means; and a page of the documentation, with the query
+//! that may follow the definition as an example:
+//!
+//! ```text
+//! -- What the number means. An empty line of comment begins a paragraph.
+//! --
+//! -- Example: what somebody may want to know.
+//! -- select … from metrics.<name>
+//! select …
+//! ```
 
 use super::column::{quote, text_literal};
-use super::table::METRICS;
+use super::names;
+use super::table::{METRICS, Tables};
 use include_dir::{Dir, include_dir};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,9 +31,18 @@ pub struct Analytics(BTreeMap<String, Metric>);
 pub struct Metric {
     /// `revenue`: the file and the view.
     pub name: String,
-    /// What the number means.
+    /// What the number means, in paragraphs with an empty line between.
     pub definition: String,
+    pub example: Option<Example>,
     pub select: String,
+}
+
+/// A query over the metric.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// What it answers.
+    pub question: String,
+    pub query: String,
 }
 
 /// A file that is no metric, and what it lacks.
@@ -83,6 +102,19 @@ impl Analytics {
         if errors.is_empty() { Ok(Self(named)) } else { Err(errors) }
     }
 
+    /// Every metric that reads a view or a column that the contracts do not have.
+    ///
+    /// # Errors
+    /// All of them, not only the first.
+    pub fn check(&self, tables: &Tables) -> Result<(), Vec<MetricError>> {
+        let wrong = |metric: &Metric| {
+            let file = format!("{}.sql", metric.name);
+            names::unknown(&metric.select, tables).map(|message| MetricError { file, message })
+        };
+        let errors: Vec<_> = self.iter().filter_map(wrong).collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
     /// In the order of their names: a metric over another one sorts behind it.
     pub fn iter(&self) -> impl Iterator<Item = &Metric> {
         self.0.values()
@@ -93,7 +125,12 @@ impl Metric {
     fn parse(path: &Path, text: &str) -> Result<Self, MetricError> {
         let wrong = |message: &str| Err(MetricError::at(path, message));
         let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
-        let (definition, select) = split(text);
+        let (comment, select) = split(text);
+        let (definition, example) = match comment.split_once("\nExample:") {
+            Some((definition, example)) => (definition, Some(Example::parse(example))),
+            None => (comment.as_str(), None),
+        };
+        let definition = paragraphs(definition);
         let first = select.split_whitespace().next().unwrap_or_default().to_lowercase();
         if !is_name(&name) {
             return wrong("name the file as the view: lower-case letters, digits and _");
@@ -107,22 +144,38 @@ impl Metric {
         if select.contains(';') {
             return wrong("one SELECT and no semicolon within: it becomes a view");
         }
-        Ok(Self { name, definition, select })
+        if example.as_ref().is_some_and(|example| example.query.is_empty()) {
+            return wrong("after `Example: what it answers` comes its query, on lines of its own");
+        }
+        Ok(Self { name, definition, example, select })
     }
 
     pub(super) fn create_view(&self) -> String {
-        let (name, comment) = (quote(&self.name), text_literal(&self.definition));
+        let (name, comment) = (quote(&self.name), text_literal(&self.definition.replace("\n\n", " ")));
         format!("create or replace view {METRICS}.{name} comment {comment} as {}", self.select)
     }
 }
 
-/// The comment lines at the top, joined, and the rest.
+impl Example {
+    fn parse(text: &str) -> Self {
+        let (question, query) = text.split_once('\n').unwrap_or((text, ""));
+        Self { question: question.trim().to_owned(), query: query.trim().to_owned() }
+    }
+}
+
+/// The comment lines at the top, without their dashes, and the rest.
 fn split(text: &str) -> (String, String) {
     let is_comment = |line: &&str| line.trim_start().starts_with("--") || line.trim().is_empty();
     let comment = text.lines().take_while(is_comment).map(|line| line.trim().trim_start_matches('-').trim());
-    let comment = comment.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    let comment = comment.collect::<Vec<_>>().join("\n");
     let select = text.lines().skip_while(is_comment).collect::<Vec<_>>().join("\n");
     (comment, select.trim().trim_end_matches(';').trim_end().to_owned())
+}
+
+/// One line each, with an empty line between.
+fn paragraphs(text: &str) -> String {
+    let joined = text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+    joined.filter(|paragraph| !paragraph.is_empty()).collect::<Vec<_>>().join("\n\n")
 }
 
 fn is_name(name: &str) -> bool {
@@ -133,6 +186,7 @@ fn is_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use millrace_schemas::Contracts;
 
     fn parse(name: &str, text: &str) -> Result<Metric, MetricError> {
         Metric::parse(Path::new(name), text)
@@ -141,9 +195,42 @@ mod tests {
     #[test]
     fn the_reference_metrics_are_metrics() {
         let names: Vec<_> = Analytics::embedded().unwrap().iter().map(|metric| metric.name.clone()).collect();
-        for expected in ["conversion", "revenue"] {
-            assert!(names.iter().any(|name| name == expected), "{names:?}");
-        }
+        let expected = [
+            "active_users",
+            "churn",
+            "conversion",
+            "freshness",
+            "funnel",
+            "mrr",
+            "notifications",
+            "orders",
+            "page_speed",
+            "payment_failures",
+            "retention",
+            "revenue",
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn the_reference_metrics_read_nothing_that_the_contracts_do_not_have() {
+        let tables = Tables::of(&Contracts::embedded().unwrap()).unwrap();
+        assert_eq!(Analytics::embedded().unwrap().check(&tables), Ok(()));
+        let typo = parse("orders.sql", "-- Orders.\nselect sum(totl) as gross from events.order_placed").unwrap();
+        let errors = Analytics(BTreeMap::from([("orders".to_owned(), typo)])).check(&tables).unwrap_err();
+        assert!(errors[0].to_string().starts_with("orders.sql: `totl` is no column"), "{errors:?}");
+    }
+
+    #[test]
+    fn an_example_is_a_question_and_its_query_and_no_part_of_the_definition() {
+        let text = "-- Orders\n-- of a day.\n--\n-- All of them.\n--\n-- Example: how many?\n-- select sum(x)\n-- from y\nselect 1 as x";
+        let metric = parse("orders.sql", text).unwrap();
+        assert_eq!(metric.definition, "Orders of a day.\n\nAll of them.");
+        assert!(metric.create_view().contains("comment 'Orders of a day. All of them.' as select 1"));
+        let example = metric.example.unwrap();
+        assert_eq!((example.question.as_str(), example.query.as_str()), ("how many?", "select sum(x)\nfrom y"));
+        let no_query = parse("x.sql", "-- X\n--\n-- Example: why?\nselect 1").unwrap_err();
+        assert!(no_query.to_string().contains("comes its query"));
     }
 
     #[test]

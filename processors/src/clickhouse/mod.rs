@@ -17,16 +17,19 @@ mod exception;
 mod handler;
 mod metrics;
 mod migrate;
+mod names;
 pub mod native;
+mod pages;
 mod row;
 mod server;
 mod table;
 
-pub use analytics::{Analytics, Metric, MetricError};
+pub use analytics::{Analytics, Example, Metric, MetricError};
 pub use config::{ClickHouseConfig, Password};
 pub use handler::ClickHouse;
 pub use metrics::SinkMetrics;
 pub use migrate::{check_server, migrate};
+pub use pages::pages;
 pub use server::reachable;
 pub use table::{Table, TableError, Tables};
 

@@ -104,6 +104,10 @@ impl Tables {
         self.by_type.get(event_type).copied()
     }
 
+    pub(super) fn named(&self, table: &str) -> Option<&Table> {
+        self.tables.iter().find(|found| found.name == table)
+    }
+
     pub(super) fn get(&self, index: usize) -> &Table {
         &self.tables[index]
     }
@@ -129,6 +133,11 @@ impl Table {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// As the view has them.
+    pub(super) fn column_names(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().map(|column| column.name.as_str())
     }
 
     pub(super) fn fields(&self) -> &[Field] {

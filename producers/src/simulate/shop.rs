@@ -1,7 +1,11 @@
 //! The simulated shop: what happens in it, one event after the other. Pure: no clock, no socket, only the seed.
 //!
 //! A discrete-event simulation: the agenda holds what is due, the earliest is taken, it gives at most one event and
-//! notes what follows from it. So an effect never comes before its cause, and times never go back.
+//! notes what follows from it. So an effect never happens before its cause. A few events arrive late, as from a phone
+//! that was offline: they tell of an earlier time, and come behind events that happened after them.
+//!
+//! Before its website opened the shop sold by phone: a few hundred events with months of customers, subscriptions and
+//! refunds, so that what is counted by month has something to count from the first minute on.
 //!
 //! ```text
 //! visit ─→ browse ⇄ add to cart ─→ (register) ─→ order ─→ pay ⇄ (failed) ─→ captured ─→ refund, refund
@@ -9,6 +13,7 @@
 //! ```
 
 mod accounts;
+mod late;
 mod notifications;
 mod orders;
 mod subscriptions;
@@ -26,8 +31,12 @@ use orders::{Payment, Refundable};
 use subscriptions::Subscription;
 use visits::Session;
 
-/// 2026-01-01T00:00:00Z: when the shop opens.
+/// 2026-01-01T00:00:00Z: when the shop's website opens.
 pub const OPENING: Instant = 1_767_225_600 * SECOND;
+/// 2025-09-01T00:00:00Z: when it was founded.
+pub const FOUNDING: Instant = 1_756_684_800 * SECOND;
+/// What keeps coming comes so much less often before the website.
+const QUIETER_BEFORE: i64 = 20;
 
 const PRODUCT_CHANGE_EVERY: i64 = 6 * MINUTE;
 
@@ -56,6 +65,8 @@ enum Action {
     Subscription(Box<Subscription>),
     Request(Box<Notification>),
     Deliver(Box<Notification>),
+    /// Happened at that time, and is told only now.
+    Arrive(Box<(Instant, Body)>),
 }
 
 #[derive(Clone, Copy)]
@@ -74,12 +85,15 @@ impl Shop {
         let catalogue = Catalogue::new(&mut dice);
         let mut shop = Self { dice, catalogue, people: Vec::new(), agenda: Agenda::new() };
         for product in 0..PRODUCTS {
-            shop.agenda.note(OPENING + product as i64 * SECOND / 2, Action::List(product));
+            shop.agenda.note(FOUNDING + product as i64 * SECOND / 2, Action::List(product));
         }
-        let opened = OPENING + PRODUCTS as i64 * SECOND / 2;
+        let listed = FOUNDING + PRODUCTS as i64 * SECOND / 2;
         use Action::{ChangeProduct, Erase, OrderByPhone, RegisterByPartner, Visit};
-        for first in [Visit, ChangeProduct, RegisterByPartner, OrderByPhone, Erase] {
-            shop.agenda.note(opened, first);
+        for first in [RegisterByPartner, OrderByPhone, Erase] {
+            shop.agenda.note(listed, first);
+        }
+        for first in [Visit, ChangeProduct] {
+            shop.agenda.note(OPENING, first);
         }
         shop
     }
@@ -89,24 +103,27 @@ impl Shop {
         self.people.len() + self.agenda.len()
     }
 
-    fn step(&mut self, now: Instant, action: Action) -> Option<Body> {
-        match action {
-            Action::List(product) => Some(Body::ProductChanged(self.catalogue.get(product).changed())),
-            Action::ChangeProduct => Some(self.change_product(now)),
-            Action::Visit => self.visit(now),
-            Action::Browse(session) => Some(self.browse(now, session)),
-            Action::AddToCart(session, product) => Some(self.add_to_cart(now, session, product)),
-            Action::Register(session) => self.register(now, session),
-            Action::Order(session) => self.order(now, *session),
-            Action::OrderByPhone => self.order_by_phone(now),
-            Action::RegisterByPartner => Some(self.register_by_partner(now)),
-            Action::Erase => self.erase(now),
-            Action::Pay(payment) => Some(self.pay(now, *payment)),
-            Action::Refund(refundable) => Some(self.refund(now, refundable)),
-            Action::Subscription(subscription) => Some(self.change_subscription(now, subscription)),
-            Action::Request(notification) => Some(self.request(now, notification)),
-            Action::Deliver(notification) => Some(self.deliver(now, *notification)),
-        }
+    /// What is told now, if anything is, and when it happened.
+    fn step(&mut self, now: Instant, action: Action) -> Option<(Instant, Body)> {
+        let body = match action {
+            Action::List(product) => Body::ProductChanged(self.catalogue.get(product).changed()),
+            Action::ChangeProduct => self.change_product(now),
+            Action::Visit => self.visit(now)?,
+            Action::Browse(session) => self.browse(now, session),
+            Action::AddToCart(session, product) => self.add_to_cart(now, session, product),
+            Action::Register(session) => self.register(now, session)?,
+            Action::Order(session) => self.order(now, *session)?,
+            Action::OrderByPhone => self.order_by_phone(now)?,
+            Action::RegisterByPartner => self.register_by_partner(now),
+            Action::Erase => self.erase(now)?,
+            Action::Pay(payment) => self.pay(now, *payment),
+            Action::Refund(refundable) => self.refund(now, refundable),
+            Action::Subscription(subscription) => self.change_subscription(now, subscription),
+            Action::Request(notification) => self.request(now, notification),
+            Action::Deliver(notification) => self.deliver(now, *notification),
+            Action::Arrive(late) => return Some(*late),
+        };
+        self.unless_late(now, body)
     }
 
     fn after(&mut self, now: Instant, wait: std::ops::RangeInclusive<i64>, action: Action) {
@@ -116,6 +133,7 @@ impl Shop {
 
     /// For what keeps coming: the next is due in `mean`, give or take all of it.
     fn again(&mut self, now: Instant, mean: i64, action: Action) {
+        let mean = if now < OPENING { mean * QUIETER_BEFORE } else { mean };
         self.after(now, 1..=2 * mean, action);
     }
 
@@ -132,8 +150,8 @@ impl Iterator for Shop {
     fn next(&mut self) -> Option<SimulatedEvent> {
         loop {
             let (now, action) = self.agenda.next()?;
-            if let Some(body) = self.step(now, action) {
-                let occurred_at = DateTime::<Utc>::from_timestamp_micros(now)?;
+            if let Some((at, body)) = self.step(now, action) {
+                let occurred_at = DateTime::<Utc>::from_timestamp_micros(at)?;
                 return Some(SimulatedEvent { id: self.dice.event_id(occurred_at), occurred_at, body });
             }
         }

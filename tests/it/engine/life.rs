@@ -11,14 +11,14 @@ use std::thread::JoinHandle;
 const BLOCK_ROWS: u64 = 10_000;
 
 /// An engine of one test alone.
-struct Own {
+pub struct Own {
     role: Role,
-    url: String,
+    pub url: String,
     data: PathBuf,
 }
 
 impl Own {
-    async fn start(data: PathBuf) -> Self {
+    pub async fn start(data: PathBuf) -> Self {
         let library = millrace_local::clickhouse_library().unwrap();
         let mut command = Command::new(BINARY);
         command.args(["local", "clickhouse", "--listen", "127.0.0.1:0"]).arg("--library").arg(library);
@@ -34,7 +34,7 @@ impl Own {
     }
 
     /// As an operator would stop it.
-    async fn stop(self) -> PathBuf {
+    pub async fn stop(self) -> PathBuf {
         let code = tokio::task::spawn_blocking(|| self.role.stop()).await.unwrap();
         assert_eq!(code, 0);
         self.data

@@ -30,22 +30,29 @@ pub(super) struct Refundable {
 impl Shop {
     pub(super) fn order(&mut self, now: Instant, session: Session) -> Option<Body> {
         let user_id = session.person.user_id?;
-        let person = self.people.get_mut(session.slot).filter(|it| it.user_id == Some(user_id))?; // not erased since
-        if !person.subscribed && self.dice.percent(12) {
-            person.subscribed = true;
-            self.subscribe(now, user_id, session.person.country.currency());
-        }
+        self.people.get(session.slot).filter(|it| it.user_id == Some(user_id))?; // not erased since
+        self.perhaps_subscribe(now, session.slot, 12);
         Some(self.place(now, user_id, session.person.country, Some(session.session_id), session.basket))
     }
 
     pub(super) fn order_by_phone(&mut self, now: Instant) -> Option<Body> {
         self.again(now, PHONE_ORDER_EVERY, Action::OrderByPhone);
         let slot = self.customer()?;
+        self.perhaps_subscribe(now, slot, 30);
         let Person { user_id, country, .. } = self.people[slot];
         let index = self.catalogue.pick(country.storefront, &mut self.dice);
         let product = self.catalogue.get(index);
         let line = OrderLine { product_id: product.product_id, quantity: 1, unit_price: product.price };
         Some(self.place(now, user_id?, country, None, vec![(index, line)]))
+    }
+
+    /// With an order, a part of those who never did.
+    fn perhaps_subscribe(&mut self, now: Instant, slot: usize, percent: u64) {
+        let Person { user_id: Some(user_id), subscribed: false, country, .. } = self.people[slot] else { return };
+        if self.dice.percent(percent) {
+            self.people[slot].subscribed = true;
+            self.subscribe(now, user_id, country.currency());
+        }
     }
 
     fn place(
@@ -101,7 +108,11 @@ impl Shop {
         }
         if self.dice.percent(10) {
             let refundable = Box::new(Refundable { left: amount, payment });
-            let wait = if self.dice.percent(35) { 10 * MINUTE..=4 * HOUR } else { DAY..=10 * DAY };
+            let wait = match self.dice.below(100) {
+                0..35 => 10 * MINUTE..=4 * HOUR,
+                35..80 => DAY..=10 * DAY,
+                _ => 35 * DAY..=100 * DAY, // what broke within the warranty
+            };
             self.after(now, wait, Action::Refund(refundable));
         }
         let currency = currency.into();

@@ -1,0 +1,18 @@
+-- How fresh each table is: the newest occurred_at in it, how many seconds ago that was (lag_seconds), and the median
+-- and the 99th percentile of the time from an event's occurrence to its row (_inserted_at − occurred_at), in whole
+-- milliseconds (p50_ms, p99_ms).
+--
+-- All events in the table count, so events that were published long after they occurred, or read again from the
+-- log, show as slow. A table without an event has no row. An event ahead of the clock here is a negative lag. The
+-- quantiles are exact, as in page speed. Every view in `events` is a table here, the project's own as well.
+--
+-- Example: the tables that have heard nothing for longest.
+-- select table, newest, lag_seconds from metrics.freshness order by lag_seconds desc
+select
+    _table as table,
+    max(occurred_at) as newest,
+    dateDiff('millisecond', newest, now64(3)) / 1000 as lag_seconds,
+    quantileExact(0.5)(dateDiff('millisecond', occurred_at, _inserted_at)) as p50_ms,
+    quantileExact(0.99)(dateDiff('millisecond', occurred_at, _inserted_at)) as p99_ms
+from merge('events', '.*')
+group by _table
