@@ -16,11 +16,11 @@ check:
 
 # What the pipelines cost next to the raw limits: docs/benchmarks.md.
 bench:
-	tools/setup.sh test
+	tools/setup.sh bench
 	cargo bench --locked --bench pipeline -- $(ARGS)
 
 bench-clickhouse:
-	tools/setup.sh test
+	tools/setup.sh bench
 	cargo bench --locked --bench pipeline -- clickhouse $(ARGS)
 
 bench-postgres:

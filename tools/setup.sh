@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure that this machine has what a make target needs: tools/setup.sh build|up|test|check.
+# Makes sure that this machine has what a make target needs: tools/setup.sh build|up|test|bench|check.
 #
 # On Debian and Ubuntu, as root or with a sudo that asks for no password, what is missing is installed. Elsewhere it
 # is named with the one command that installs it, and the exit code is 1 when the target cannot do without. Never
@@ -12,8 +12,8 @@ debian=""   # their packages
 brew=""
 
 # lacks NAME DEBIAN BREW: notes an indispensable program; misses does so for one that is only wanted.
-lacks() { missing="$missing"$'\n'"  $1" debian="$debian $2" brew="$brew $3"; }
-misses() { wanted="$wanted"$'\n'"  $1" debian="$debian $2" brew="$brew $3"; }
+lacks() { missing="$missing"$'\n'"  $1" debian="$debian${2:+ $2}" brew="$brew $3"; }
+misses() { wanted="$wanted"$'\n'"  $1" debian="$debian${2:+ $2}" brew="$brew $3"; }
 has() { command -v "$1" >/dev/null 2>&1; }
 
 for_build() {
@@ -33,6 +33,12 @@ for_tests() {
     has kcat || lacks kcat kcat kcat
     has psql || lacks psql postgresql-client libpq
     for_python
+}
+
+# Other people's tools, built by the benchmark alone. Go 1.21 and newer fetch the version that a go.mod names.
+for_peers() {
+    has cmake || misses "cmake; without it benchmarks need ARGS=--no-peers" cmake cmake
+    [ "$(go_minor)" -ge 21 ] || misses "go, 1.21 or newer (go.dev/dl); without it benchmarks need ARGS=--no-peers" "$(debian_go)" go
 }
 
 for_python() {
@@ -55,6 +61,16 @@ debian_java() {
     fi
 }
 
+# 0 where there is none.
+go_minor() {
+    { go version 2>/dev/null || true; } | sed -n 's/^go version go1\.\([0-9]*\).*/\1/p' | grep . || echo 0
+}
+
+# Debian 12's own is too old to be of use.
+debian_go() {
+    if has apt-cache && apt-cache policy golang-go | grep -q 'Candidate: 2:1\.2[1-9]'; then echo golang-go; fi
+}
+
 look() {
     missing="" wanted="" debian="" brew=""
     for_build
@@ -62,8 +78,9 @@ look() {
         build) ;;
         up) for_servers ;;
         test) for_servers && for_tests ;;
+        bench) for_servers && for_tests && for_peers ;;
         check) for_python ;;
-        *) echo "tools/setup.sh: build, up, test or check, not \`$1\`" >&2 && exit 64 ;;
+        *) echo "tools/setup.sh: build, up, test, bench or check, not \`$1\`" >&2 && exit 64 ;;
     esac
 }
 

@@ -1,8 +1,11 @@
-//! Kafka → ClickHouse: Millrace next to bare consuming, bare inserting of the same blocks, and both at once.
+//! Kafka → ClickHouse: Millrace next to bare consuming, bare inserting of the same blocks, and both at once; and next
+//! to its peers.
 
-use crate::Bench;
 use crate::limit::{self, Block, Blocks, Log, Spec, Write};
+use crate::peers::Peer;
+use crate::processes::Meter;
 use crate::report::{Figures, Report};
+use crate::{Bench, SETTLED_WITHIN};
 use anyhow::{Context, ensure};
 use millrace_schemas::Contracts;
 use serde_json::Value;
@@ -11,22 +14,24 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub const GROUP: &str = "clickhouse";
-/// Where the limits insert: empty copies of the tables.
+/// Where the limits and the peers insert: empty copies of the tables.
 const COPY: &str = "bench";
 /// What Millrace sends, and what is cheapest for the server to take.
 const FORMATS: [(&str, &str); 2] =
     [("RowBinaryWithNamesAndTypes", "limit: insert RowBinary"), ("Native", "limit: insert Native")];
+/// How often a peer's rows are counted: a measured time is at most this too long, and the server has other work.
+const COUNTED_EVERY: Duration = Duration::from_millis(100);
 /// Merges of a run's parts end within this, or the next run begins on a busy server.
 const MERGED_WITHIN: Duration = Duration::from_secs(120);
 
 /// Everything, interleaved.
-pub async fn measure(bench: &Bench, batch_records: i64, report: &mut Report) -> anyhow::Result<()> {
+pub async fn measure(bench: &Bench, batch_records: i64, peers: &[Peer], report: &mut Report) -> anyhow::Result<()> {
     eprintln!("reading the tables back as blocks of {batch_records} records a batch");
     let mut ready_made = Vec::new();
     for (format, name) in FORMATS {
         ready_made.push((name, Write::Blocks(blocks(bench, batch_records, format).await?)));
     }
-    for _ in 0..bench.runs {
+    for run in 0..bench.runs {
         report.add(GROUP, "limit: consume", limit(bench, Some(&bench.log), None).await?);
         for (name, write) in &ready_made {
             report.add(GROUP, name, limit(bench, None, Some(write)).await?);
@@ -34,6 +39,9 @@ pub async fn measure(bench: &Bench, batch_records: i64, report: &mut Report) -> 
         let (_, native) = &ready_made[1];
         report.add(GROUP, "limit: consume and write", limit(bench, Some(&bench.log), Some(native)).await?);
         report.add(GROUP, "millrace", millrace(bench).await?.0);
+        for peer in peers {
+            report.add(GROUP, peer.name, measure_peer(bench, peer, run).await?);
+        }
     }
     Ok(())
 }
@@ -66,6 +74,44 @@ async fn limit(bench: &Bench, consume: Option<&Log>, write: Option<&Write>) -> a
     Ok(figures)
 }
 
+/// A peer as its own process, in a group that nobody knows yet, from the moment it has its partitions until the last
+/// row is there.
+async fn measure_peer(bench: &Bench, peer: &Peer, run: u32) -> anyhow::Result<Figures> {
+    empty_copies(bench).await?;
+    let records = bench.log.records();
+    let before = Counters::settled(bench).await?;
+    let mut role = peer.start(bench, COPY, run).await?;
+    let meter = Meter::start(&bench.platform, role.pid());
+    let deadline = Instant::now() + SETTLED_WITHIN;
+    while rows(bench, COPY).await < records {
+        ensure!(role.is_running(), "{} ended:\n{}", peer.name, role.log());
+        ensure!(Instant::now() < deadline, "{} was not done within {SETTLED_WITHIN:?}:\n{}", peer.name, role.log());
+        tokio::time::sleep(COUNTED_EVERY).await;
+    }
+    let mut figures = meter.stop(records);
+    let log = role.log.clone();
+    let code = role.stop();
+    ensure!(code == 0, "{} ended with {code}:\n{}", peer.name, std::fs::read_to_string(log)?);
+    before.until_now(bench, records, &mut figures).await?;
+    check_rows(bench, COPY).await?;
+    check_same(bench, peer).await?;
+    Ok(figures)
+}
+
+/// A peer's rows are those that Millrace wrote, but for the columns that it leaves out.
+async fn check_same(bench: &Bench, peer: &Peer) -> anyhow::Result<()> {
+    for (table, columns) in columns(bench).await {
+        let columns: Vec<&str> = columns.split(", ").filter(|column| !peer.leaves_out.contains(column)).collect();
+        let hash = |database| {
+            let row = format!("formatRow('TabSeparated', {})", columns.join(", "));
+            format!("(select groupBitXor(cityHash64({row})) from {database}.{table})")
+        };
+        let same = format!("select {} = {} as same", hash("events_raw"), hash(COPY));
+        ensure!(bench.platform.clickhouse(&same).await[0]["same"] == 1, "{} filled {table} otherwise", peer.name);
+    }
+    Ok(())
+}
+
 async fn empty_copies(bench: &Bench) -> anyhow::Result<()> {
     bench.platform.clickhouse(&format!("drop database if exists {COPY} sync")).await;
     bench.platform.clickhouse(&format!("create database {COPY}")).await;
@@ -76,10 +122,14 @@ async fn empty_copies(bench: &Bench) -> anyhow::Result<()> {
 }
 
 async fn check_rows(bench: &Bench, database: &str) -> anyhow::Result<()> {
-    let sql = format!("select sum(rows) as rows from system.parts where active and database = '{database}'");
-    let rows = bench.platform.clickhouse(&sql).await[0]["rows"].as_u64();
-    ensure!(rows == Some(bench.log.records()), "{database} holds {rows:?} rows of {}", bench.log.records());
+    let (rows, records) = (rows(bench, database).await, bench.log.records());
+    ensure!(rows == records, "{database} holds {rows} rows of {records}");
     Ok(())
+}
+
+async fn rows(bench: &Bench, database: &str) -> u64 {
+    let sql = format!("select sum(rows) as rows from system.parts where active and database = '{database}'");
+    bench.platform.clickhouse(&sql).await[0]["rows"].as_u64().unwrap_or_default()
 }
 
 /// What the server counted, and its CPU once it had merged what was inserted.

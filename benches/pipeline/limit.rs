@@ -68,6 +68,14 @@ impl Log {
         self.partitions.iter().map(|place| place.to.unsigned_abs()).sum()
     }
 
+    /// Each once.
+    pub fn topics(&self) -> Vec<&str> {
+        let mut topics: Vec<&str> = self.partitions.iter().map(|place| place.topic.as_str()).collect();
+        topics.sort_unstable();
+        topics.dedup();
+        topics
+    }
+
     pub fn of_topics(&self, topics: &[&str]) -> Self {
         let partitions = self.partitions.iter().filter(|place| topics.contains(&place.topic.as_str()));
         Self { brokers: self.brokers.clone(), partitions: partitions.cloned().collect() }

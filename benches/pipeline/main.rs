@@ -2,19 +2,21 @@
 //! numbers mean: docs/benchmarks.md.
 //!
 //! ```text
-//! start servers ─→ publish once ─→ [ limit, limit, …, Millrace ] × runs ─→ medians ─→ table, target/bench/*.json
+//! start servers ─→ publish once ─→ [ limit, …, Millrace, peer, … ] × runs ─→ medians ─→ table, target/bench/*.json
 //! ```
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that can't go on panics; it prints a table")]
 
 mod clickhouse;
 mod limit;
 mod memory;
+mod peers;
 // The integration tests' own: the same servers, started in the same way.
 #[allow(dead_code, reason = "tests use more of it")]
 #[path = "../../tests/it/platform.rs"]
 mod platform;
 mod postgres;
 mod processes;
+mod publish;
 mod report;
 
 use clap::Parser;
@@ -26,9 +28,7 @@ use processes::Meter;
 use report::{Figures, Report};
 use serde_json::json;
 use sqlx::PgPool;
-use std::io::Read;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// A pipeline that has not settled everything by then is stuck.
@@ -45,6 +45,12 @@ struct Arguments {
     /// Events in the log
     #[arg(long, default_value_t = 1_000_000)]
     events: u64,
+    /// Events of this type only, such as order.placed; so many of the seed's
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+    /// Leave out the peers, which take Go and minutes to build
+    #[arg(long)]
+    no_peers: bool,
     /// Equal seeds give equal events
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -83,21 +89,29 @@ fn main() -> anyhow::Result<()> {
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let Arguments { events, seed, runs, memory_minutes, memory_rate, .. } = *arguments;
     let what = arguments.what.as_deref();
-    let settings = json!({ "events": events, "seed": seed, "runs": runs });
+    let settings = json!({ "events": events, "type": arguments.event_type, "seed": seed, "runs": runs });
     let mut report = Report::new(what.unwrap_or("pipeline"), settings);
-    let mut ratios = serde_json::Map::new();
+    let (mut to_limit, mut to_best_peer) = (serde_json::Map::new(), serde_json::Map::new());
     if what != Some("memory") {
+        let peers = match what {
+            Some("postgres") => Vec::new(), // none is for Postgres
+            _ if arguments.no_peers => Vec::new(),
+            _ => peers::build()?,
+        };
         let bench = Bench::start(arguments, &mut report).await?;
         let batch_records = bench.warm_up().await?;
         if what != Some("postgres") {
-            clickhouse::measure(&bench, batch_records, &mut report).await?;
+            clickhouse::measure(&bench, batch_records, &peers, &mut report).await?;
         }
         if what != Some("clickhouse") {
             postgres::measure(&bench, &mut report).await?;
         }
         for group in [clickhouse::GROUP, "order_status", "customer_summary"] {
             let ratio = report.ratio(group, ("millrace", "limit: consume and write"), "events_per_s");
-            ratios.extend(ratio.map(|ratio| (group.to_owned(), json!(ratio))));
+            to_limit.extend(ratio.map(|ratio| (group.to_owned(), json!(ratio))));
+            let to_each =
+                peers.iter().filter_map(|peer| report.ratio(group, ("millrace", peer.name), "events_per_client_cpu_s"));
+            to_best_peer.extend(to_each.reduce(f64::min).map(|ratio| (group.to_owned(), json!(ratio))));
         }
         bench.pool.close().await;
         bench.platform.stop().await;
@@ -106,14 +120,16 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         memory::watch(memory_minutes.max(1), memory_rate, seed, &mut report).await?;
     }
     report.print();
-    println!("written to {}", report.write(&json!({ "to_limit": ratios }))?.display());
+    let ratios = json!({ "to_limit": to_limit, "to_best_peer_per_cpu_second": to_best_peer });
+    println!("written to {}", report.write(&ratios)?.display());
     Ok(())
 }
 
 impl Bench {
     async fn start(arguments: &Arguments, report: &mut Report) -> anyhow::Result<Self> {
         let platform = Platform::start().await;
-        report.add("publish", "millrace simulate --rate 0", publish(&platform, arguments)?);
+        let (name, published) = publish::publish(&platform, arguments).await?;
+        report.add("publish", name, published);
         let kafka = KafkaConfig { brokers: platform.addresses().kafka.clone(), ..KafkaConfig::default() };
         let topics = Contracts::embedded().map_err(|errors| anyhow::anyhow!("{errors:?}"))?.topics();
         let partitions = Admin::new(kafka.clone()).partitions(topics.into_keys().collect()).await?;
@@ -168,18 +184,6 @@ impl Bench {
             tokio::time::sleep(ASKED_EVERY).await;
         }
     }
-}
-
-fn publish(platform: &Platform, arguments: &Arguments) -> anyhow::Result<Figures> {
-    let (seed, events) = (arguments.seed.to_string(), arguments.events.to_string());
-    let mut command = platform.command();
-    command.args(["--json", "simulate", "--rate", "0", "--seed", &seed, "--events", &events]).stdout(Stdio::piped());
-    let mut simulator = command.spawn()?;
-    let meter = Meter::start(platform, simulator.id());
-    simulator.stdout.take().unwrap().read_to_string(&mut String::new())?;
-    let figures = meter.stop(arguments.events); // it has ended; as long as nobody waits for it, /proc still has it
-    anyhow::ensure!(simulator.wait()?.success(), "the simulator failed");
-    Ok(figures)
 }
 
 /// One of the role's own metrics.

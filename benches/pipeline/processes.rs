@@ -47,6 +47,7 @@ impl<'a> Meter<'a> {
             ("seconds", seconds),
             ("events_per_s", records as f64 / seconds),
             ("client_cpu_s_per_million", client / millions),
+            ("events_per_client_cpu_s", records as f64 / client),
         ]);
         figures.extend(status_bytes(self.client, "VmHWM:").map(|bytes| ("client_peak_rss_mb", bytes / MEGABYTE)));
         let mut ours = client;

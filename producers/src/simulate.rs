@@ -236,7 +236,7 @@ impl Flight {
 }
 
 /// Each event is a trace of its own, told by its id.
-fn occurrence(event: &SimulatedEvent) -> Occurrence {
+pub fn occurrence(event: &SimulatedEvent) -> Occurrence {
     let (_, span) = event.id.as_u64_pair();
     let traceparent = Some(format!("00-{}-{span:016x}-01", event.id.simple()));
     Occurrence { traceparent, ..Occurrence::new(event.id, event.occurred_at) }
