@@ -130,7 +130,10 @@ pub struct Finished {
 
 impl Finished {
     pub fn of(command: &mut Command) -> Self {
-        let output = command.output().unwrap();
+        let output = command.output().unwrap_or_else(|error| {
+            let program = command.get_program().display();
+            panic!("could not run {program}: {error}; `make test` installs what tests need")
+        });
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Self { status: output.status, out: text(output.stdout), err: text(output.stderr) }
     }
