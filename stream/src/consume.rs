@@ -13,6 +13,7 @@ use crate::{Failure, Position, Record, Reject, Source};
 use chrono::{DateTime, Utc};
 use millrace_schemas::{Contract, Envelope, WriterSchema};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
@@ -47,6 +48,16 @@ impl Incoming<'_> {
 pub trait Handler: Send + Sync + 'static {
     /// What the events of a batch become, in the order of the log: `Vec<Event<…>>`, or something denser.
     type Block: Default + Send + Sync;
+
+    /// Told of a schema before the first record written with it is decoded, by every partition that meets it: the
+    /// time to make room for fields that are new. Called again after [`Failure::Retry`].
+    ///
+    /// # Errors
+    /// When there is no room yet. A schema that can have none is a matter of [`Handler::decode`].
+    fn meet(&self, contract: &Contract, writer: &WriterSchema) -> impl Future<Output = Result<(), Failure>> + Send {
+        let _ = (contract, writer);
+        async { Ok(()) }
+    }
 
     /// Appends the event to the block. Pure: the same record always adds the same. `false` means that the event
     /// is not for this pipeline.
@@ -182,6 +193,7 @@ impl<H: Handler> Worker<H> {
             planned: self.claim.plan.as_ref().map(|plan| plan.to),
             window: Window::new(self.config.dedup_window),
             storm: Storm::default(),
+            met: HashSet::new(),
         }
     }
 
@@ -274,13 +286,37 @@ impl<H: Handler> Worker<H> {
         let ask = || self.decoder.writer(record);
         let Some(writer) = retry_until(&self.abort, "could not look a schema up", ask).await? else { return Ok(None) };
         let decoded = match writer {
-            Ok(writer) => self.decoder.decode(&*self.handler, record, &envelope, &writer, block),
+            Ok(writer) => {
+                let met = self.meet(record, &envelope, &writer, &mut partition.met).await?;
+                if met.is_none() {
+                    return Ok(None);
+                }
+                self.decoder.decode(&*self.handler, record, &envelope, &writer, block)
+            }
             Err(reject) => Decoded::Rejected(reject),
         };
         if let Decoded::Ignored = decoded {
             self.metrics.ignored.inc();
         }
         Ok(Some(decoded))
+    }
+
+    /// Tells the handler of a schema that this partition meets for the first time. `None` when given up.
+    async fn meet(
+        &self,
+        record: &Record,
+        envelope: &Envelope<'_>,
+        writer: &WriterSchema,
+        met: &mut HashSet<u32>,
+    ) -> Result<Option<()>, Failure> {
+        if met.contains(&writer.id) {
+            return Ok(Some(()));
+        }
+        let Ok(contract) = self.decoder.contract(envelope, writer, record) else { return Ok(Some(())) };
+        let tell = || self.handler.meet(contract, writer);
+        let told = retry_until(&self.abort, "could not make room for a new schema", tell).await?;
+        met.extend(told.map(|()| writer.id));
+        Ok(told)
     }
 
     /// False when given up.
@@ -335,6 +371,8 @@ struct Partition {
     planned: Option<i64>,
     window: Window,
     storm: Storm,
+    /// Schemas that the handler was told of.
+    met: HashSet<u32>,
 }
 
 impl Partition {

@@ -98,7 +98,13 @@ impl Decoder {
         Ok(Incoming { position, logged_at, key, envelope, contract, writer, datum })
     }
 
-    fn contract(&self, envelope: &Envelope, writer: &WriterSchema, record: &Record) -> Result<&Arc<Contract>, Reject> {
+    /// The contract that such a record follows.
+    pub(crate) fn contract(
+        &self,
+        envelope: &Envelope<'_>,
+        writer: &WriterSchema,
+        record: &Record,
+    ) -> Result<&Arc<Contract>, Reject> {
         let unknown = |error: String| Reject::new(Reason::UnknownType, error);
         let name = &*envelope.event_type;
         let Some(contract) = self.contracts.get(name) else {

@@ -30,7 +30,12 @@ pub async fn replay<H: Handler>(
     let mut batch = Batch::new(Purpose::Replay { letter: letter.id }, pipeline);
     let decoded = match decoder.identify(&letter.record) {
         Ok(envelope) => match decoder.writer(&letter.record).await? {
-            Ok(writer) => decoder.decode(handler, &letter.record, &envelope, &writer, &mut batch.block),
+            Ok(writer) => {
+                if let Ok(contract) = decoder.contract(&envelope, &writer, &letter.record) {
+                    handler.meet(contract, &writer).await?;
+                }
+                decoder.decode(handler, &letter.record, &envelope, &writer, &mut batch.block)
+            }
             Err(reject) => Decoded::Rejected(reject),
         },
         Err(reject) => Decoded::Rejected(reject),

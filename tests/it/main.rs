@@ -11,6 +11,7 @@ mod crash_points;
 mod deploy;
 mod docs;
 mod engine;
+mod evolution;
 mod exactly_once;
 mod kills;
 mod layout;

@@ -3,7 +3,7 @@
 //! Pure: the same events always give the same blocks, hashes and tokens, whoever makes them.
 
 use super::native::{Columns, hash};
-use super::table::{Table, Tables};
+use super::table::Table;
 use bytes::Bytes;
 use millrace_stream::Position;
 use serde_json::{Value, json};
@@ -19,8 +19,8 @@ const VERSION: u32 = 2;
 /// What the events of a batch become: each table's columns, and the partition that they all lie in.
 #[derive(Debug, Default)]
 pub struct Rows {
-    /// By the table's place in [`Tables`]; without rows where every record was refused.
-    tables: BTreeMap<usize, Columns>,
+    /// By the table's place among all there were; without rows where every record was refused.
+    tables: BTreeMap<usize, (Arc<Table>, Columns)>,
     partition: Option<(Arc<str>, i32)>,
 }
 
@@ -42,15 +42,15 @@ pub(super) struct Block<'a> {
 }
 
 impl Rows {
-    /// The columns for an event of this table, found there.
-    pub(super) fn of(&mut self, tables: &Tables, index: usize, position: &Position) -> &mut Columns {
+    /// The columns for an event that was found there.
+    pub(super) fn of(&mut self, place: usize, table: &Arc<Table>, position: &Position) -> &mut Columns {
         self.partition.get_or_insert_with(|| (position.topic.clone(), position.partition));
-        self.tables.entry(index).or_insert_with(|| Columns::new(tables.get(index)))
+        &mut self.tables.entry(place).or_insert_with(|| (table.clone(), Columns::new(table))).1
     }
 
     /// Where the rows lie, given the batch's range; a dead letter has none. `None` when there are no rows.
     pub(super) fn span(&self, range: Option<(i64, i64)>) -> Option<Span> {
-        let first = self.tables.values().filter_map(|columns| columns.offsets().next()).min()?;
+        let first = self.tables.values().filter_map(|(_, columns)| columns.offsets().next()).min()?;
         let offsets = match range {
             Some((from, to)) => format!("{from}-{}", to - 1),
             None => format!("letter-{first}"),
@@ -59,20 +59,16 @@ impl Rows {
         Some(Span { topic, partition, offsets })
     }
 
-    /// One block a table, in the order of the tables.
-    pub(super) fn blocks<'a>(&'a self, tables: &'a Tables) -> Vec<Block<'a>> {
-        let filled = self.tables.iter().filter(|(_, columns)| columns.rows() > 0);
-        filled.map(|(index, columns)| Block::new(tables.get(*index), Cow::Borrowed(columns))).collect()
+    /// One block a table, in the order of the tables; two where the table gained a column within the batch.
+    pub(super) fn blocks(&self) -> Vec<Block<'_>> {
+        let filled = self.tables.values().filter(|(_, columns)| columns.rows() > 0);
+        filled.map(|(table, columns)| Block::new(table, Cow::Borrowed(columns))).collect()
     }
 }
 
 /// What is about to be inserted: enough to know later whether the same would be inserted again.
 pub(super) fn note(blocks: &[Block<'_>]) -> Value {
-    let table = |block: &Block<'_>| {
-        let about = json!({ "rows": block.len(), "hash": block.hash });
-        (block.table.name().to_owned(), about)
-    };
-    json!({ "version": VERSION, "tables": blocks.iter().map(table).collect::<serde_json::Map<_, _>>() })
+    json!({ "version": VERSION, "blocks": blocks.iter().map(Block::about).collect::<Vec<_>>() })
 }
 
 impl<'a> Block<'a> {
@@ -99,8 +95,12 @@ impl<'a> Block<'a> {
 
     /// Was exactly this block planned before? An older binary or contract may have encoded it otherwise.
     pub fn is_in(&self, note: &Value) -> bool {
-        let planned = &note["tables"][self.table.name()];
-        note["version"] == VERSION && planned["rows"] == self.len() && planned["hash"] == self.hash
+        let planned = note["blocks"].as_array();
+        note["version"] == VERSION && planned.is_some_and(|planned| planned.contains(&self.about()))
+    }
+
+    fn about(&self) -> Value {
+        json!({ "table": self.table.name(), "rows": self.len(), "hash": self.hash })
     }
 
     /// What the server knows this insert by. Holds the content's hash: rows that differ are never taken for these.
@@ -133,6 +133,7 @@ fn bounds(values: impl Iterator<Item = i64>) -> (i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::super::native::{Origin, Plan};
+    use super::super::table::Tables;
     use super::*;
     use chrono::DateTime;
     use millrace_schemas::{Contracts, Envelope, WriterSchema, value_from_json};
@@ -160,7 +161,7 @@ mod tests {
         let position = Position { topic: "shop.order.v1".into(), partition: 3, offset };
         let index = tables.index(event_type).unwrap();
         let plan = Plan::compile(&writer, tables.get(index)).unwrap();
-        plan.append(&datum, &Origin::of(&envelope, &position), rows.of(tables, index, &position)).unwrap();
+        plan.append(&datum, &Origin::of(&envelope, &position), rows.of(index, tables.get(index), &position)).unwrap();
     }
 
     const MIXED: [(i64, &str, u128); 3] =
@@ -170,26 +171,26 @@ mod tests {
     fn a_batch_is_one_block_a_table_and_its_plan_says_what_is_in_it() {
         let (tables, other) = (tables(), tables());
         let rows = rows(&tables, &MIXED);
-        let blocks = rows.blocks(&tables);
+        let blocks = rows.blocks();
         let found: Vec<_> = blocks.iter().map(|block| (block.table.name(), block.len())).collect();
         assert_eq!(found, [("order_placed", 1), ("payment_captured", 2)]);
         assert_eq!((blocks[1].offsets(), blocks[1].occurred_at()), ((100, 103), (897, 900)));
         let note = note(&blocks);
-        let about = json!({
-            "order_placed": { "rows": 1, "hash": blocks[0].hash },
-            "payment_captured": { "rows": 2, "hash": blocks[1].hash },
-        });
-        assert_eq!(note, json!({ "version": VERSION, "tables": about }));
+        let about = json!([
+            { "table": "order_placed", "rows": 1, "hash": blocks[0].hash },
+            { "table": "payment_captured", "rows": 2, "hash": blocks[1].hash },
+        ]);
+        assert_eq!(note, json!({ "version": VERSION, "blocks": about }));
         assert!(blocks.iter().all(|block| block.is_in(&note)));
         let again = super::tests::rows(&other, &MIXED);
-        assert_eq!(super::note(&again.blocks(&other)), note, "whoever makes it");
+        assert_eq!(super::note(&again.blocks()), note, "whoever makes it");
     }
 
     #[test]
     fn a_token_names_pipeline_place_table_and_content() {
         let tables = tables();
         let rows = rows(&tables, &MIXED);
-        let (block, span) = (&rows.blocks(&tables)[1], rows.span(Some((100, 104))).unwrap());
+        let (block, span) = (&rows.blocks()[1], rows.span(Some((100, 104))).unwrap());
         let hash = hash(block.bytes());
         assert_eq!(block.token(&span), format!("clickhouse:2:shop.order.v1:3:100-103:payment_captured:{hash}"));
         assert_eq!(rows.span(None).unwrap().offsets, "letter-100");
@@ -201,7 +202,7 @@ mod tests {
         let tables = tables();
         let (before, after) = (rows(&tables, &[(1, "order.placed", 1)]), rows(&tables, &[(1, "order.placed", 2)]));
         let span = before.span(Some((1, 2))).unwrap();
-        let (before, after) = (before.blocks(&tables), after.blocks(&tables));
+        let (before, after) = (before.blocks(), after.blocks());
         assert!(!after[0].is_in(&note(&before)) && !after[0].is_in(&json!({})));
         assert_ne!(before[0].token(&span), after[0].token(&span));
     }
@@ -210,12 +211,12 @@ mod tests {
     fn what_is_missing_is_a_block_of_its_own() {
         let tables = tables();
         let rows = rows(&tables, &MIXED);
-        let block = &rows.blocks(&tables)[1];
+        let block = &rows.blocks()[1];
         let id = |at: usize| Uuid::from_u128(MIXED[at].2);
         let missing = block.without(&HashSet::from([(100, id(0))])).unwrap();
         assert_eq!((missing.len(), missing.offsets()), (1, (103, 103)));
         let alone = super::tests::rows(&tables, &MIXED[2..]);
-        assert_eq!(missing.bytes(), alone.blocks(&tables)[0].bytes());
+        assert_eq!(missing.bytes(), alone.blocks()[0].bytes());
         assert!(block.without(&HashSet::from([(100, id(0)), (103, id(2))])).is_none());
     }
 
@@ -224,6 +225,6 @@ mod tests {
         let tables = tables();
         let rows = rows(&tables, &MIXED);
         let former = HashSet::from([(100, Uuid::from_u128(77)), (103, Uuid::from_u128(78))]);
-        assert_eq!(rows.blocks(&tables)[1].without(&former).unwrap().len(), 2);
+        assert_eq!(rows.blocks()[1].without(&former).unwrap().len(), 2);
     }
 }

@@ -12,22 +12,26 @@
 use super::block::{Block, Rows, Span, note};
 use super::config::ClickHouseConfig;
 use super::metrics::SinkMetrics;
-use super::native::{Origin, Plan};
+use super::migrate;
+use super::native::Origin;
+use super::readers::Readers;
 use super::server::Server;
-use super::table::{Table, Tables};
-use millrace_schemas::{Contracts, WriterSchema};
+use millrace_schemas::{Contract, Contracts, WriterSchema};
 use millrace_stream::{Batch, Failure, Handler, Incoming, Reason, Reject, answered, crash_at};
 use sqlx::{Connection, PgPool};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use uuid::Uuid;
 
 /// The handler. One serves all partitions of a process.
 pub struct ClickHouse {
     server: Server,
-    tables: Tables,
-    plans: Plans,
+    /// The same, with the patience that a change of a table needs.
+    migrations: Server,
+    /// One table is changed at a time.
+    changing: tokio::sync::Mutex<()>,
+    readers: Readers,
     pool: PgPool,
     begun: Begun,
     metrics: SinkMetrics,
@@ -46,8 +50,9 @@ impl ClickHouse {
     ) -> anyhow::Result<Self> {
         Ok(Self {
             server: Server::new(config)?,
-            tables: super::tables(contracts)?,
-            plans: Plans::default(),
+            migrations: Server::with_timeout(config, config.migrate_timeout())?,
+            changing: tokio::sync::Mutex::default(),
+            readers: Readers::new(super::tables(contracts)?),
             pool,
             begun: Begun::default(),
             metrics,
@@ -56,7 +61,7 @@ impl ClickHouse {
 
     async fn insert_all(&self, batch: &Batch<Rows>) -> Result<(), Failure> {
         let Some(span) = batch.block.span(batch.range()) else { return Ok(()) }; // nothing here for a table
-        let blocks = batch.block.blocks(&self.tables);
+        let blocks = batch.block.blocks();
         batch.plan(&self.pool, &note(&blocks)).await?;
         crash_at("clickhouse_planned");
         // A replayed letter has neither plan nor predecessor we would know of: it always looks.
@@ -99,6 +104,31 @@ impl ClickHouse {
         self.insert(&missing, &format!("{}:{}", block.token(span), Uuid::now_v7())).await
     }
 
+    /// Gives the type's table the columns that this schema needs. A schema that may not have them is refused from
+    /// now on, for its reason: its records are set aside, and every other one goes on.
+    async fn evolve(&self, contract: &Contract, writer: &WriterSchema) -> Result<(), Failure> {
+        let _alone = self.changing.lock().await;
+        let event_type = &contract.event_type;
+        let Some(table) = self.readers.table(event_type) else { return Ok(()) };
+        let evolved = match table.evolved(contract, writer.schema) {
+            Ok(None) => return Ok(()),
+            Ok(Some(evolved)) => migrate::bring(&self.migrations, &[&evolved]).await?.map(|changes| (evolved, changes)),
+            Err(why) => Err(format!("schema {} breaks the contract of {event_type}: {why}", writer.id)),
+        };
+        match evolved {
+            Ok((evolved, changes)) => {
+                let (table, schema) = (evolved.name(), writer.id);
+                tracing::info!(table, schema, "events_raw.{table} follows schema {schema}: {}", said(&changes));
+                self.readers.follow(event_type, evolved);
+            }
+            Err(why) => {
+                tracing::error!(table = table.name(), "events written with it are set aside: {why}");
+                self.readers.refuse(event_type, writer, why);
+            }
+        }
+        Ok(())
+    }
+
     async fn settle(&self, batch: &Batch<Rows>) -> Result<(), Failure> {
         answered(&self.pool, async |connection| {
             let mut transaction = connection.begin().await?;
@@ -111,17 +141,27 @@ impl ClickHouse {
     }
 }
 
+fn said(changes: &[String]) -> String {
+    if changes.is_empty() { "its columns were there already".into() } else { changes.join("; ") }
+}
+
 impl Handler for ClickHouse {
     type Block = Rows;
 
+    async fn meet(&self, contract: &Contract, writer: &WriterSchema) -> Result<(), Failure> {
+        let event_type = &contract.event_type;
+        self.evolve(contract, writer).await.map_err(|failure| {
+            failure.context(format!("could not make room in {event_type}'s table for schema {}", writer.id))
+        })
+    }
+
     fn decode(&self, incoming: &Incoming<'_>, rows: &mut Rows) -> Result<bool, Reject> {
         let event_type = &incoming.contract.event_type;
-        let Some(table) = self.tables.index(event_type) else {
+        let Some(reader) = self.readers.get(event_type, incoming.writer) else {
             return Err(Reject::new(Reason::UnknownType, format!("`{event_type}` has no table here")));
         };
-        let plan = self.plans.get(incoming.writer, table, self.tables.get(table));
-        let plan = plan.as_ref().as_ref().map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
-        let columns = rows.of(&self.tables, table, incoming.position);
+        let plan = reader.plan.as_ref().map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
+        let columns = rows.of(reader.place, &reader.table, incoming.position);
         plan.append(incoming.datum, &Origin::of(incoming.envelope, incoming.position), columns)?;
         Ok(true)
     }
@@ -129,24 +169,6 @@ impl Handler for ClickHouse {
     async fn apply(&self, batch: &Batch<Rows>) -> Result<(), Failure> {
         self.insert_all(batch).await?;
         self.settle(batch).await
-    }
-}
-
-/// Plans by schema and table. Registries hold few schemas: one entry for each lives as long as the process.
-#[derive(Default)]
-struct Plans(RwLock<HashMap<(u32, usize), Compiled>>);
-
-/// A plan, or why no value of that schema fits the table.
-type Compiled = Arc<Result<Plan, String>>;
-
-impl Plans {
-    fn get(&self, writer: &WriterSchema, index: usize, table: &Table) -> Compiled {
-        let key = (writer.id, index);
-        if let Some(plan) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return plan.clone();
-        }
-        let plan = Arc::new(Plan::compile(writer, table));
-        self.0.write().unwrap_or_else(PoisonError::into_inner).entry(key).or_insert(plan).clone()
     }
 }
 

@@ -7,6 +7,11 @@ use super::table::Found;
 use super::table::{METRICS, RAW, Table, VIEWS};
 use anyhow::Context;
 use millrace_schemas::Contracts;
+use millrace_stream::Failure;
+use std::collections::BTreeMap;
+
+/// Each round answers somebody who added a column meanwhile; more than a few are no coincidence.
+const SHOWN_AGAIN_MAX: usize = 10;
 
 /// Creates what is missing, adds new columns, renews views; idempotent. Says what it changed in tables.
 ///
@@ -22,33 +27,71 @@ pub async fn migrate(
     for database in [RAW, VIEWS, METRICS] {
         run(&server, &format!("create database if not exists {database}")).await?;
     }
-    let found = server.found().await.map_err(to_anyhow).context("could not look at the tables that exist")?;
-    let mut changes = Vec::new();
-    for table in tables.iter() {
-        let statements = statements(table, found.get(table.name()))?;
-        for statement in &statements {
-            run(&server, statement).await?;
-        }
-        changes.extend(statements);
-        run(&server, &table.create_view()).await?;
-    }
+    let tables: Vec<&Table> = tables.iter().collect();
+    let changes = bring(&server, &tables).await.map_err(to_anyhow)?.map_err(anyhow::Error::msg)?;
     for metric in analytics.iter() {
         run(&server, &metric.create_view()).await.with_context(|| format!("metric {}", metric.name))?;
     }
     Ok(changes)
 }
 
-fn statements(table: &Table, found: Option<&Found>) -> anyhow::Result<Vec<String>> {
+/// Brings tables and their views to what they shall be, and says what it changed in the tables. Safe to run anywhere at
+/// any time, also against one who knows a later version: columns are only ever added.
+///
+/// The inner error is a column of another type: nothing was changed.
+pub(super) async fn bring(server: &Server, tables: &[&Table]) -> Result<Result<Vec<String>, String>, Failure> {
+    let found = found(server).await?;
+    let changes = tables.iter().map(|table| statements(table, found.get(table.name())));
+    let changes = match changes.collect::<Result<Vec<_>, _>>() {
+        Ok(changes) => changes.concat(),
+        Err(other_type) => return Ok(Err(other_type)),
+    };
+    for statement in &changes {
+        execute(server, statement).await?;
+    }
+    show(server, tables).await?;
+    Ok(Ok(changes))
+}
+
+/// Replaces the views. Whoever adds a column at the same time replaces them too: the last of us must have seen all, so
+/// each looks again after it has.
+async fn show(server: &Server, tables: &[&Table]) -> Result<(), Failure> {
+    let mut before = BTreeMap::new();
+    for _ in 0..SHOWN_AGAIN_MAX {
+        let now = found(server).await?;
+        let added = |table: &Table, of: &BTreeMap<String, Found>| of.get(table.name()).map(|found| found.columns.len());
+        let stale: Vec<_> = tables.iter().filter(|table| added(table, &now) != added(table, &before)).collect();
+        if stale.is_empty() {
+            return Ok(());
+        }
+        for table in stale {
+            let added = now.get(table.name()).map(|found| table.added(found)).unwrap_or_default();
+            execute(server, &table.create_view(&added)).await?;
+        }
+        before = now;
+    }
+    Err(Failure::retry(anyhow::anyhow!("tables gained columns {SHOWN_AGAIN_MAX} times while their views were made")))
+}
+
+fn statements(table: &Table, found: Option<&Found>) -> Result<Vec<String>, String> {
     match found {
         None => Ok(vec![table.create()]),
-        Some(found) => table.alterations(found).map_err(anyhow::Error::msg),
+        Some(found) => table.alterations(found),
     }
 }
 
+async fn found(server: &Server) -> Result<BTreeMap<String, Found>, Failure> {
+    server.found().await.map_err(|failure| failure.context("could not look at the tables that exist"))
+}
+
 /// The first line says what a statement is about; the rest of it can be long.
+async fn execute(server: &Server, sql: &str) -> Result<(), Failure> {
+    let done = server.execute(sql).await;
+    done.map_err(|failure| failure.context(format!("could not run `{}`", sql.lines().next().unwrap_or_default())))
+}
+
 async fn run(server: &Server, sql: &str) -> anyhow::Result<()> {
-    let done = server.execute(sql).await.map_err(to_anyhow);
-    done.with_context(|| format!("could not run `{}`", sql.lines().next().unwrap_or_default()))
+    execute(server, sql).await.map_err(to_anyhow)
 }
 
 /// Refuses to start on a server that would lose or double what it is given: version, settings, and each
@@ -60,7 +103,7 @@ pub async fn check_server(config: &ClickHouseConfig, contracts: &Contracts) -> a
     let server = Server::new(config)?;
     server.check_version().await?;
     server.check_settings().await?;
-    let found = server.found().await.map_err(to_anyhow).context("could not look at the tables that exist")?;
+    let found = found(&server).await.map_err(to_anyhow)?;
     let mismatch = super::tables(contracts)?.iter().find_map(|table| table.mismatch(found.get(table.name())));
     mismatch.map_or(Ok(()), |mismatch| Err(anyhow::Error::msg(mismatch)))
 }

@@ -2,8 +2,10 @@
 
 use super::column::{self, Field, quote, text_literal};
 use apache_avro::Schema;
+use millrace_schemas::compatibility::{self, Mode};
 use millrace_schemas::{Contract, Contracts};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// The tables beneath: raw, with every row that was ever inserted until a merge drops its duplicates.
 pub(super) const RAW: &str = "events_raw";
@@ -69,7 +71,8 @@ pub struct TableError {
 /// Every contract's table.
 #[derive(Debug, Clone)]
 pub struct Tables {
-    tables: Vec<Table>,
+    /// Also those that were followed by another one.
+    tables: Vec<Arc<Table>>,
     by_type: HashMap<String, usize>,
 }
 
@@ -88,7 +91,7 @@ impl Tables {
                 }),
                 (Ok(table), None) => {
                     by_type.insert(contract.event_type.clone(), tables.len());
-                    tables.push(table);
+                    tables.push(Arc::new(table));
                 }
                 (Err(error), _) => errors.push(error),
             }
@@ -96,8 +99,15 @@ impl Tables {
         if errors.is_empty() { Ok(Self { tables, by_type }) } else { Err(errors) }
     }
 
+    /// In the order of their contracts.
     pub fn iter(&self) -> impl Iterator<Item = &Table> {
-        self.tables.iter()
+        self.tables.iter().map(Arc::as_ref)
+    }
+
+    /// Puts a table into the place of the type's former one, which stays where it was found.
+    pub(super) fn follow(&mut self, event_type: &str, table: Table) {
+        self.by_type.insert(event_type.to_owned(), self.tables.len());
+        self.tables.push(Arc::new(table));
     }
 
     pub(super) fn index(&self, event_type: &str) -> Option<usize> {
@@ -105,10 +115,10 @@ impl Tables {
     }
 
     pub(super) fn named(&self, table: &str) -> Option<&Table> {
-        self.tables.iter().find(|found| found.name == table)
+        self.iter().find(|found| found.name == table)
     }
 
-    pub(super) fn get(&self, index: usize) -> &Table {
+    pub(super) fn get(&self, index: usize) -> &Arc<Table> {
         &self.tables[index]
     }
 }
@@ -133,6 +143,33 @@ impl Table {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// With the columns of the fields that a writer's schema has and this table not; `None` when there are none.
+    /// No column is changed or lost: a version that leaves a field out leaves its column with the default. A version
+    /// that the contract knows adds nothing: a field that only it has was dropped since.
+    ///
+    /// # Errors
+    /// Why such a version may not follow the contract's.
+    pub(super) fn evolved(&self, contract: &Contract, writer: &Schema) -> Result<Option<Self>, String> {
+        if contract.versions().iter().any(|version| version.schema == *writer) {
+            return Ok(None);
+        }
+        let newer = column::fields(writer)?;
+        let known = |name: &str| self.fields.iter().find(|field| field.name == name);
+        if newer.iter().all(|field| known(&field.name).is_some()) {
+            return Ok(None);
+        }
+        let earlier: Vec<_> = contract.versions().iter().map(|version| &version.schema).collect();
+        if let Some(broken) = compatibility::check(Mode::FullTransitive, writer, &earlier).first() {
+            return Err(format!("{} [{}]: {}", broken.path, broken.rule, broken.message));
+        }
+        let left_out = self.fields.iter().filter(|field| newer.iter().all(|newer| newer.name != field.name));
+        let kept = newer.iter().map(|field| known(&field.name).unwrap_or(field));
+        let fields: Vec<Field> = kept.chain(left_out).cloned().collect();
+        let columns = columns(&fields);
+        let table = Self { name: self.name.clone(), doc: self.doc.clone(), fields, columns };
+        clash(&table.columns).map_or(Ok(Some(table)), Err)
     }
 
     /// As the view has them.
@@ -180,12 +217,14 @@ impl Table {
     }
 
     /// Copies of an event lie in one partition, its month being part of what it is, so partitions need not
-    /// be merged with each other.
-    pub(super) fn create_view(&self) -> String {
-        let columns = self.columns.iter().map(|column| {
+    /// be merged with each other. `added` are columns that the server has beyond ours: shown behind the fields.
+    pub(super) fn create_view(&self, added: &[&Column]) -> String {
+        let (fields, rest) = self.columns.split_at(self.fields.len());
+        let shown: Vec<&Column> = fields.iter().chain(added.iter().copied()).chain(rest).collect();
+        let columns = shown.iter().map(|column| {
             format!("    {} {} comment {}", quote(&column.name), column.type_name, text_literal(&column.comment))
         });
-        let names = self.columns.iter().map(|column| quote(&column.name));
+        let names = shown.iter().map(|column| quote(&column.name));
         format!(
             "create or replace view {VIEWS}.{} (\n{}\n)\ncomment {}\nas select {}\nfrom {} final\n\
              settings do_not_merge_across_partitions_select_final = 1",
@@ -224,6 +263,12 @@ impl Table {
             statements.push(format!("alter table {} modify setting {setting}", self.raw()));
         }
         Ok(statements)
+    }
+
+    /// The columns that the server has beyond ours: a later version's, whose contract we have not seen.
+    pub(super) fn added<'f>(&self, found: &'f Found) -> Vec<&'f Column> {
+        let ours = |name: &str| self.columns.iter().any(|column| column.name == name);
+        found.columns.iter().filter(|column| !ours(&column.name)).collect()
     }
 
     fn add_column(&self, at: usize) -> String {
@@ -348,7 +393,7 @@ mod tests {
     fn order_placed_becomes_this_table_and_this_view() {
         let contracts = Contracts::embedded().unwrap();
         let table = Table::of(contracts.get("order.placed").unwrap()).unwrap();
-        let sql = format!("{};\n\n{};\n", table.create(), table.create_view());
+        let sql = format!("{};\n\n{};\n", table.create(), table.create_view(&[]));
         assert_eq!(sql, include_str!("snapshots/order_placed.sql"), "\n{sql}");
     }
 
@@ -356,6 +401,66 @@ mod tests {
     fn every_reference_contract_has_a_table() {
         let contracts = Contracts::embedded().unwrap();
         assert_eq!(Tables::of(&contracts).unwrap().iter().count(), contracts.iter().count());
+    }
+
+    /// `order.placed` with one more field, as a publisher ahead of us may write it.
+    fn ahead(field: &str) -> Result<Option<Table>, String> {
+        let contracts = Contracts::embedded().unwrap();
+        let contract = contracts.get("order.placed").unwrap();
+        let mut schema: serde_json::Value = serde_json::from_str(&contract.newest().text).unwrap();
+        if !field.is_empty() {
+            schema["fields"].as_array_mut().unwrap().insert(0, serde_json::from_str(field).unwrap());
+        }
+        Table::of(contract).unwrap().evolved(contract, &Schema::parse(&schema).unwrap())
+    }
+
+    #[test]
+    fn a_table_evolves_by_what_a_compatible_writer_adds_and_by_nothing_else() {
+        let note = r#"{"name": "note", "type": "string", "default": "", "doc": "New."}"#;
+        let evolved = ahead(note).unwrap().unwrap();
+        let names: Vec<_> = evolved.column_names().take(2).collect();
+        assert_eq!(names, ["note", "order_id"]);
+        assert!(ahead("").unwrap().is_none(), "nothing is new");
+        let without_default = ahead(r#"{"name": "note", "type": "string", "doc": "New."}"#).unwrap_err();
+        assert!(without_default.contains("note"), "{without_default}");
+        let taken = ahead(r#"{"name": "event_id", "type": "string", "default": "", "doc": "Taken."}"#).unwrap_err();
+        assert!(taken.contains("two columns are named `event_id`"), "{taken}");
+    }
+
+    #[test]
+    fn a_version_that_the_contract_knows_brings_no_dropped_column_back() {
+        let contracts = Contracts::embedded().unwrap();
+        let contract = contracts.get("order.placed").unwrap();
+        let after_the_drop = table(A).unwrap();
+        assert!(after_the_drop.evolved(contract, &contract.newest().schema).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_field_that_a_later_version_leaves_out_keeps_its_column() {
+        let contracts = Contracts::embedded().unwrap();
+        let contract = contracts.get("order.placed").unwrap();
+        let mut schema: serde_json::Value = serde_json::from_str(&contract.newest().text).unwrap();
+        let fields = schema["fields"].as_array_mut().unwrap();
+        fields.retain(|field| field["name"] != "coupon");
+        fields.push(serde_json::json!({ "name": "note", "type": "string", "default": "", "doc": "New." }));
+        let evolved = Table::of(contract).unwrap().evolved(contract, &Schema::parse(&schema).unwrap());
+        let evolved = evolved.unwrap().unwrap();
+        let names: Vec<_> = evolved.column_names().collect();
+        assert!(names.contains(&"coupon") && names.contains(&"note"), "{names:?}");
+    }
+
+    #[test]
+    fn a_view_shows_columns_of_versions_that_it_does_not_know_behind_the_fields() {
+        let table = table(A).unwrap();
+        let mut found = found(&table);
+        found.columns.push(Column { name: "later".into(), type_name: "Int8".into(), ..found.columns[0].clone() });
+        let added = table.added(&found);
+        let sql = table.create_view(&added);
+        assert!(
+            sql.contains("select `a`, `later`, `event_id`") && sql.contains("`later` Int8 comment 'An a.'"),
+            "{sql}"
+        );
+        assert!(table.alterations(&found).unwrap().is_empty());
     }
 
     #[test]

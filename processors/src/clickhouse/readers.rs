@@ -1,0 +1,81 @@
+//! How each schema's records are read into which table, while tables gain columns.
+//!
+//! A table is never changed here: it is followed by another one, with a place of its own. Whoever was told of a
+//! reader keeps it, so a batch in hand may hold blocks of both.
+
+use super::native::Plan;
+use super::table::{Table, Tables};
+use millrace_schemas::WriterSchema;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Registries hold few schemas: one entry for each lives as long as the process.
+pub(super) struct Readers(RwLock<Known>);
+
+struct Known {
+    tables: Tables,
+    /// By schema and place of the table.
+    readers: HashMap<(u32, usize), Arc<Reader>>,
+}
+
+/// From one schema into one table.
+pub(super) struct Reader {
+    /// The table's place among all there were.
+    pub place: usize,
+    pub table: Arc<Table>,
+    /// Or why no value of that schema fits.
+    pub plan: Result<Plan, String>,
+}
+
+impl Readers {
+    pub fn new(tables: Tables) -> Self {
+        Self(RwLock::new(Known { tables, readers: HashMap::new() }))
+    }
+
+    /// The table of an event type as it is now.
+    pub fn table(&self, event_type: &str) -> Option<Arc<Table>> {
+        let known = self.known();
+        Some(known.tables.get(known.tables.index(event_type)?).clone())
+    }
+
+    /// The reader of a schema; none where the type has no table.
+    pub fn get(&self, event_type: &str, writer: &WriterSchema) -> Option<Arc<Reader>> {
+        let known = self.known();
+        let place = known.tables.index(event_type)?;
+        if let Some(reader) = known.readers.get(&(writer.id, place)) {
+            return Some(reader.clone());
+        }
+        let table = known.tables.get(place).clone();
+        drop(known);
+        let plan = Plan::compile(writer, &table);
+        Some(self.change().put(writer.id, Reader { place, table, plan }))
+    }
+
+    /// From now on the type's events go into this table.
+    pub fn follow(&self, event_type: &str, table: Table) {
+        self.change().tables.follow(event_type, table);
+    }
+
+    /// From now on no value of this schema fits the type's table, for this reason.
+    pub fn refuse(&self, event_type: &str, writer: &WriterSchema, why: String) {
+        let mut known = self.change();
+        let Some(place) = known.tables.index(event_type) else { return };
+        let table = known.tables.get(place).clone();
+        known.put(writer.id, Reader { place, table, plan: Err(why) });
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, Known> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, Known> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// The first one stays: a refusal is not undone by who compiled at the same time.
+    fn put(&mut self, schema: u32, reader: Reader) -> Arc<Reader> {
+        self.readers.entry((schema, reader.place)).or_insert_with(|| Arc::new(reader)).clone()
+    }
+}
