@@ -1,19 +1,17 @@
 //! The pipeline `clickhouse`: every event of every type becomes a row of its type's table, once.
 //!
 //! ```text
-//! blocks ─→ plan in Postgres ─→ insert each, with its token ─→ settle in Postgres
-//!                                      │ after a crash or an answer that was lost
-//!                                      └─→ ask which rows are there ─→ insert the others
+//! batch ─→ blocks ─→ plan in Postgres ─→ insert each ─→ settle in Postgres
 //! ```
 //!
-//! The token makes a repeated insert cheap. It is no proof: a server killed between writing its token log
-//! and publishing the part forgets the rows and remembers the token. So whoever repeats an insert looks.
+//! `protocol` decides what comes next; here it is done.
 
 use super::block::{Block, Rows, Span, note};
 use super::config::ClickHouseConfig;
 use super::metrics::SinkMetrics;
 use super::migrate;
-use super::native::Origin;
+use super::native::{Origin, Plan};
+use super::protocol::{Attempt, Known, Step};
 use super::readers::Readers;
 use super::server::Server;
 use millrace_schemas::{Contract, Contracts, WriterSchema};
@@ -31,7 +29,7 @@ pub struct ClickHouse {
     migrations: Server,
     /// One table is changed at a time.
     changing: tokio::sync::Mutex<()>,
-    readers: Readers,
+    readers: Readers<Plan>,
     pool: PgPool,
     begun: Begun,
     metrics: SinkMetrics,
@@ -52,7 +50,7 @@ impl ClickHouse {
             server: Server::new(config)?,
             migrations: Server::with_timeout(config, config.migrate_timeout())?,
             changing: tokio::sync::Mutex::default(),
-            readers: Readers::new(super::tables(contracts)?),
+            readers: Readers::new(super::tables(contracts)?, Plan::compile),
             pool,
             begun: Begun::default(),
             metrics,
@@ -62,19 +60,38 @@ impl ClickHouse {
     async fn insert_all(&self, batch: &Batch<Rows>) -> Result<(), Failure> {
         let Some(span) = batch.block.span(batch.range()) else { return Ok(()) }; // nothing here for a table
         let blocks = batch.block.blocks();
-        batch.plan(&self.pool, &note(&blocks)).await?;
-        crash_at("clickhouse_planned");
-        // A replayed letter has neither plan nor predecessor we would know of: it always looks.
-        let repeated = self.begun.begin(&span) || batch.range().is_none() || batch.earlier_plan().is_some();
-        for block in &blocks {
-            let planned = batch.earlier_plan();
-            match repeated {
-                false => self.insert(block, &block.token(&span)).await?,
-                true => self.insert_again(block, &span, planned.is_none_or(|note| block.is_in(note))).await?,
+        let mut attempt = Attempt::new(self.known(batch, &span, &blocks));
+        let mut missing = None;
+        loop {
+            match attempt.step() {
+                Step::Plan => self.plan(batch, &blocks).await?,
+                Step::Insert(at) => self.insert(&blocks[at], &blocks[at].token(&span)).await?,
+                Step::Look(at) => missing = self.look(&blocks[at], &span).await?,
+                Step::InsertMissing(_) => self.insert_missing(missing.take().as_ref(), &span).await?,
+                Step::Settle => break,
             }
+            attempt.done(missing.is_some());
         }
         crash_at("clickhouse_inserted");
         self.begun.end(&span);
+        Ok(())
+    }
+
+    /// What may have been inserted before. A replayed letter has neither plan nor predecessor we would know of.
+    fn known(&self, batch: &Batch<Rows>, span: &Span, blocks: &[Block<'_>]) -> Vec<Known> {
+        let planned = batch.earlier_plan();
+        let repeated = self.begun.begin(span) || batch.range().is_none() || planned.is_some();
+        let known = |block: &Block<'_>| match planned {
+            _ if !repeated => Known::New,
+            Some(note) if !block.is_in(note) => Known::PlannedOtherwise,
+            _ => Known::Planned,
+        };
+        blocks.iter().map(known).collect()
+    }
+
+    async fn plan(&self, batch: &Batch<Rows>, blocks: &[Block<'_>]) -> Result<(), Failure> {
+        batch.plan(&self.pool, &note(blocks)).await?;
+        crash_at("clickhouse_planned");
         Ok(())
     }
 
@@ -87,21 +104,24 @@ impl ClickHouse {
         Ok(())
     }
 
-    /// The same block under the same token costs nothing where it is there already. Then what the server
-    /// does not have is inserted under a token it cannot have seen.
-    async fn insert_again(&self, block: &Block<'_>, span: &Span, same_as_planned: bool) -> Result<(), Failure> {
-        if same_as_planned {
-            self.insert(block, &block.token(span)).await?;
-        }
+    /// The rows that the server does not have.
+    async fn look<'b>(&self, block: &Block<'b>, span: &Span) -> Result<Option<Block<'b>>, Failure> {
         let table = block.table.name();
         let found = self.server.rows(block, span).await;
         let found = found.map_err(|failure| failure.context(format!("could not read events_raw.{table} back")))?;
-        let Some(missing) = block.without(&found) else { return Ok(()) };
-        tracing::warn!(
-            table, topic = %span.topic, partition = span.partition, offsets = span.offsets,
-            "{} of {} rows were not there after a repeated insert: inserting these", missing.len(), block.len()
-        );
-        self.insert(&missing, &format!("{}:{}", block.token(span), Uuid::now_v7())).await
+        let missing = block.without(&found);
+        if let Some(missing) = &missing {
+            tracing::warn!(
+                table, topic = %span.topic, partition = span.partition, offsets = span.offsets,
+                "{} of {} rows were not there after a repeated insert: inserting these", missing.len(), block.len()
+            );
+        }
+        Ok(missing)
+    }
+
+    async fn insert_missing(&self, missing: Option<&Block<'_>>, span: &Span) -> Result<(), Failure> {
+        let Some(missing) = missing else { return Ok(()) };
+        self.insert(missing, &format!("{}:{}", missing.token(span), Uuid::now_v7())).await
     }
 
     /// Gives the type's table the columns that this schema needs. A schema that may not have them is refused from

@@ -20,6 +20,7 @@ mod migrate;
 mod names;
 pub mod native;
 mod pages;
+mod protocol;
 mod readers;
 mod row;
 mod server;

@@ -3,33 +3,37 @@
 //! A table is never changed here: it is followed by another one, with a place of its own. Whoever was told of a
 //! reader keeps it, so a batch in hand may hold blocks of both.
 
-use super::native::Plan;
 use super::table::{Table, Tables};
 use millrace_schemas::WriterSchema;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Registries hold few schemas: one entry for each lives as long as the process.
-pub(super) struct Readers(RwLock<Known>);
+pub(super) struct Readers<P> {
+    known: RwLock<Known<P>>,
+    compile: Compile<P>,
+}
 
-struct Known {
+/// Makes a plan, or says why no value of that schema fits the table.
+type Compile<P> = fn(&WriterSchema, &Table) -> Result<P, String>;
+
+struct Known<P> {
     tables: Tables,
     /// By schema and place of the table.
-    readers: HashMap<(u32, usize), Arc<Reader>>,
+    readers: HashMap<(u32, usize), Arc<Reader<P>>>,
 }
 
 /// From one schema into one table.
-pub(super) struct Reader {
+pub(super) struct Reader<P> {
     /// The table's place among all there were.
     pub place: usize,
     pub table: Arc<Table>,
-    /// Or why no value of that schema fits.
-    pub plan: Result<Plan, String>,
+    pub plan: Result<P, String>,
 }
 
-impl Readers {
-    pub fn new(tables: Tables) -> Self {
-        Self(RwLock::new(Known { tables, readers: HashMap::new() }))
+impl<P> Readers<P> {
+    pub fn new(tables: Tables, compile: Compile<P>) -> Self {
+        Self { known: RwLock::new(Known { tables, readers: HashMap::new() }), compile }
     }
 
     /// The table of an event type as it is now.
@@ -39,7 +43,7 @@ impl Readers {
     }
 
     /// The reader of a schema; none where the type has no table.
-    pub fn get(&self, event_type: &str, writer: &WriterSchema) -> Option<Arc<Reader>> {
+    pub fn get(&self, event_type: &str, writer: &WriterSchema) -> Option<Arc<Reader<P>>> {
         let known = self.known();
         let place = known.tables.index(event_type)?;
         if let Some(reader) = known.readers.get(&(writer.id, place)) {
@@ -47,7 +51,7 @@ impl Readers {
         }
         let table = known.tables.get(place).clone();
         drop(known);
-        let plan = Plan::compile(writer, &table);
+        let plan = (self.compile)(writer, &table);
         Some(self.change().put(writer.id, Reader { place, table, plan }))
     }
 
@@ -64,18 +68,18 @@ impl Readers {
         known.put(writer.id, Reader { place, table, plan: Err(why) });
     }
 
-    fn known(&self) -> RwLockReadGuard<'_, Known> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> RwLockReadGuard<'_, Known<P>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self) -> RwLockWriteGuard<'_, Known> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    fn change(&self) -> RwLockWriteGuard<'_, Known<P>> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
+impl<P> Known<P> {
     /// The first one stays: a refusal is not undone by who compiled at the same time.
-    fn put(&mut self, schema: u32, reader: Reader) -> Arc<Reader> {
+    fn put(&mut self, schema: u32, reader: Reader<P>) -> Arc<Reader<P>> {
         self.readers.entry((schema, reader.place)).or_insert_with(|| Arc::new(reader)).clone()
     }
 }
