@@ -10,6 +10,7 @@ pub mod simulate;
 pub mod status;
 pub mod traffic;
 pub mod up;
+pub mod verify;
 
 use crate::exit::Exit;
 use clap::{Args, Parser, Subcommand};
@@ -62,6 +63,9 @@ pub enum Command {
     Simulate(simulate::Arguments),
     /// How far behind each pipeline is, and what is set aside
     Status,
+    /// Compare the log with what was made of it, event by event
+    #[command(subcommand)]
+    Verify(verify::What),
     /// Records that could not be applied: list, show, replay, discard
     #[command(subcommand)]
     DeadLetters(dead_letters::Action),

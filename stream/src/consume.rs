@@ -256,7 +256,7 @@ impl<H: Handler> Worker<H> {
                 self.metrics.dead_letter(reject.reason);
                 tracing::warn!(
                     pipeline = %batch.pipeline, topic = %record.position.topic, partition = record.position.partition,
-                    offset = record.position.offset, reason = reject.reason.as_str(), "set aside as a dead letter: {}", reject.error
+                    offset = record.position.offset, reason = reject.reason.as_str(), "is a dead letter: {}", reject.error
                 );
                 batch.rejected.push(Rejected { record, reject });
             }

@@ -603,7 +603,7 @@ impl Drop for LaneSource {
     }
 }
 
-fn copy(message: &BorrowedMessage<'_>, topic: &Arc<str>) -> Record {
+pub(crate) fn copy(message: &BorrowedMessage<'_>, topic: &Arc<str>) -> Record {
     let builder = headers::copy(message, RecordBuilder::new(message.key(), message.payload()));
     let position = Position { topic: topic.clone(), partition: message.partition(), offset: message.offset() };
     let logged_at = message.timestamp().to_millis().and_then(DateTime::<Utc>::from_timestamp_millis);

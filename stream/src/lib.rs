@@ -29,6 +29,7 @@ mod publish;
 mod record;
 mod replay;
 mod retry;
+mod scan;
 mod source;
 mod topic_id;
 
@@ -48,6 +49,7 @@ pub use publish::{Acknowledgement, Outgoing, PublishError, Publisher};
 pub use record::{Position, Record, RecordBuilder};
 pub use replay::{ReplayOutcome, replay};
 pub use retry::{Backoff, retry_until};
+pub use scan::{Range, scan};
 pub use source::Source;
 
 use serde::{Deserialize, Serialize};

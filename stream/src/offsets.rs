@@ -168,6 +168,11 @@ pub(crate) fn recreated(pipeline: &str, topic: &str, known: &str, found: &str) -
 }
 
 impl Claim {
+    /// For reading: an epoch that no owner has, so that nothing can be settled with it.
+    pub(crate) fn nobodys(pipeline: &str, topic: &str, partition: i32, next: i64) -> Self {
+        Self { pipeline: pipeline.into(), topic: topic.into(), partition, epoch: 0, next, plan: None }
+    }
+
     fn of(pipeline: &Arc<str>, wanted: &Wanted, row: Option<PgRow>) -> Result<Self, Failure> {
         let Wanted { topic, topic_id, partition, .. } = wanted;
         let row = row.ok_or_else(|| Failure::stop(anyhow::anyhow!("no checkpoint for {topic}[{partition}]")))?;
@@ -259,6 +264,14 @@ impl<B> Batch<B> {
     pub fn range(&self) -> Option<(i64, i64)> {
         match &self.purpose {
             Purpose::Advance { from, to, .. } => Some((*from, *to)),
+            Purpose::Replay { .. } => None,
+        }
+    }
+
+    /// Topic and partition; none for a replayed dead letter.
+    pub fn place(&self) -> Option<(&str, i32)> {
+        match &self.purpose {
+            Purpose::Advance { claim, .. } => Some((&claim.topic, claim.partition)),
             Purpose::Replay { .. } => None,
         }
     }

@@ -18,3 +18,4 @@ mod layout;
 mod platform;
 mod registry;
 mod shop;
+mod verify;

@@ -25,6 +25,7 @@ mod readers;
 mod row;
 mod server;
 mod table;
+mod verify;
 
 pub use analytics::{Analytics, Example, Metric, MetricError};
 pub use config::{ClickHouseConfig, Password};
@@ -34,6 +35,7 @@ pub use migrate::{check_server, migrate};
 pub use pages::pages;
 pub use server::reachable;
 pub use table::{Table, TableError, Tables};
+pub use verify::{Comparison, Difference, Kind};
 
 use millrace_schemas::Contracts;
 

@@ -1,10 +1,9 @@
 //! What a column makes of a value: its bytes, or why it cannot hold it. ClickHouse itself would store another
 //! value without a word.
 //!
-//! Pure, and plainer than fast: what [`super::native`] does for every event is held against it by tests, and a
-//! contract's defaults are encoded so, once a plan.
+//! Pure, and plainer than fast: what [`super::native`] does for every event is held against it by tests and by
+//! `millrace verify`, and a contract's defaults are encoded so, once a plan.
 
-#[cfg(test)]
 pub(super) mod whole;
 
 use super::column::{ColumnType, Field, PathStep, strip_null};

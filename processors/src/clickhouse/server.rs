@@ -1,9 +1,10 @@
 //! One ClickHouse server over HTTP: every statement has a deadline, every error a meaning.
 
 use super::block::{Block, Span};
+use super::column::quote;
 use super::config::ClickHouseConfig;
 use super::exception;
-use super::table::{Column, Found, RAW};
+use super::table::{Column, Found, RAW, Table};
 use clickhouse::Client;
 use millrace_schemas::without_password;
 use millrace_stream::Failure;
@@ -41,6 +42,31 @@ struct Place {
     offset: i64,
     #[serde(with = "clickhouse::serde::uuid")]
     event_id: Uuid,
+}
+
+/// What a row holds.
+#[derive(clickhouse::Row, serde::Deserialize)]
+pub(super) struct Content {
+    #[serde(rename = "_offset")]
+    pub offset: i64,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub event_id: Uuid,
+    /// Of its columns but `_inserted_at`, as RowBinary.
+    pub hash: [u8; 32],
+}
+
+#[derive(clickhouse::Row, serde::Deserialize)]
+struct Id {
+    #[serde(with = "clickhouse::serde::uuid")]
+    id: Uuid,
+}
+
+/// Offsets of one partition, `to` excluded.
+pub(super) struct Stretch<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    pub from: i64,
+    pub to: i64,
 }
 
 /// The server.
@@ -113,6 +139,29 @@ impl Server {
         let query = query.param("since", since).param("until", until).param("lo", lo).param("hi", hi);
         let found = self.within(query.fetch_all::<Place>()).await?;
         Ok(found.into_iter().map(|place| (place.offset, place.event_id)).collect())
+    }
+
+    /// Every row of the table from this range of the log, duplicates included, with a hash of its columns.
+    pub async fn contents(&self, table: &Table, span: &Stretch<'_>) -> Result<Vec<Content>, Failure> {
+        let columns: Vec<_> = table.insert_columns().map(|column| quote(&column.name)).collect();
+        let sql = format!(
+            "select _offset, event_id, SHA256(formatRow('RowBinary', {})) as hash from {}
+             where _topic = {{topic:String}} and _partition = {{partition:Int32}}
+               and _offset >= {{from:Int64}} and _offset < {{to:Int64}}",
+            columns.join(", "),
+            table.raw()
+        );
+        let query = self.client.query_raw(&sql).param("topic", span.topic).param("partition", span.partition);
+        self.within(query.param("from", span.from).param("to", span.to).fetch_all()).await
+    }
+
+    /// Which of these events the table holds, wherever they are from.
+    pub async fn holds(&self, table: &Table, events: &[Uuid]) -> Result<HashSet<Uuid>, Failure> {
+        let sql =
+            format!("select distinct event_id as id from {} where event_id in {{events:Array(UUID)}}", table.raw());
+        let events: Vec<String> = events.iter().map(Uuid::to_string).collect();
+        let query = self.client.query_raw(&sql).param("events", events);
+        Ok(self.within(query.fetch_all::<Id>()).await?.into_iter().map(|Id { id }| id).collect())
     }
 
     /// The tables of our database, by name.

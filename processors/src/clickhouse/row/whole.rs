@@ -1,5 +1,5 @@
 //! Whole RowBinary rows by way of value trees: nobody inserts them. They are what the columns of
-//! [`super::super::native`] are held against.
+//! [`super::super::native`] are held against: in tests, and in a server by [`super::super::verify`].
 
 use super::super::column::{ColumnType, Field};
 use super::super::table::Table;

@@ -1,0 +1,262 @@
+//! Log against tables: every event that must be in a table is, holds what the log says, and nothing else is there.
+//!
+//! The log is read again as the pipeline reads it, and each event becomes a row by way of Avro's library and the plain
+//! encoder, not by the way it went when it was inserted. Rows are compared by a hash of all their columns.
+
+use super::config::ClickHouseConfig;
+use super::readers::Readers;
+use super::row::whole::Plan;
+use super::server::{Content, Server, Stretch, to_anyhow};
+use super::table::Table;
+use anyhow::Context;
+use millrace_schemas::{Contract, Contracts, WriterSchema};
+use millrace_stream::{Batch, Failure, Handler, Incoming, Reason, Reject};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use uuid::Uuid;
+
+/// Events asked for by id in one question.
+const IDS_MAX: usize = 1_000;
+
+/// One event that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    pub kind: Kind,
+    pub table: String,
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub event_id: Uuid,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// In the log, and in no table.
+    Missing,
+    /// The table's row does not say what the log says.
+    Differs,
+    /// In the table, and not at that place of the log.
+    Extra,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, table, topic, partition, offset, event_id } = self;
+        let what = match kind {
+            Kind::Missing => "is missing from",
+            Kind::Differs => "differs in",
+            Kind::Extra => "is not in the log, but in",
+        };
+        write!(f, "{topic}[{partition}]@{offset} event {event_id} {what} events_raw.{table}")
+    }
+}
+
+/// A handler that compares instead of inserting: for [`millrace_stream::scan`].
+pub struct Comparison {
+    server: Server,
+    readers: Readers<Plan>,
+    /// Event types by topic.
+    types: BTreeMap<String, Vec<String>>,
+    found: Mutex<Found>,
+}
+
+/// What was found so far.
+#[derive(Debug, Default)]
+struct Found {
+    compared: u64,
+    differences: Vec<Difference>,
+}
+
+/// What the log says of a batch.
+#[derive(Debug, Default)]
+pub struct Expected {
+    /// By the table's place among all there were.
+    tables: BTreeMap<usize, (Arc<Table>, Rows)>,
+}
+
+/// Offset and event.
+type Place = (i64, Uuid);
+
+/// By offset.
+type Rows = BTreeMap<i64, (Uuid, [u8; 32])>;
+
+impl Comparison {
+    /// # Errors
+    /// A configuration or a contract that cannot be.
+    pub fn new(config: &ClickHouseConfig, contracts: &Contracts) -> anyhow::Result<Self> {
+        let mut types: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for contract in contracts.iter() {
+            types.entry(contract.topic.clone()).or_default().push(contract.event_type.clone());
+        }
+        let readers = Readers::new(super::tables(contracts)?, Plan::compile);
+        // A scan of a large table takes longer than an insert.
+        let server = Server::with_timeout(config, config.migrate_timeout())?;
+        Ok(Self { server, readers, types, found: Mutex::default() })
+    }
+
+    /// How many events were compared since the last call, and what was found.
+    pub fn take(&self) -> (u64, Vec<Difference>) {
+        let Found { compared, differences } = std::mem::take(&mut *self.found());
+        (compared, differences)
+    }
+
+    fn found(&self) -> std::sync::MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn compare(&self, topic: &str, partition: i32, batch: &Batch<Expected>) -> anyhow::Result<()> {
+        let Some((from, to)) = batch.range() else { return Ok(()) };
+        let stretch = Stretch { topic, partition, from, to };
+        for event_type in self.types.get(topic).into_iter().flatten() {
+            let Some(newest) = self.readers.table(event_type) else { continue };
+            self.compare_table(&newest, &stretch, &batch.block)
+                .await
+                .with_context(|| format!("events_raw.{}", newest.name()))?;
+        }
+        Ok(())
+    }
+
+    /// A table that gained a column within the batch is looked at once for each of its forms.
+    async fn compare_table(&self, newest: &Arc<Table>, stretch: &Stretch<'_>, block: &Expected) -> anyhow::Result<()> {
+        let none = Rows::new();
+        let forms: Vec<_> = block.tables.values().filter(|(table, _)| table.name() == newest.name()).collect();
+        let anywhere: HashSet<Place> =
+            forms.iter().flat_map(|(_, rows)| rows.iter().map(|(offset, (id, _))| (*offset, *id))).collect();
+        let forms = match forms.is_empty() {
+            true => vec![(newest, &none)],
+            false => forms.into_iter().map(|(table, rows)| (table, rows)).collect(),
+        };
+        for (table, rows) in forms {
+            let contents = self.server.contents(table, stretch).await.map_err(to_anyhow)?;
+            let (mut differences, missing) = differ(rows, &anywhere, &contents);
+            differences.extend(self.nowhere(table, missing).await?.into_iter().map(|row| (Kind::Missing, row)));
+            self.note(table, stretch, rows.len(), differences);
+        }
+        Ok(())
+    }
+
+    /// Those of these rows whose event the table holds from no other place either: the log may hold an event twice,
+    /// further apart than duplicates are looked for, and a merge keeps one of both.
+    async fn nowhere(&self, table: &Table, rows: Vec<Place>) -> anyhow::Result<Vec<Place>> {
+        let mut nowhere = Vec::new();
+        for rows in rows.chunks(IDS_MAX) {
+            let ids: Vec<Uuid> = rows.iter().map(|(_, id)| *id).collect();
+            let held = self.server.holds(table, &ids).await.map_err(to_anyhow)?;
+            nowhere.extend(rows.iter().filter(|(_, id)| !held.contains(id)));
+        }
+        Ok(nowhere)
+    }
+
+    fn note(&self, table: &Table, stretch: &Stretch<'_>, compared: usize, rows: Vec<(Kind, Place)>) {
+        let mut found = self.found();
+        found.compared += compared as u64;
+        found.differences.extend(rows.into_iter().map(|(kind, (offset, event_id))| Difference {
+            kind,
+            table: table.name().to_owned(),
+            topic: stretch.topic.to_owned(),
+            partition: stretch.partition,
+            offset,
+            event_id,
+        }));
+    }
+}
+
+/// What differs and what is too much, and what is not at its place. `anywhere`: what the log has there for this table,
+/// in whatever form.
+fn differ(expected: &Rows, anywhere: &HashSet<Place>, contents: &[Content]) -> (Vec<(Kind, Place)>, Vec<Place>) {
+    let mut differences = HashMap::new();
+    let mut there = HashSet::new();
+    for Content { offset, event_id, hash } in contents {
+        let row = (*offset, *event_id);
+        there.insert(row);
+        match expected.get(offset) {
+            Some((id, wanted)) if id == event_id && wanted == hash => {}
+            Some((id, _)) if id == event_id => drop(differences.insert(row, Kind::Differs)),
+            _ if anywhere.contains(&row) => {}
+            _ => drop(differences.insert(row, Kind::Extra)),
+        }
+    }
+    let mut differences: Vec<_> = differences.into_iter().map(|(row, kind)| (kind, row)).collect();
+    differences.sort_by_key(|(_, row)| *row);
+    let places = expected.iter().map(|(offset, (id, _))| (*offset, *id));
+    (differences, places.filter(|row| !there.contains(row)).collect())
+}
+
+impl Handler for Comparison {
+    type Block = Expected;
+
+    /// As the pipeline does, but for the server: a column that is not there yet is one that differs.
+    async fn meet(&self, contract: &Contract, writer: &WriterSchema) -> Result<(), Failure> {
+        let Some(table) = self.readers.table(&contract.event_type) else { return Ok(()) };
+        match table.evolved(contract, writer.schema) {
+            Ok(None) => {}
+            Ok(Some(evolved)) => self.readers.follow(&contract.event_type, evolved),
+            Err(why) => self.readers.refuse(&contract.event_type, writer, why),
+        }
+        Ok(())
+    }
+
+    fn decode(&self, incoming: &Incoming<'_>, expected: &mut Expected) -> Result<bool, Reject> {
+        let Some(reader) = self.readers.get(&incoming.contract.event_type, incoming.writer) else {
+            return Err(Reject::new(Reason::UnknownType, "no table"));
+        };
+        let plan = reader.plan.as_ref().map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
+        let value = incoming.writer.decode(incoming.datum).map_err(|error| Reject::new(Reason::Undecodable, error))?;
+        let row = plan.row(&value, incoming.envelope, incoming.position);
+        let hash = Sha256::digest(row.map_err(|error| Reject::new(Reason::DoesNotFit, error))?).into();
+        let (_, rows) = expected.tables.entry(reader.place).or_insert_with(|| (reader.table.clone(), Rows::new()));
+        rows.insert(incoming.position.offset, (incoming.envelope.id, hash));
+        Ok(true)
+    }
+
+    async fn apply(&self, batch: &Batch<Expected>) -> Result<(), Failure> {
+        let (topic, partition) =
+            batch.place().ok_or_else(|| Failure::stop(anyhow::anyhow!("a letter has no place")))?;
+        self.compare(topic, partition, batch).await.map_err(Failure::stop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(offset: i64, id: u128, hash: u8) -> Content {
+        Content { offset, event_id: Uuid::from_u128(id), hash: [hash; 32] }
+    }
+
+    fn expected(rows: &[(i64, u128, u8)]) -> Rows {
+        rows.iter().map(|(offset, id, hash)| (*offset, (Uuid::from_u128(*id), [*hash; 32]))).collect()
+    }
+
+    fn anywhere(rows: &Rows) -> HashSet<Place> {
+        rows.iter().map(|(offset, (id, _))| (*offset, *id)).collect()
+    }
+
+    #[test]
+    fn a_row_inserted_twice_is_no_difference() {
+        let rows = expected(&[(1, 1, 1), (2, 2, 2)]);
+        let contents = [content(1, 1, 1), content(2, 2, 2), content(1, 1, 1)];
+        assert_eq!(differ(&rows, &anywhere(&rows), &contents), (vec![], vec![]));
+    }
+
+    #[test]
+    fn what_is_missing_other_or_too_much_is_named() {
+        let rows = expected(&[(1, 1, 1), (2, 2, 2), (3, 3, 3)]);
+        let contents = [content(2, 2, 9), content(3, 7, 3), content(4, 4, 4)];
+        let id = Uuid::from_u128;
+        let wrong = vec![(Kind::Differs, (2, id(2))), (Kind::Extra, (3, id(7))), (Kind::Extra, (4, id(4)))];
+        assert_eq!(differ(&rows, &anywhere(&rows), &contents), (wrong, vec![(1, id(1)), (3, id(3))]));
+    }
+
+    #[test]
+    fn a_row_of_the_tables_other_form_is_not_too_much() {
+        let (rows, other) = (expected(&[(1, 1, 1)]), expected(&[(2, 2, 2)]));
+        let anywhere = anywhere(&rows).union(&anywhere(&other)).copied().collect();
+        let contents = [content(1, 1, 1), content(2, 2, 9)];
+        assert_eq!(differ(&rows, &anywhere, &contents), (vec![], vec![]));
+    }
+}

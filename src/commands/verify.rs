@@ -1,0 +1,118 @@
+//! `millrace verify clickhouse`: the log against the tables, event by event.
+#![allow(clippy::print_stdout, reason = "this command's output")]
+
+use crate::commands::Global;
+use crate::commands::roles::Base;
+use crate::config::Config;
+use crate::exit::Exit;
+use clap::{Args, Subcommand};
+use millrace_processors::clickhouse::{self, Comparison, Difference};
+use millrace_stream::{Admin, PipelineConfig, Range, scan};
+use serde::Serialize;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Differences that are printed of one partition; all are counted.
+const NAMED_MAX: usize = 100;
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+
+#[derive(Subcommand)]
+pub enum What {
+    /// Read the log again and compare every event with its row in ClickHouse (exit code 2 when something differs)
+    Clickhouse(Arguments),
+}
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Only this topic [default: all]
+    #[arg(long, value_name = "NAME")]
+    topic: Option<String>,
+    /// From this offset of each partition [default: the first that the log holds]
+    #[arg(long, value_name = "OFFSET")]
+    from: Option<i64>,
+}
+
+/// One partition, compared.
+#[derive(Serialize)]
+struct Verified {
+    topic: String,
+    partition: i32,
+    from: i64,
+    /// The first offset that had not taken effect when this began.
+    to: i64,
+    /// Events that must be in a table.
+    events: u64,
+    differences: usize,
+    named: Vec<Difference>,
+}
+
+pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Exit> {
+    let What::Clickhouse(arguments) = what;
+    let base = Base::connect(config, global).await?;
+    clickhouse::reachable(&config.clickhouse)
+        .await
+        .map_err(|error| Exit::unreachable("ClickHouse", format!("{error:#}")))?;
+    let comparison = Arc::new(Comparison::new(&config.clickhouse, &base.contracts)?);
+    let mut differences = 0;
+    for range in ranges(&base, arguments).await? {
+        let verified = compare(&base, &comparison, range).await?;
+        differences += verified.differences;
+        tell(&verified, global);
+    }
+    match differences {
+        0 => Ok(()),
+        count => Err(Exit::found(format!("{count} events are not in ClickHouse as the log has them"))),
+    }
+}
+
+/// What the pipeline has settled and the log still holds, partition by partition.
+async fn ranges(base: &Base, arguments: &Arguments) -> Result<Vec<Range>, Exit> {
+    let settled = base.spine.checkpoints.list().await.map_err(Exit::failed)?;
+    let wanted = |topic: &str| arguments.topic.as_ref().is_none_or(|wanted| wanted == topic);
+    let settled: Vec<_> =
+        settled.into_iter().filter(|row| row.pipeline == clickhouse::NAME && wanted(&row.topic)).collect();
+    if settled.is_empty() {
+        return Err(Exit::usage("nothing to compare: the pipeline `clickhouse` has settled nothing of such a topic"));
+    }
+    let topics: std::collections::BTreeSet<_> = settled.iter().map(|row| row.topic.clone()).collect();
+    let log = Admin::new(base.config.kafka.clone()).partitions(topics.into_iter().collect()).await?;
+    let range = |row: millrace_stream::Checkpoint| {
+        let held = log.iter().find(|found| (&found.topic, found.partition) == (&row.topic, row.partition))?;
+        let from = arguments.from.unwrap_or(held.log_start).max(held.log_start);
+        (from < row.next).then_some(Range { topic: row.topic, partition: row.partition, from, to: row.next })
+    };
+    Ok(settled.into_iter().filter_map(range).collect())
+}
+
+async fn compare(base: &Base, comparison: &Arc<Comparison>, range: Range) -> Result<Verified, Exit> {
+    let config = PipelineConfig { linger_ms: 1_000, ..base.config.process.of(clickhouse::NAME) };
+    let told = std::cell::Cell::new(Instant::now());
+    let (Range { topic, partition, from, to }, scanned) = (range.clone(), range);
+    let reached = |next: i64| {
+        if told.get().elapsed() >= PROGRESS_EVERY || std::io::stderr().is_terminal() {
+            told.set(Instant::now());
+            tracing::info!("{topic}[{partition}]: {} of {} offsets", next - from, to - from);
+        }
+    };
+    scan(&base.spine, "verify", comparison.clone(), config, scanned, reached)
+        .await
+        .map_err(|failure| Exit::failed(anyhow::anyhow!("{failure}")))?;
+    let (events, mut named) = comparison.take();
+    let differences = named.len();
+    named.truncate(NAMED_MAX);
+    Ok(Verified { topic, partition, from, to, events, differences, named })
+}
+
+fn tell(verified: &Verified, global: &Global) {
+    if global.json {
+        println!("{}", serde_json::json!(verified));
+        return;
+    }
+    let Verified { topic, partition, from, to, events, differences, named } = verified;
+    println!("{topic}[{partition}] {from} to {}: {events} events, {differences} differ", to - 1);
+    named.iter().for_each(|difference| println!("  {difference}"));
+    if differences > &named.len() {
+        println!("  and {} more", differences - named.len());
+    }
+}

@@ -1,0 +1,133 @@
+//! Reading a range of the log again, outside of every group: what a pipeline made of it, asked of the log itself.
+
+use crate::consume::Worker;
+use crate::group::copy;
+use crate::memory_bound::MemoryBound;
+use crate::offsets::Claim;
+use crate::{Failure, Handler, PipelineConfig, Record, Source, Spine};
+use anyhow::Context as _;
+use rdkafka::client::ClientContext;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::{Message, Offset, TopicPartitionList};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// Records read ahead of the handler: the consumer's own queue is the larger one.
+const READ_AHEAD: usize = 1_000;
+/// A broker that has records and sends none for so long is away.
+const BROKER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Offsets of one partition, `to` excluded.
+#[derive(Debug, Clone)]
+pub struct Range {
+    pub topic: String,
+    pub partition: i32,
+    pub from: i64,
+    pub to: i64,
+}
+
+/// Feeds a range to a handler as its pipeline would: the same batches' decoding and the same deduplication, whose
+/// window is filled from the records before. Claims nothing, settles nothing, commits nothing. `reached` is told how
+/// far the handler has come.
+///
+/// # Errors
+/// The handler's own, a range that the log does not hold any more, or a broker that stopped answering.
+pub async fn scan<H: Handler>(
+    spine: &Spine,
+    name: &str,
+    handler: Arc<H>,
+    config: PipelineConfig,
+    range: Range,
+    reached: impl Fn(i64),
+) -> Result<(), Failure> {
+    let (records, source) = mpsc::channel(READ_AHEAD);
+    let worker = worker(spine, name, handler, config, &range);
+    let client = client(spine).map_err(Failure::stop)?;
+    let warm = i64::from(worker.config.dedup_window);
+    let reading = tokio::task::spawn_blocking(move || read(&client, &range, warm, &records));
+    worker.run(Reading(source), reached).await?;
+    reading.await.map_err(Failure::stop)?.map_err(Failure::stop)
+}
+
+fn worker<H: Handler>(spine: &Spine, name: &str, handler: Arc<H>, config: PipelineConfig, range: &Range) -> Worker<H> {
+    Worker {
+        handler,
+        decoder: spine.decoder.clone(),
+        checkpoints: spine.checkpoints.clone(),
+        claim: Claim::nobodys(name, &range.topic, range.partition, range.from),
+        permits: Arc::new(Semaphore::new(1)),
+        memory: MemoryBound::new(config.memory_bytes),
+        pace: Arc::new(config.pace()),
+        metrics: Arc::new(spine.metrics.of(name)),
+        closing: CancellationToken::new(),
+        abort: CancellationToken::new(),
+        config,
+    }
+}
+
+fn client(spine: &Spine) -> anyhow::Result<BaseConsumer<Context>> {
+    let fixed = [
+        ("enable.auto.commit", "false"),
+        ("auto.offset.reset", "error"),
+        ("isolation.level", "read_committed"),
+        ("enable.partition.eof", "true"),
+    ];
+    let mut config = spine.kafka.client_with(&[], &fixed)?;
+    // Never joined: librdkafka wants a name even where partitions are assigned by hand.
+    config.set("group.id", "millrace-scan");
+    Ok(BaseConsumer::from_config_and_context(&config, Context)?)
+}
+
+/// The end of a partition is no error here.
+struct Context;
+
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if !matches!(error, KafkaError::PartitionEOF(_)) {
+            tracing::warn!("kafka: {error}: {reason}");
+        }
+    }
+}
+
+impl ConsumerContext for Context {}
+
+fn read(
+    client: &BaseConsumer<Context>,
+    range: &Range,
+    warm: i64,
+    records: &mpsc::Sender<Record>,
+) -> anyhow::Result<()> {
+    let Range { topic, partition, from, to } = range;
+    let (start, _) = client.fetch_watermarks(topic, *partition, BROKER_DEADLINE)?;
+    anyhow::ensure!(*from >= start, "{topic}[{partition}] begins at {start} by now: {from} is no longer there");
+    let mut wanted = TopicPartitionList::with_capacity(1);
+    wanted.add_partition_offset(topic, *partition, Offset::Offset((from - warm).max(start)))?;
+    client.assign(&wanted)?;
+    let topic: Arc<str> = topic.as_str().into();
+    loop {
+        let polled = client.poll(BROKER_DEADLINE);
+        let message = match polled
+            .with_context(|| format!("{topic}[{partition}]: the broker sent nothing for {BROKER_DEADLINE:?}"))?
+        {
+            Ok(message) => message,
+            Err(KafkaError::PartitionEOF(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        // Nobody listens any more: the handler has failed, and says so itself.
+        if message.offset() >= *to || records.blocking_send(copy(&message, &topic)).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+struct Reading(mpsc::Receiver<Record>);
+
+impl Source for Reading {
+    async fn next(&mut self) -> Option<Record> {
+        self.0.recv().await
+    }
+}

@@ -1,0 +1,62 @@
+//! `millrace verify clickhouse`: it finds what is wrong by name, and nothing where nothing is.
+
+use crate::shop::Shop;
+use serde_json::Value;
+
+/// What it prints, a line a partition, and its exit code.
+fn verify(shop: &Shop) -> (i32, Vec<Value>) {
+    let done = shop.platform.run(&["verify", "clickhouse", "--json"]);
+    assert!([0, 2].contains(&done.code()), "{}{}", done.out, done.err);
+    (done.code(), done.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+}
+
+fn sum(partitions: &[Value], key: &str) -> u64 {
+    partitions.iter().map(|partition| partition[key].as_u64().unwrap()).sum()
+}
+
+/// `kind table event_id` of everything named.
+fn named(partitions: &[Value]) -> Vec<String> {
+    let text = |found: &Value, key: &str| found[key].as_str().unwrap().to_owned();
+    let line = |found: &Value| ["kind", "table", "event_id"].map(|key| text(found, key)).join(" ");
+    let mut lines: Vec<String> =
+        partitions.iter().flat_map(|partition| partition["named"].as_array().unwrap()).map(line).collect();
+    lines.sort();
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_missing_changed_and_invented_row_is_named_and_no_other() {
+    let mut shop = Shop::open().await;
+    let (process, sink) = (shop.member("process", &["process"], &[]), shop.member("sink", &["sink"], &[]));
+    shop.publish(3_000, &[]);
+    shop.assert_equals_the_oracle();
+    let (code, partitions) = verify(&shop);
+    assert_eq!((code, sum(&partitions, "events"), sum(&partitions, "differences")), (0, 3_000, 0), "{partitions:?}");
+    // Inserted twice is no difference; lost, altered and invented are.
+    let clickhouse = &shop.platform;
+    clickhouse.clickhouse("insert into events_raw.session_started select * from events_raw.session_started").await;
+    let two = "select toString(event_id) as id from events_raw.page_viewed order by event_id limit 2";
+    let two = clickhouse.clickhouse(two).await;
+    let (lost, altered) = (two[0]["id"].as_str().unwrap(), two[1]["id"].as_str().unwrap());
+    let mutate = async |sql: String| drop(clickhouse.clickhouse(&format!("{sql} settings mutations_sync = 2")).await);
+    mutate(format!("alter table events_raw.page_viewed delete where event_id = '{lost}'")).await;
+    mutate(format!("alter table events_raw.page_viewed update load_ms = load_ms + 1 where event_id = '{altered}'"))
+        .await;
+    let invented = "00000000-0000-7000-8000-000000000001";
+    let insert = "insert into events_raw.order_placed select * replace (toUUID('{}') as event_id)
+                  from events_raw.order_placed limit 1";
+    clickhouse.clickhouse(&insert.replace("{}", invented)).await;
+    let (code, partitions) = verify(&shop);
+    let mut wrong = vec![
+        format!("missing page_viewed {lost}"),
+        format!("differs page_viewed {altered}"),
+        format!("extra order_placed {invented}"),
+    ];
+    wrong.sort();
+    assert_eq!((code, named(&partitions)), (2, wrong));
+    let said = shop.platform.run(&["verify", "clickhouse", "--topic", "shop.visit.v1"]);
+    assert!(said.out.contains(&format!("event {lost} is missing from events_raw.page_viewed")), "{}", said.out);
+    assert!(said.err.contains("2 events are not in ClickHouse as the log has them"), "{}", said.err);
+    assert_eq!((process.stop(), sink.stop()), (0, 0));
+    shop.platform.stop().await;
+}
