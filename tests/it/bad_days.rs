@@ -224,6 +224,27 @@ fn taken() -> (TcpListener, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_clickhouse_that_takes_requests_and_answers_none_is_named_with_the_deadline() {
+    let (_listener, address) = taken();
+    let mut process = shared().platform.command();
+    process.args(["process", "clickhouse"]).env("MILLRACE_CLICKHOUSE__URL", format!("http://{address}"));
+    let deadline = format!("http://{address} gave no answer within 3s");
+    refused(&Finished::of(&mut process), 69, &["ClickHouse at ", "can't be reached", &deadline]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_the_server_does_not_know_is_refused_by_name() {
+    for command in [&["migrate"][..], &["process", "clickhouse"]] {
+        let mut asking = shared().platform.command();
+        asking.args(command).env("MILLRACE_CLICKHOUSE__CLUSTER", "nowhere");
+        let parts = ["clickhouse.cluster `nowhere`: the server has no cluster of that name", "system.clusters"];
+        refused(&Finished::of(&mut asking), 1, &parts);
+    }
+    let no_name = Finished::of(millrace(&["config"]).env("MILLRACE_CLICKHOUSE__CLUSTER", "no where"));
+    refused(&no_name, 64, &["clickhouse.cluster `no where`: use the name in system.clusters"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_role_whose_port_is_taken_says_which_key_to_change() {
     let (_listener, address) = taken();
     for role in ["registry", "process", "sink"] {

@@ -9,6 +9,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use std::os::unix::process::ExitStatusExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 const PROCESSORS: [&str; 3] = ["clickhouse", "order_status", "customer_summary"];
 
@@ -76,6 +79,70 @@ async fn lose_half_a_block(shop: &Shop) -> (i64, i64) {
     let lost = before - count(shop, table).await;
     assert!(0 < lost && lost < planned, "{lost} of {planned} rows were deleted by `{half}`");
     (lost, planned)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_is_named_with_the_deadline_and_what_it_had_in_hand_counts_once() {
+    let mut shop = Shop::open().await;
+    let postgres = shop.platform.postgres().await;
+    let gate = Gate::before(&shop.platform.addresses().clickhouse).await;
+    let through = [("MILLRACE_CLICKHOUSE__URL", &*gate.url), ("MILLRACE_CLICKHOUSE__REQUEST_TIMEOUT_MS", "1000")];
+    let _others = [
+        shop.member("projections", &["process", "order_status", "customer_summary"], &[]),
+        shop.member("webhook", &["sink"], &[]),
+    ];
+    let process = shop.member("clickhouse", &["process", "clickhouse"], &through);
+    let traffic = shop.publishing(1_000);
+    eventually("the flow is midway", async || applied(&postgres).await > 1_000).await;
+    gate.open.send_replace(false);
+    let said = format!("clickhouse at {} gave no answer within 1s", gate.url);
+    let noticed = |line: &str| line.contains(&said) && line.contains("trying again");
+    eventually("the pipeline notices", async || process.log().lines().any(noticed)).await;
+    gate.open.send_replace(true); // and inserts arrive that nobody waits for any more
+    shop.stop_publishing(traffic);
+    shop.assert_equals_the_oracle();
+    assert_eq!(process.stop(), 0);
+    shop.platform.stop().await;
+}
+
+/// Stands before a server. While it is shut, connections are taken and what they carry stays on its way.
+struct Gate {
+    url: String,
+    open: watch::Sender<bool>,
+}
+
+impl Gate {
+    async fn before(url: &str) -> Self {
+        let server = url.trim_start_matches("http://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (open, opened) = watch::channel(true);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (Ok(server), opened) = (TcpStream::connect(&server).await, opened.clone()) else { return };
+                let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+                tokio::spawn(pass(from_client, to_server, opened.clone()));
+                tokio::spawn(pass(from_server, to_client, opened));
+            }
+        });
+        Self { url, open }
+    }
+}
+
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut open: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let mut bytes = vec![0; 1 << 16];
+    loop {
+        let length = from.read(&mut bytes).await?;
+        open.wait_for(|open| *open).await.map_err(std::io::Error::other)?;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&bytes[..length]).await?;
+    }
 }
 
 // ---- owners ----

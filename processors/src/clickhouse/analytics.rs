@@ -15,6 +15,7 @@
 use super::column::{quote, text_literal};
 use super::names;
 use super::table::{METRICS, Tables};
+use super::topology::Topology;
 use include_dir::{Dir, include_dir};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -150,9 +151,10 @@ impl Metric {
         Ok(Self { name, definition, example, select })
     }
 
-    pub(super) fn create_view(&self) -> String {
+    pub(super) fn create_view(&self, topology: &Topology) -> String {
         let (name, comment) = (quote(&self.name), text_literal(&self.definition.replace("\n\n", " ")));
-        format!("create or replace view {METRICS}.{name} comment {comment} as {}", self.select)
+        let on_cluster = topology.on_cluster();
+        format!("create or replace view {METRICS}.{name}{on_cluster} comment {comment} as {}", self.select)
     }
 }
 
@@ -226,7 +228,7 @@ mod tests {
         let text = "-- Orders\n-- of a day.\n--\n-- All of them.\n--\n-- Example: how many?\n-- select sum(x)\n-- from y\nselect 1 as x";
         let metric = parse("orders.sql", text).unwrap();
         assert_eq!(metric.definition, "Orders of a day.\n\nAll of them.");
-        assert!(metric.create_view().contains("comment 'Orders of a day. All of them.' as select 1"));
+        assert!(metric.create_view(&Topology::Single).contains("comment 'Orders of a day. All of them.' as select 1"));
         let example = metric.example.unwrap();
         assert_eq!((example.question.as_str(), example.query.as_str()), ("how many?", "select sum(x)\nfrom y"));
         let no_query = parse("x.sql", "-- X\n--\n-- Example: why?\nselect 1").unwrap_err();
@@ -253,9 +255,14 @@ mod tests {
     #[test]
     fn a_files_comment_is_the_views_and_its_name_the_views_name() {
         let metric = parse("a/orders.sql", "-- Orders\n--   a day's.\n\nselect 1 as x\n;\n").unwrap();
+        let sql = |topology| metric.create_view(&topology);
         assert_eq!(
-            metric.create_view(),
+            sql(Topology::Single),
             "create or replace view metrics.`orders` comment 'Orders a day\\'s.' as select 1 as x"
+        );
+        assert_eq!(
+            sql(Topology::Cluster("main".into())),
+            "create or replace view metrics.`orders` on cluster `main` comment 'Orders a day\\'s.' as select 1 as x"
         );
     }
 

@@ -131,19 +131,19 @@ fn bounds(values: impl Iterator<Item = i64>) -> (i64, i64) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::native::{Origin, Plan};
     use super::super::table::Tables;
     use super::*;
     use chrono::DateTime;
     use millrace_schemas::{Contracts, Envelope, WriterSchema, value_from_json};
 
-    fn tables() -> Tables {
+    pub fn tables() -> Tables {
         Tables::of(&Contracts::embedded().unwrap()).unwrap()
     }
 
     /// Each type's example, as `(offset, type, event id)`.
-    fn rows(tables: &Tables, events: &[(i64, &str, u128)]) -> Rows {
+    pub fn rows(tables: &Tables, events: &[(i64, &str, u128)]) -> Rows {
         let mut rows = Rows::default();
         events.iter().for_each(|(offset, event_type, id)| append(&mut rows, tables, *offset, event_type, *id));
         rows

@@ -1,5 +1,6 @@
 //! Where ClickHouse is and how long it may take.
 
+use super::topology::Topology;
 use millrace_schemas::{has_login, without_password};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -18,7 +19,7 @@ pub struct ClickHouseConfig {
     /// Read by whoever loads the configuration, where there is no password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
-    /// Replicated tables over a cluster of this name; not yet: see [`ClickHouseConfig::check`].
+    /// Replicated tables over the cluster that the servers' own configuration calls so; without it, one server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
     /// How long one insert or one question may take.
@@ -51,10 +52,10 @@ impl ClickHouseConfig {
     /// # Errors
     /// The key that cannot be, and what to put there.
     pub fn check(&self) -> anyhow::Result<()> {
-        if let Some(cluster) = &self.cluster {
+        let named = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        if let Some(cluster) = self.cluster.as_ref().filter(|name| name.is_empty() || !name.chars().all(named)) {
             anyhow::bail!(
-                "clickhouse.cluster `{cluster}`: replicated tables are not built yet; leave it out and point \
-                 clickhouse.url at one server"
+                "clickhouse.cluster `{cluster}`: use the name in system.clusters: letters, digits, _, - and ."
             );
         }
         let scheme = ["http://", "https://"].iter().any(|scheme| self.url.starts_with(scheme));
@@ -70,6 +71,10 @@ impl ClickHouseConfig {
             anyhow::ensure!(TIMEOUT_MS.contains(&value), "clickhouse.{key}_timeout_ms {value}: use {least} to {most}");
         }
         Ok(())
+    }
+
+    pub(super) fn topology(&self) -> Topology {
+        self.cluster.clone().map_or(Topology::Single, Topology::Cluster)
     }
 
     pub(super) fn request_timeout(&self) -> Duration {
@@ -128,11 +133,19 @@ mod tests {
     }
 
     #[test]
+    fn without_a_cluster_there_is_one_server() {
+        let clustered = ClickHouseConfig { cluster: Some("main".into()), ..Default::default() };
+        assert!(clustered.check().is_ok());
+        assert_eq!(clustered.topology(), Topology::Cluster("main".into()));
+        assert_eq!(ClickHouseConfig::default().topology(), Topology::Single);
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_by_key() {
         assert!(ClickHouseConfig::default().check().is_ok());
         let with =
             |json: &str| serde_json::from_str::<ClickHouseConfig>(json).unwrap().check().unwrap_err().to_string();
-        assert!(with(r#"{"cluster": "main"}"#).starts_with("clickhouse.cluster `main`: replicated tables are not"));
+        assert!(with(r#"{"cluster": "main` sync"}"#).starts_with("clickhouse.cluster `main` sync`: use the name in"));
         assert!(with(r#"{"url": "localhost:8123"}"#).starts_with("clickhouse.url `localhost:8123`: use http://"));
         for url in ["http://a:hunter2@c:8123", "http://c:8123?user=a&password=hunter2"] {
             let error = with(&format!(r#"{{"url": "{url}"}}"#));

@@ -75,6 +75,11 @@ fn heals(error: &Error) -> bool {
     }
 }
 
+/// UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE: somebody else's insert into that table still waits for its quorum.
+pub(super) fn another_has_its_turn(failure: &Failure) -> bool {
+    matches!(failure, Failure::Retry(error) if exception_code(&format!("{error:#}")) == Some(286))
+}
+
 /// `Code: 252. DB::Exception: …` → 252. What carries no code was said by a proxy.
 pub(super) fn exception_code(text: &str) -> Option<u32> {
     let (_, rest) = text.split_once("Code: ")?;
@@ -104,6 +109,13 @@ mod tests {
             let text = format!("Code: {code}. DB::Exception: no. (NO) (version 26.7.3.1)");
             assert!(!heals(&answered(&text)), "{text}");
         }
+    }
+
+    #[test]
+    fn an_insert_that_came_before_anothers_quorum_is_told_apart() {
+        let of = |code: u32| failure(answered(&format!("Code: {code}. DB::Exception: Received from c-2:9000. no.")));
+        assert!(another_has_its_turn(&of(286)) && !another_has_its_turn(&of(285)));
+        assert!(!another_has_its_turn(&failure(Error::TimedOut)));
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl ClickHouse {
             server: Server::new(config)?,
             migrations: Server::with_timeout(config, config.migrate_timeout())?,
             changing: tokio::sync::Mutex::default(),
-            readers: Readers::new(super::tables(contracts)?, Plan::compile),
+            readers: Readers::new(super::tables(config, contracts)?, Plan::compile),
             pool,
             begun: Begun::default(),
             metrics,

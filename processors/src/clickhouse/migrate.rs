@@ -3,12 +3,10 @@
 use super::analytics::Analytics;
 use super::config::ClickHouseConfig;
 use super::server::{Server, to_anyhow};
-use super::table::Found;
-use super::table::{METRICS, RAW, Table, VIEWS};
+use super::table::{Found, Table};
 use anyhow::Context;
 use millrace_schemas::Contracts;
 use millrace_stream::Failure;
-use std::collections::BTreeMap;
 
 /// Each round answers somebody who added a column meanwhile; more than a few are no coincidence.
 const SHOWN_AGAIN_MAX: usize = 10;
@@ -23,14 +21,16 @@ pub async fn migrate(
     analytics: &Analytics,
 ) -> anyhow::Result<Vec<String>> {
     let server = Server::with_timeout(config, config.migrate_timeout())?;
-    let tables = super::tables(contracts)?;
-    for database in [RAW, VIEWS, METRICS] {
-        run(&server, &format!("create database if not exists {database}")).await?;
+    let tables = super::tables(config, contracts)?;
+    server.check_cluster().await?;
+    let topology = config.topology();
+    for database in topology.databases() {
+        run(&server, &format!("create database if not exists {database}{}", topology.on_cluster())).await?;
     }
     let tables: Vec<&Table> = tables.iter().collect();
     let changes = bring(&server, &tables).await.map_err(to_anyhow)?.map_err(anyhow::Error::msg)?;
     for metric in analytics.iter() {
-        run(&server, &metric.create_view()).await.with_context(|| format!("metric {}", metric.name))?;
+        run(&server, &metric.create_view(&topology)).await.with_context(|| format!("metric {}", metric.name))?;
     }
     Ok(changes)
 }
@@ -41,7 +41,7 @@ pub async fn migrate(
 /// The inner error is a column of another type: nothing was changed.
 pub(super) async fn bring(server: &Server, tables: &[&Table]) -> Result<Result<Vec<String>, String>, Failure> {
     let found = found(server).await?;
-    let changes = tables.iter().map(|table| statements(table, found.get(table.name())));
+    let changes = tables.iter().map(|table| table.statements(&found));
     let changes = match changes.collect::<Result<Vec<_>, _>>() {
         Ok(changes) => changes.concat(),
         Err(other_type) => return Ok(Err(other_type)),
@@ -56,31 +56,24 @@ pub(super) async fn bring(server: &Server, tables: &[&Table]) -> Result<Result<V
 /// Replaces the views. Whoever adds a column at the same time replaces them too: the last of us must have seen all, so
 /// each looks again after it has.
 async fn show(server: &Server, tables: &[&Table]) -> Result<(), Failure> {
-    let mut before = BTreeMap::new();
+    let mut before: Option<Found> = None;
     for _ in 0..SHOWN_AGAIN_MAX {
         let now = found(server).await?;
-        let added = |table: &Table, of: &BTreeMap<String, Found>| of.get(table.name()).map(|found| found.columns.len());
-        let stale: Vec<_> = tables.iter().filter(|table| added(table, &now) != added(table, &before)).collect();
+        let as_before =
+            |table: &Table| before.as_ref().is_some_and(|before| table.added(&now).len() == table.added(before).len());
+        let stale: Vec<_> = tables.iter().filter(|table| !as_before(table)).collect();
         if stale.is_empty() {
             return Ok(());
         }
         for table in stale {
-            let added = now.get(table.name()).map(|found| table.added(found)).unwrap_or_default();
-            execute(server, &table.create_view(&added)).await?;
+            execute(server, &table.create_view(&table.added(&now))).await?;
         }
-        before = now;
+        before = Some(now);
     }
     Err(Failure::retry(anyhow::anyhow!("tables gained columns {SHOWN_AGAIN_MAX} times while their views were made")))
 }
 
-fn statements(table: &Table, found: Option<&Found>) -> Result<Vec<String>, String> {
-    match found {
-        None => Ok(vec![table.create()]),
-        Some(found) => table.alterations(found),
-    }
-}
-
-async fn found(server: &Server) -> Result<BTreeMap<String, Found>, Failure> {
+async fn found(server: &Server) -> Result<Found, Failure> {
     server.found().await.map_err(|failure| failure.context("could not look at the tables that exist"))
 }
 
@@ -94,8 +87,8 @@ async fn run(server: &Server, sql: &str) -> anyhow::Result<()> {
     execute(server, sql).await.map_err(to_anyhow)
 }
 
-/// Refuses to start on a server that would lose or double what it is given: version, settings, and each
-/// contract's table with its columns and its deduplication window.
+/// Refuses to start on a server that would lose or double what it is given: version, settings, the cluster, and
+/// each contract's tables with their columns and their deduplication window.
 ///
 /// # Errors
 /// The first thing that is not as it must be, and what to do about it.
@@ -103,7 +96,8 @@ pub async fn check_server(config: &ClickHouseConfig, contracts: &Contracts) -> a
     let server = Server::new(config)?;
     server.check_version().await?;
     server.check_settings().await?;
+    server.check_cluster().await?;
     let found = found(&server).await.map_err(to_anyhow)?;
-    let mismatch = super::tables(contracts)?.iter().find_map(|table| table.mismatch(found.get(table.name())));
+    let mismatch = super::tables(config, contracts)?.iter().find_map(|table| table.mismatch(&found));
     mismatch.map_or(Ok(()), |mismatch| Err(anyhow::Error::msg(mismatch)))
 }

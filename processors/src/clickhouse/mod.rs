@@ -7,10 +7,11 @@
 //! ```
 //!
 //! People query `events.<table>`, where an event is one row however often it was inserted; `events_raw`
-//! beneath holds every copy until a merge drops it.
+//! beneath holds every copy until a merge drops it. What is otherwise in a cluster, `topology` says.
 
 mod analytics;
 mod block;
+mod cluster;
 mod column;
 mod config;
 mod exception;
@@ -25,6 +26,8 @@ mod readers;
 mod row;
 mod server;
 mod table;
+mod topology;
+mod turns;
 mod verify;
 
 pub use analytics::{Analytics, Example, Metric, MetricError};
@@ -42,9 +45,9 @@ use millrace_schemas::Contracts;
 /// The pipeline, its consumer group's suffix, its label and its name on the command line.
 pub const NAME: &str = "clickhouse";
 
-/// All tables, or every contract that can have none in one error.
-fn tables(contracts: &Contracts) -> anyhow::Result<Tables> {
-    Tables::of(contracts).map_err(|errors| {
+/// All tables, where the configuration has them; or every contract that can have none in one error.
+fn tables(config: &ClickHouseConfig, contracts: &Contracts) -> anyhow::Result<Tables> {
+    Tables::of(contracts).map(|tables| tables.on(&config.topology())).map_err(|errors| {
         let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("contracts without a table: {}", errors.join("; "))
     })

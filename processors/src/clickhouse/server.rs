@@ -1,20 +1,28 @@
 //! One ClickHouse server over HTTP: every statement has a deadline, every error a meaning.
 
 use super::block::{Block, Span};
+use super::cluster::{self, Macro, Replica};
 use super::column::quote;
 use super::config::ClickHouseConfig;
 use super::exception;
-use super::table::{Column, Found, RAW, Table};
+use super::table::{Column, Described, Found, RAW, Table};
+use super::topology::{LOCAL, Setting, Topology};
+use super::turns::Turns;
+use anyhow::Context;
 use clickhouse::Client;
+use clickhouse::query::Query;
 use millrace_schemas::without_password;
-use millrace_stream::Failure;
-use std::collections::{BTreeMap, HashSet};
+use millrace_stream::{Backoff, Failure};
+use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 /// The oldest version whose deduplication was looked at: defaults and names of its settings changed in 26.1 and 26.2.
 const OLDEST: (u32, u32) = (26, 2);
+
+/// The newest version that was run, in the local stack and in `docker-compose.yml`.
+const NEWEST: (u32, u32) = (26, 7);
 
 /// Compressed and sent at once; bounds what one block costs beside itself.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -23,7 +31,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 const REACHABLE_WITHIN: Duration = Duration::from_secs(3);
 
 /// What every insert asks for. The defaults of servers differ, and some changed between versions.
-const INSERT_SETTINGS: [(&str, &str); 5] = [
+const INSERT_SETTINGS: [Setting; 6] = [
     // The answer means: stored. Not: queued.
     ("async_insert", "0"),
     ("insert_deduplicate", "1"),
@@ -33,7 +41,15 @@ const INSERT_SETTINGS: [(&str, &str); 5] = [
     ("max_partitions_per_insert_block", "0"),
     // A table that somebody altered refuses our block, instead of casting its values to what fits.
     ("input_format_native_allow_types_conversion", "0"),
+    // What takes too long is an error, and not a success with the half of it.
+    ("timeout_overflow_mode", "throw"),
 ];
+
+/// Of our deadline, what a server may use to wait for others: then it can still say whom it waited for.
+const WAITING_PERCENT: u128 = 80;
+
+/// Another process's insert, for whose quorum we wait, takes tens of milliseconds where all is well.
+const NEXT_TURN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// A row that is there.
 #[derive(clickhouse::Row, serde::Deserialize)]
@@ -73,7 +89,11 @@ pub(super) struct Stretch<'a> {
 #[derive(Clone)]
 pub(super) struct Server {
     client: Client,
+    /// For messages.
+    url: String,
     timeout: Duration,
+    topology: Topology,
+    turns: Turns,
 }
 
 impl Server {
@@ -90,20 +110,53 @@ impl Server {
             .with_product_info("millrace", env!("CARGO_PKG_VERSION"))
             // The server gives up when we do, so that no statement outlives the one that repeats it.
             .with_setting("max_execution_time", timeout.as_secs().max(1).to_string());
-        Ok(Self { client, timeout })
+        let (url, topology) = (without_password(&config.url), config.topology());
+        Ok(Self { client, url, timeout, topology, turns: Turns::default() })
     }
 
-    /// Runs a statement that answers nothing.
+    /// Makes or changes a table or a view, on every server of a cluster.
     pub async fn execute(&self, sql: &str) -> Result<(), Failure> {
-        self.within(self.client.query_raw(sql).execute()).await
+        let mut query = asking(self.client.query_raw(sql), self.topology.change_settings());
+        if self.topology != Topology::Single {
+            query = query.with_setting("distributed_ddl_task_timeout", (self.waiting_ms() / 1000).max(1).to_string());
+        }
+        self.within(query.execute()).await
     }
 
     /// Inserts a block. An error may be one after the fact: ask with [`Server::rows`].
     pub async fn insert(&self, block: &Block<'_>, token: &str) -> Result<(), Failure> {
+        match self.topology {
+            Topology::Single => self.insert_now(block, token).await,
+            Topology::Cluster(_) => self.insert_in_turn(block, token).await,
+        }
+    }
+
+    /// While an insert waits for its quorum, its table takes no other: within this process they queue up, and
+    /// another process's is waited for, no longer than for an answer.
+    async fn insert_in_turn(&self, block: &Block<'_>, token: &str) -> Result<(), Failure> {
+        let _turn = self.turns.of(block.table.name()).await;
+        let done = async {
+            let mut backoff = Backoff::between(NEXT_TURN.0, NEXT_TURN.1);
+            loop {
+                match self.insert_now(block, token).await {
+                    Err(failure) if exception::another_has_its_turn(&failure) => {
+                        tokio::time::sleep(backoff.next_wait()).await;
+                    }
+                    done => return done,
+                }
+            }
+        };
+        timeout(self.timeout, done).await.unwrap_or_else(|_| Err(self.too_late()))
+    }
+
+    async fn insert_now(&self, block: &Block<'_>, token: &str) -> Result<(), Failure> {
         let bytes = block.bytes();
         let mut insert = self.client.insert_formatted_with(block.table.insert_statement());
-        for (name, value) in INSERT_SETTINGS {
-            insert = insert.with_setting(name, value);
+        for (name, value) in INSERT_SETTINGS.iter().chain(self.topology.insert_settings()) {
+            insert = insert.with_setting(*name, *value);
+        }
+        if self.topology != Topology::Single {
+            insert = insert.with_setting("insert_quorum_timeout", self.waiting_ms().to_string());
         }
         let mut insert = insert
             .with_setting("insert_deduplication_token", token)
@@ -119,7 +172,7 @@ impl Server {
             Ok(())
         })
         .await?;
-        insert.end().await.map_err(exception::failure) // its own deadline: the one given above
+        insert.end().await.map_err(|error| self.failure(error)) // its own deadline: the one given above
     }
 
     /// Which rows at the block's offsets the table holds, duplicates merged or not: by offset and event. An offset
@@ -134,7 +187,7 @@ impl Server {
                and _offset >= {{lo:Int64}} and _offset <= {{hi:Int64}}",
             block.table.raw()
         );
-        let query = self.client.query_raw(&sql);
+        let query = asking(self.client.query_raw(&sql), self.topology.read_settings());
         let query = query.param("topic", &*span.topic).param("partition", span.partition);
         let query = query.param("since", since).param("until", until).param("lo", lo).param("hi", hi);
         let found = self.within(query.fetch_all::<Place>()).await?;
@@ -164,11 +217,12 @@ impl Server {
         Ok(self.within(query.fetch_all::<Id>()).await?.into_iter().map(|Id { id }| id).collect())
     }
 
-    /// The tables of our database, by name.
-    pub async fn found(&self) -> Result<BTreeMap<String, Found>, Failure> {
+    /// The tables beneath the views.
+    pub async fn found(&self) -> Result<Found, Failure> {
         let mut tables = self.found_tables().await?;
         let sql = format!(
-            "select table, name, type, comment from system.columns where database = '{RAW}' order by table, position"
+            "select concat(database, '.', table), name, type, comment from system.columns
+             where database in ('{LOCAL}', '{RAW}') order by database, table, position"
         );
         let columns = self.client.query_raw(&sql).fetch_all::<(String, String, String, String)>();
         for (table, name, type_name, comment) in self.within(columns).await? {
@@ -178,46 +232,51 @@ impl Server {
         Ok(tables)
     }
 
-    async fn found_tables(&self) -> Result<BTreeMap<String, Found>, Failure> {
-        let sql = format!("select name, engine, engine_full, comment from system.tables where database = '{RAW}'");
+    async fn found_tables(&self) -> Result<Found, Failure> {
+        let sql = format!(
+            "select concat(database, '.', name), engine, engine_full, comment from system.tables
+             where database in ('{LOCAL}', '{RAW}')"
+        );
         let tables = self.client.query_raw(&sql).fetch_all::<(String, String, String, String)>();
-        let found =
-            |(name, engine, engine_full, comment)| (name, Found { engine, engine_full, comment, columns: Vec::new() });
-        Ok(self.within(tables).await?.into_iter().map(found).collect())
+        let described = |(name, engine, engine_full, comment)| {
+            (name, Described { engine, engine_full, comment, columns: Vec::new() })
+        };
+        Ok(self.within(tables).await?.into_iter().map(described).collect())
     }
 
     /// # Errors
     /// A version older than what we know.
     pub async fn check_version(&self) -> anyhow::Result<()> {
-        let version: String =
-            self.within(self.client.query_raw("select version()").fetch_one()).await.map_err(to_anyhow)?;
-        let mut parts = version.split('.').map(str::parse::<u32>);
-        let (Some(Ok(major)), Some(Ok(minor))) = (parts.next(), parts.next()) else {
-            anyhow::bail!("clickhouse calls its version `{version}`, which is not major.minor");
-        };
-        let (oldest_major, oldest_minor) = OLDEST;
-        anyhow::ensure!(
-            (major, minor) >= OLDEST,
-            "clickhouse is {version}, at least {oldest_major}.{oldest_minor} is needed: older ones deduplicate inserts otherwise"
-        );
+        let version = self.within(self.client.query_raw("select version()").fetch_one::<String>()).await;
+        let version = version.map_err(to_anyhow).context("could not ask clickhouse for its version")?;
+        if known(&version)? > NEWEST {
+            let (major, minor) = NEWEST;
+            tracing::warn!("clickhouse is {version}, newer than any that was tried: {major}.{minor} is the newest");
+        }
         Ok(())
     }
 
     /// # Errors
     /// A setting that this user or a proxy keeps from us.
     pub async fn check_settings(&self) -> anyhow::Result<()> {
-        for (name, wanted) in INSERT_SETTINGS {
+        let more = self.topology.insert_settings().iter().chain(self.topology.read_settings());
+        for (name, wanted) in INSERT_SETTINGS.iter().chain(more) {
             // The name is one of the constants above.
             let sql = format!("select toString(getSetting('{name}'))");
-            let query = self.client.query_raw(&sql).with_setting(name, wanted);
-            let found: String = self.within(query.fetch_one()).await.map_err(to_anyhow)?;
+            let query = self.client.query_raw(&sql).with_setting(*name, *wanted);
+            let found: String = self.within(query.fetch_one()).await.map_err(to_anyhow).with_context(|| {
+                format!(
+                    "clickhouse did not run a statement with {name} = {wanted}, without which inserts are not safe: \
+                     let this user change the setting, neither read-only nor constrained"
+                )
+            })?;
             let found = match found.as_str() {
                 "true" => "1",
                 "false" => "0",
                 other => other,
             };
             anyhow::ensure!(
-                found == wanted,
+                found == *wanted,
                 "clickhouse runs our statements with {name} = {found} though we ask for {wanted}: \
                  let this user change the setting, and let no proxy drop it"
             );
@@ -225,13 +284,77 @@ impl Server {
         Ok(())
     }
 
+    /// # Errors
+    /// A cluster over which our inserts would not be safe; one server is always fine.
+    pub async fn check_cluster(&self) -> anyhow::Result<()> {
+        let Topology::Cluster(name) = &self.topology else { return Ok(()) };
+        let replicas = self.replicas(name).await.map_err(to_anyhow)?;
+        cluster::check_replicas(name, &replicas)?;
+        let macros = self.macros(name).await.map_err(to_anyhow).context("could not ask each shard for its macros")?;
+        cluster::check_macros(name, &replicas, &macros)?;
+        cluster::check_writable(&self.read_only().await.map_err(to_anyhow)?)
+    }
+
+    async fn replicas(&self, cluster: &str) -> Result<Vec<Replica>, Failure> {
+        let sql =
+            "select shard_num, toBool(internal_replication) from system.clusters where cluster = {cluster:String}";
+        self.within(self.client.query_raw(sql).param("cluster", cluster).fetch_all()).await
+    }
+
+    /// Of one server of each shard that answers.
+    async fn macros(&self, cluster: &str) -> Result<Vec<Macro>, Failure> {
+        let sql = "select _shard_num, macro, substitution from cluster({cluster:String}, system.macros)";
+        self.within(self.client.query_raw(sql).param("cluster", cluster).fetch_all()).await
+    }
+
+    async fn read_only(&self) -> Result<Vec<String>, Failure> {
+        let sql =
+            format!("select table from system.replicas where database = '{LOCAL}' and is_readonly order by table");
+        self.within(self.client.query_raw(&sql).fetch_all()).await
+    }
+
+    /// How long a server may wait for other ones on our behalf.
+    fn waiting_ms(&self) -> u128 {
+        self.timeout.as_millis() * WAITING_PERCENT / 100
+    }
+
     /// Bounds a request from its first byte to its last.
     async fn within<T>(&self, request: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, Failure> {
         match timeout(self.timeout, request).await {
-            Ok(answer) => answer.map_err(exception::failure),
-            Err(_) => Err(exception::failure(clickhouse::error::Error::TimedOut)),
+            Ok(answer) => answer.map_err(|error| self.failure(error)),
+            Err(_) => Err(self.too_late()),
         }
     }
+
+    fn failure(&self, error: clickhouse::error::Error) -> Failure {
+        match error {
+            clickhouse::error::Error::TimedOut => self.too_late(),
+            error => exception::failure(error),
+        }
+    }
+
+    /// It may have been done all the same.
+    fn too_late(&self) -> Failure {
+        Failure::retry(anyhow::anyhow!("clickhouse at {} gave no answer within {:?}", self.url, self.timeout))
+    }
+}
+
+fn asking(query: Query, settings: &[Setting]) -> Query {
+    settings.iter().fold(query, |query, (name, value)| query.with_setting(*name, *value))
+}
+
+/// A version's first two numbers.
+fn known(version: &str) -> anyhow::Result<(u32, u32)> {
+    let mut parts = version.split('.').map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (parts.next(), parts.next()) else {
+        anyhow::bail!("clickhouse calls its version `{version}`, which is not major.minor");
+    };
+    let (oldest_major, oldest_minor) = OLDEST;
+    anyhow::ensure!(
+        (major, minor) >= OLDEST,
+        "clickhouse is {version}, at least {oldest_major}.{oldest_minor} is needed: older ones deduplicate inserts otherwise"
+    );
+    Ok((major, minor))
 }
 
 /// For commands, which try once.
@@ -250,4 +373,100 @@ pub async fn reachable(config: &ClickHouseConfig) -> anyhow::Result<()> {
     let one = server.within(server.client.query_raw("select 1").fetch_one::<u8>()).await;
     let url = without_password(&config.url);
     one.map(drop).map_err(|failure| to_anyhow(failure).context(format!("clickhouse at {url} does not answer")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::block::tests::{rows, tables};
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinHandle;
+
+    /// A server that answers every request so; or that takes them and never answers.
+    async fn answering(answer: Option<&'static str>) -> (String, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let serve = async move {
+            let mut open = Vec::new();
+            loop {
+                let (mut connection, _) = listener.accept().await.unwrap();
+                if let Some(answer) = answer {
+                    let _request = connection.read(&mut [0; 1 << 16]).await.unwrap();
+                    connection.write_all(answer.as_bytes()).await.unwrap();
+                }
+                open.push(connection); // dropped, it would be an answer
+            }
+        };
+        (url, tokio::spawn(serve))
+    }
+
+    fn server(url: &str, cluster: Option<&str>) -> Server {
+        let (url, cluster) = (url.to_owned(), cluster.map(str::to_owned));
+        Server::new(&ClickHouseConfig { url, cluster, request_timeout_ms: 100, ..Default::default() }).unwrap()
+    }
+
+    #[tokio::test]
+    async fn no_request_waits_for_a_server_that_hangs_longer_than_its_deadline() {
+        let (url, serving) = answering(None).await;
+        let tables = tables();
+        let rows = rows(&tables, &[(1, "order.placed", 1)]);
+        let (block, span) = (&rows.blocks()[0], rows.span(Some((1, 2))).unwrap());
+        for server in [server(&url, None), server(&url, Some("main"))] {
+            let requests = [
+                server.execute("create database x").await.map_err(to_anyhow),
+                server.insert(block, "token").await.map_err(to_anyhow),
+                server.rows(block, &span).await.map(drop).map_err(to_anyhow),
+                server.found().await.map(drop).map_err(to_anyhow),
+                server.replicas("main").await.map(drop).map_err(to_anyhow),
+                server.macros("main").await.map(drop).map_err(to_anyhow),
+                server.read_only().await.map(drop).map_err(to_anyhow),
+                server.check_version().await,
+                server.check_settings().await,
+            ];
+            for request in requests {
+                let error = format!("{:#}", request.unwrap_err());
+                assert!(error.ends_with(&format!("clickhouse at {url} gave no answer within 100ms")), "{error}");
+            }
+        }
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn an_insert_that_got_no_answer_is_tried_again() {
+        let (url, serving) = answering(None).await;
+        let tables = tables();
+        let rows = rows(&tables, &[(1, "order.placed", 1)]);
+        for server in [server(&url, None), server(&url, Some("main"))] {
+            let failure = server.insert(&rows.blocks()[0], "token").await.unwrap_err();
+            assert!(matches!(failure, Failure::Retry(_)), "{failure}");
+        }
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn a_user_who_may_not_change_a_setting_is_told_which() {
+        let answer = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 80\r\nConnection: close\r\n\r\n\
+                      Code: 452. DB::Exception: Setting async_insert should not be changed. (VIOLATED)";
+        let (url, serving) = answering(Some(answer)).await;
+        let error = format!("{:#}", server(&url, None).check_settings().await.unwrap_err());
+        assert!(error.starts_with("clickhouse did not run a statement with async_insert = 0"), "{error}");
+        assert!(error.contains("let this user change the setting") && error.contains("Code: 452"), "{error}");
+        serving.abort();
+    }
+
+    #[test]
+    fn a_version_is_known_or_refused_by_name() {
+        assert_eq!(known("26.7.3.19").unwrap(), (26, 7));
+        assert_eq!(known("27.1.1.1-stable").unwrap(), (27, 1));
+        let error = known("26.1.9.1").unwrap_err().to_string();
+        assert!(error.starts_with("clickhouse is 26.1.9.1, at least 26.2 is needed"), "{error}");
+        assert!(known("latest").unwrap_err().to_string().contains("which is not major.minor"));
+    }
+
+    #[test]
+    fn whom_a_server_waits_for_is_known_before_our_own_deadline() {
+        let server = Server::new(&ClickHouseConfig::default()).unwrap();
+        assert_eq!((server.timeout.as_millis(), server.waiting_ms()), (15_000, 12_000));
+    }
 }

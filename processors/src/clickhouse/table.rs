@@ -1,6 +1,7 @@
 //! Contract → table and view: names, columns, sort key, settings, as SQL. Never talks to a server.
 
 use super::column::{self, Field, quote, text_literal};
+use super::topology::{Layer, Topology};
 use apache_avro::Schema;
 use millrace_schemas::compatibility::{self, Mode};
 use millrace_schemas::{Contract, Contracts};
@@ -13,10 +14,6 @@ pub(super) const RAW: &str = "events_raw";
 pub(super) const VIEWS: &str = "events";
 /// Business definitions over the views.
 pub(super) const METRICS: &str = "metrics";
-
-/// How many inserts' tokens a table remembers. An insert leaves one per month it touches, and a token is
-/// repeated only right after a failure, so this covers far more than one outage.
-pub(super) const DEDUPLICATION_WINDOW: u64 = 10_000;
 
 /// Who an event is; the same for every type. `(name, type, comment)`, in the order rows hold them.
 pub(super) const ENVELOPE: [(&str, &str, &str); 5] = [
@@ -49,6 +46,7 @@ pub struct Table {
     doc: String,
     fields: Vec<Field>,
     columns: Vec<Column>,
+    topology: Topology,
 }
 
 /// A column as the server has it or shall have it.
@@ -99,6 +97,12 @@ impl Tables {
         if errors.is_empty() { Ok(Self { tables, by_type }) } else { Err(errors) }
     }
 
+    /// The same tables elsewhere.
+    pub(super) fn on(mut self, topology: &Topology) -> Self {
+        self.tables.iter_mut().for_each(|table| Arc::make_mut(table).topology = topology.clone());
+        self
+    }
+
     /// In the order of their contracts.
     pub fn iter(&self) -> impl Iterator<Item = &Table> {
         self.tables.iter().map(Arc::as_ref)
@@ -137,8 +141,8 @@ impl Table {
         }
         let fields = column::fields(schema)?;
         let columns = columns(&fields);
-        let (name, doc) = (name.to_owned(), doc.to_owned());
-        clash(&columns).map_or(Ok(Self { name, doc, fields, columns }), Err)
+        let (name, doc, topology) = (name.to_owned(), doc.to_owned(), Topology::Single);
+        clash(&columns).map_or(Ok(Self { name, doc, fields, columns, topology }), Err)
     }
 
     pub fn name(&self) -> &str {
@@ -168,7 +172,7 @@ impl Table {
         let kept = newer.iter().map(|field| known(&field.name).unwrap_or(field));
         let fields: Vec<Field> = kept.chain(left_out).cloned().collect();
         let columns = columns(&fields);
-        let table = Self { name: self.name.clone(), doc: self.doc.clone(), fields, columns };
+        let table = Self { fields, columns, ..self.clone() };
         clash(&table.columns).map_or(Ok(Some(table)), Err)
     }
 
@@ -198,26 +202,48 @@ impl Table {
         format!("insert into {} ({}) format Native", self.raw(), columns.join(", "))
     }
 
+    /// What makes the tables that the server has into these, from the rows upwards.
+    ///
+    /// # Errors
+    /// A table of another kind, or a column of another type: no statement turns these without touching data.
+    pub(super) fn statements(&self, found: &Found) -> Result<Vec<String>, String> {
+        let mut statements = Vec::new();
+        for layer in self.topology.layers(&self.name) {
+            match found.get(&self.full_name(&layer)) {
+                None => statements.push(self.create(&layer)),
+                Some(described) => statements.extend(self.alterations(&layer, described)?),
+            }
+        }
+        Ok(statements)
+    }
+
     /// Rows of one hour and one subject lie together: analysts filter by time first, then by whom. The key
     /// is deterministic from the event, so that a repeated event meets its first copy and replaces it.
-    pub(super) fn create(&self) -> String {
+    fn create(&self, layer: &Layer) -> String {
         let columns: Vec<_> = self.columns.iter().map(|column| format!("    {}", column.definition())).collect();
+        let settings: Vec<_> = layer.settings.iter().map(|(name, least)| format!("{name} = {least}")).collect();
+        let rows = match settings.is_empty() {
+            true => String::new(),
+            false => format!(
+                "partition by toYYYYMM(occurred_at)\n\
+                 primary key (toStartOfHour(occurred_at), subject)\n\
+                 order by (toStartOfHour(occurred_at), subject, event_id)\n\
+                 settings {}\n",
+                settings.join(", ")
+            ),
+        };
         format!(
-            "create table if not exists {} (\n{}\n)\n\
-             engine = ReplacingMergeTree\n\
-             partition by toYYYYMM(occurred_at)\n\
-             primary key (toStartOfHour(occurred_at), subject)\n\
-             order by (toStartOfHour(occurred_at), subject, event_id)\n\
-             settings non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}\n\
-             comment {}",
-            self.raw(),
+            "create table if not exists {}.{}{} (\n{}\n)\nengine = {}\n{rows}comment {}",
+            layer.database,
+            quote(&self.name),
+            self.topology.on_cluster(),
             columns.join(",\n"),
+            layer.engine,
             text_literal(&self.doc)
         )
     }
 
-    /// Copies of an event lie in one partition, its month being part of what it is, so partitions need not
-    /// be merged with each other. `added` are columns that the server has beyond ours: shown behind the fields.
+    /// `added` are columns that the server has beyond ours: shown behind the fields.
     pub(super) fn create_view(&self, added: &[&Column]) -> String {
         let (fields, rest) = self.columns.split_at(self.fields.len());
         let shown: Vec<&Column> = fields.iter().chain(added.iter().copied()).chain(rest).collect();
@@ -226,49 +252,47 @@ impl Table {
         });
         let names = shown.iter().map(|column| quote(&column.name));
         format!(
-            "create or replace view {VIEWS}.{} (\n{}\n)\ncomment {}\nas select {}\nfrom {} final\n\
-             settings do_not_merge_across_partitions_select_final = 1",
+            "create or replace view {VIEWS}.{}{} (\n{}\n)\ncomment {}\nas select {}\nfrom {} final\nsettings {}",
             quote(&self.name),
+            self.topology.on_cluster(),
             columns.collect::<Vec<_>>().join(",\n"),
             text_literal(&self.doc),
             names.collect::<Vec<_>>().join(", "),
-            self.raw()
+            self.raw(),
+            self.topology.view_settings()
         )
     }
 
     /// What makes a table that the server describes so into this one.
-    ///
-    /// # Errors
-    /// A column of another type: no statement turns it without touching its data.
-    pub(super) fn alterations(&self, found: &Found) -> Result<Vec<String>, String> {
-        let mut statements = Vec::new();
+    fn alterations(&self, layer: &Layer, found: &Described) -> Result<Vec<String>, String> {
+        self.other_kind(layer, found).map_or(Ok(()), Err)?;
+        let (mut changes, comment) = (Vec::new(), text_literal);
         for (at, column) in self.columns.iter().enumerate() {
             match found.columns.iter().find(|found| found.name == column.name) {
-                None => statements.push(self.add_column(at)),
-                Some(found) if found.type_name != column.type_name => return Err(self.other_type(column, found)),
-                Some(found) if found.comment != column.comment => statements.push(format!(
-                    "alter table {} comment column {} {}",
-                    self.raw(),
-                    quote(&column.name),
-                    text_literal(&column.comment)
-                )),
+                None => changes.push(self.add_column(at)),
+                Some(found) if found.type_name != column.type_name => {
+                    return Err(self.other_type(layer, column, found));
+                }
+                Some(found) if found.comment != column.comment => {
+                    changes.push(format!("comment column {} {}", quote(&column.name), comment(&column.comment)));
+                }
                 Some(_) => {}
             }
         }
         if found.comment != self.doc {
-            statements.push(format!("alter table {} modify comment {}", self.raw(), text_literal(&self.doc)));
+            changes.push(format!("modify comment {}", comment(&self.doc)));
         }
-        if found.deduplication_window() < DEDUPLICATION_WINDOW {
-            let setting = format!("non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}");
-            statements.push(format!("alter table {} modify setting {setting}", self.raw()));
-        }
-        Ok(statements)
+        let behind = layer.settings.iter().filter(|(name, least)| found.setting(name) < *least);
+        changes.extend(behind.map(|(name, least)| format!("modify setting {name} = {least}")));
+        let alter = format!("alter table {}.{}{}", layer.database, quote(&self.name), self.topology.on_cluster());
+        Ok(changes.iter().map(|change| format!("{alter} {change}")).collect())
     }
 
     /// The columns that the server has beyond ours: a later version's, whose contract we have not seen.
     pub(super) fn added<'f>(&self, found: &'f Found) -> Vec<&'f Column> {
         let ours = |name: &str| self.columns.iter().any(|column| column.name == name);
-        found.columns.iter().filter(|column| !ours(&column.name)).collect()
+        let found = found.get(&format!("{RAW}.{}", self.name));
+        found.into_iter().flat_map(|found| &found.columns).filter(|column| !ours(&column.name)).collect()
     }
 
     fn add_column(&self, at: usize) -> String {
@@ -276,44 +300,77 @@ impl Table {
             Some(before) => format!("after {}", quote(&self.columns[before].name)),
             None => "first".into(),
         };
-        format!("alter table {} add column if not exists {} {place}", self.raw(), self.columns[at].definition())
+        format!("add column if not exists {} {place}", self.columns[at].definition())
     }
 
-    fn other_type(&self, column: &Column, found: &Column) -> String {
+    fn other_type(&self, layer: &Layer, column: &Column, found: &Column) -> String {
         format!(
-            "{RAW}.{} has column `{}` of type {}, the contract says {}: a published field never changes its type; \
+            "{} has column `{}` of type {}, the contract says {}: a published field never changes its type; \
              make it a new field or a new event type, or drop the table and rebuild it from the log",
-            self.name, column.name, found.type_name, column.type_name
+            self.full_name(layer),
+            column.name,
+            found.type_name,
+            column.type_name
         )
     }
 
-    /// Is the server's table ready for our rows?
-    pub(super) fn mismatch(&self, found: Option<&Found>) -> Option<String> {
-        let name = format!("{RAW}.{}", self.name);
-        let Some(found) = found else { return Some(format!("{name} does not exist: run `millrace migrate`")) };
-        if !found.engine.ends_with("ReplacingMergeTree") {
-            return Some(format!(
-                "{name} is a {}, not a ReplacingMergeTree: duplicates would be counted; drop it and run `millrace migrate`",
-                found.engine
-            ));
+    /// A table that would count duplicates, lead elsewhere, or holds rows where none would be looked for.
+    fn other_kind(&self, layer: &Layer, found: &Described) -> Option<String> {
+        let (name, Described { engine, engine_full, .. }) = (self.full_name(layer), found);
+        if layer.kind == "Distributed" {
+            return (!engine_full.starts_with(&layer.engine)).then(|| {
+                format!(
+                    "{name} is {engine_full}, in this cluster it must be {}: move its rows to {}.{} if it holds any, \
+                     drop it and run `millrace migrate`",
+                    layer.engine,
+                    super::topology::LOCAL,
+                    self.name
+                )
+            });
         }
-        let window = found.deduplication_window();
-        if window < DEDUPLICATION_WINDOW {
-            return Some(format!(
-                "{name} has non_replicated_deduplication_window = {window}, at least {DEDUPLICATION_WINDOW} is needed: run `millrace migrate`"
-            ));
-        }
-        self.columns.iter().find_map(|column| match found.columns.iter().find(|found| found.name == column.name) {
-            None => Some(format!("{name} has no column `{}`: run `millrace migrate`", column.name)),
-            Some(found) if found.type_name != column.type_name => Some(self.other_type(column, found)),
-            Some(_) => None,
+        (!engine.ends_with(layer.kind)).then(|| {
+            format!(
+                "{name} is a {engine}, not a {}: duplicates would be counted; drop it and run `millrace migrate`",
+                layer.kind
+            )
         })
+    }
+
+    /// `events_raw.order_placed`, as it is in [`Found`] and in messages.
+    fn full_name(&self, layer: &Layer) -> String {
+        format!("{}.{}", layer.database, self.name)
+    }
+
+    /// Are the server's tables ready for our rows?
+    pub(super) fn mismatch(&self, found: &Found) -> Option<String> {
+        self.topology.layers(&self.name).iter().find_map(|layer| self.mismatch_of(layer, found))
+    }
+
+    fn mismatch_of(&self, layer: &Layer, found: &Found) -> Option<String> {
+        let name = self.full_name(layer);
+        let Some(found) = found.get(&name) else {
+            return Some(format!("{name} does not exist: run `millrace migrate`"));
+        };
+        let behind = layer.settings.iter().find(|(setting, least)| found.setting(setting) < *least);
+        let behind = behind.map(|(setting, least)| {
+            let is = found.setting(setting);
+            format!("{name} has {setting} = {is}, at least {least} is needed: run `millrace migrate`")
+        });
+        let column = |column: &Column| match found.columns.iter().find(|found| found.name == column.name) {
+            None => Some(format!("{name} has no column `{}`: run `millrace migrate`", column.name)),
+            Some(found) if found.type_name != column.type_name => Some(self.other_type(layer, column, found)),
+            Some(_) => None,
+        };
+        self.other_kind(layer, found).or(behind).or_else(|| self.columns.iter().find_map(column))
     }
 }
 
+/// The tables that the server has, by `database.table`.
+pub(super) type Found = BTreeMap<String, Described>;
+
 /// A table as the server describes it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Found {
+pub(super) struct Described {
     pub engine: String,
     /// The engine with its keys and settings, as `system.tables` prints it.
     pub engine_full: String,
@@ -321,9 +378,10 @@ pub(super) struct Found {
     pub columns: Vec<Column>,
 }
 
-impl Found {
-    fn deduplication_window(&self) -> u64 {
-        let (_, rest) = self.engine_full.split_once("non_replicated_deduplication_window = ").unwrap_or_default();
+impl Described {
+    /// Of a table that says nothing of it, 0: ours say it, whatever the server's default is.
+    fn setting(&self, name: &str) -> u64 {
+        let (_, rest) = self.engine_full.split_once(&format!(" {name} = ")).unwrap_or_default();
         rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
     }
 }
@@ -383,18 +441,55 @@ mod tests {
     const A: &str = r#"{"name": "a", "type": "long", "doc": "An a."}"#;
     const B: &str = r#"{"name": "b", "type": "string", "default": "it's", "doc": "A b."}"#;
 
-    /// As the server would describe a table made by its own create statement.
+    /// As the server would describe tables made by their own create statements.
     fn found(table: &Table) -> Found {
-        let (engine, engine_full) = ("ReplacingMergeTree".into(), table.create());
-        Found { engine, engine_full, comment: table.doc.clone(), columns: table.columns.clone() }
+        let described = |layer: &Layer| {
+            let create = table.create(layer);
+            let engine_full = create.split_once("engine = ").unwrap().1.to_owned();
+            let (engine, comment, columns) = (layer.kind.to_owned(), table.doc.clone(), table.columns.clone());
+            (table.full_name(layer), Described { engine, engine_full, comment, columns })
+        };
+        table.topology.layers(&table.name).iter().map(described).collect()
+    }
+
+    /// With one table of the server's changed.
+    fn found_but(table: &Table, name: &str, change: impl FnOnce(&mut Described)) -> Found {
+        let mut found = found(table);
+        change(found.get_mut(name).unwrap());
+        found
+    }
+
+    const RAW_TABLE: &str = "events_raw.thing_happened";
+
+    fn cluster() -> Topology {
+        Topology::Cluster("main".into())
+    }
+
+    fn on_cluster(table: Table) -> Table {
+        Table { topology: cluster(), ..table }
+    }
+
+    /// Everything that makes an event type's tables and view where there are none.
+    fn sql(table: &Table) -> String {
+        let mut statements = table.statements(&Found::new()).unwrap();
+        statements.push(table.create_view(&[]));
+        statements.join(";\n\n") + ";\n"
+    }
+
+    fn order_placed() -> Table {
+        Table::of(Contracts::embedded().unwrap().get("order.placed").unwrap()).unwrap()
     }
 
     #[test]
     fn order_placed_becomes_this_table_and_this_view() {
-        let contracts = Contracts::embedded().unwrap();
-        let table = Table::of(contracts.get("order.placed").unwrap()).unwrap();
-        let sql = format!("{};\n\n{};\n", table.create(), table.create_view(&[]));
+        let sql = sql(&order_placed());
         assert_eq!(sql, include_str!("snapshots/order_placed.sql"), "\n{sql}");
+    }
+
+    #[test]
+    fn in_a_cluster_order_placed_becomes_these_tables_and_the_same_view() {
+        let sql = sql(&on_cluster(order_placed()));
+        assert_eq!(sql, include_str!("snapshots/order_placed_in_a_cluster.sql"), "\n{sql}");
     }
 
     #[test]
@@ -453,64 +548,119 @@ mod tests {
     fn a_view_shows_columns_of_versions_that_it_does_not_know_behind_the_fields() {
         let table = table(A).unwrap();
         let mut found = found(&table);
-        found.columns.push(Column { name: "later".into(), type_name: "Int8".into(), ..found.columns[0].clone() });
+        let columns = &mut found.values_mut().next().unwrap().columns;
+        columns.push(Column { name: "later".into(), type_name: "Int8".into(), ..columns[0].clone() });
         let added = table.added(&found);
         let sql = table.create_view(&added);
         assert!(
             sql.contains("select `a`, `later`, `event_id`") && sql.contains("`later` Int8 comment 'An a.'"),
             "{sql}"
         );
-        assert!(table.alterations(&found).unwrap().is_empty());
+        assert!(table.statements(&found).unwrap().is_empty());
     }
 
     #[test]
-    fn a_table_that_is_as_it_should_be_is_left_alone() {
+    fn tables_that_are_as_they_should_be_are_left_alone() {
         let table = table(&[A, B].join(",")).unwrap();
-        assert_eq!(table.alterations(&found(&table)), Ok(Vec::new()));
-        assert_eq!(table.mismatch(Some(&found(&table))), None);
+        for table in [table.clone(), on_cluster(table)] {
+            assert_eq!(table.statements(&found(&table)), Ok(Vec::new()));
+            assert_eq!(table.mismatch(&found(&table)), None);
+        }
     }
 
     #[test]
     fn a_new_field_is_added_where_it_stands_and_older_rows_read_its_default() {
         let (old, new) = (table(A).unwrap(), table(&[A, B].join(",")).unwrap());
         let add = r"alter table events_raw.`thing_happened` add column if not exists `b` String default 'it\'s' comment 'A b.' after `a`";
-        assert_eq!(new.alterations(&found(&old)), Ok(vec![add.to_owned()]));
-        assert_eq!(old.alterations(&found(&new)), Ok(Vec::new()), "a table ahead of us stays as it is");
-        let behind = new.mismatch(Some(&found(&old))).unwrap();
+        assert_eq!(new.statements(&found(&old)), Ok(vec![add.to_owned()]));
+        assert_eq!(old.statements(&found(&new)), Ok(Vec::new()), "a table ahead of us stays as it is");
+        let behind = new.mismatch(&found(&old)).unwrap();
         assert_eq!(behind, "events_raw.thing_happened has no column `b`: run `millrace migrate`");
+    }
+
+    #[test]
+    fn in_a_cluster_a_new_field_reaches_the_rows_before_anything_that_reads_them() {
+        let (old, new) = (on_cluster(table(A).unwrap()), on_cluster(table(&[A, B].join(",")).unwrap()));
+        let add = |database| {
+            format!(
+                r"alter table {database}.`thing_happened` on cluster `main` add column if not exists `b` String default 'it\'s' comment 'A b.' after `a`"
+            )
+        };
+        assert_eq!(new.statements(&found(&old)), Ok(vec![add("events_local"), add("events_raw")]));
+        let mut half = found(&old);
+        half.extend(found(&new).split_off(RAW_TABLE));
+        assert_eq!(new.statements(&half), Ok(vec![add("events_local")]), "a migration that died in between goes on");
+        let behind = new.mismatch(&half).unwrap();
+        assert_eq!(behind, "events_local.thing_happened has no column `b`: run `millrace migrate`");
     }
 
     #[test]
     fn docs_and_the_deduplication_window_are_brought_up_to_date() {
         let table = table(A).unwrap();
-        let mut old = found(&table);
-        old.comment = "?".into();
-        old.columns[0].comment = "?".into();
-        old.engine_full = "ReplacingMergeTree SETTINGS non_replicated_deduplication_window = 100, x = 20000".into();
+        let old = found_but(&table, RAW_TABLE, |old| {
+            old.comment = "?".into();
+            old.columns[0].comment = "?".into();
+            old.engine_full = "ReplacingMergeTree SETTINGS non_replicated_deduplication_window = 100, x = 20000".into();
+        });
         let expected = [
             "alter table events_raw.`thing_happened` comment column `a` 'An a.'",
             "alter table events_raw.`thing_happened` modify comment 'It happened.'",
             "alter table events_raw.`thing_happened` modify setting non_replicated_deduplication_window = 10000",
         ];
-        assert_eq!(table.alterations(&old).unwrap(), expected);
-        assert!(
-            table.mismatch(Some(&old)).unwrap().contains("non_replicated_deduplication_window = 100, at least 10000")
-        );
+        assert_eq!(table.statements(&old).unwrap(), expected);
+        assert!(table.mismatch(&old).unwrap().contains("non_replicated_deduplication_window = 100, at least 10000"));
+    }
+
+    #[test]
+    fn in_a_cluster_both_bounds_of_the_deduplication_window_are_kept() {
+        let table = on_cluster(table(A).unwrap());
+        let old = found_but(&table, "events_local.thing_happened", |old| {
+            old.engine_full = "ReplicatedReplacingMergeTree('/p', '{replica}') \
+                               SETTINGS replicated_deduplication_window = 10000, index_granularity = 8192"
+                .into();
+        });
+        let expected = "alter table events_local.`thing_happened` on cluster `main` \
+                        modify setting replicated_deduplication_window_seconds = 604800";
+        assert_eq!(table.statements(&old).unwrap(), [expected]);
+        assert!(table.mismatch(&old).unwrap().contains("window_seconds = 0, at least 604800 is needed"));
     }
 
     #[test]
     fn a_column_of_another_type_is_refused() {
         let new = table(r#"{"name": "a", "type": "string", "doc": "An a."}"#).unwrap();
-        let error = new.alterations(&found(&table(A).unwrap())).unwrap_err();
+        let error = new.statements(&found(&table(A).unwrap())).unwrap_err();
         assert!(error.starts_with("events_raw.thing_happened has column `a` of type Int64, the contract says String"));
     }
 
     #[test]
     fn a_table_that_would_count_duplicates_is_refused() {
         let table = table(A).unwrap();
-        let plain = Found { engine: "MergeTree".into(), ..found(&table) };
-        assert!(table.mismatch(Some(&plain)).unwrap().contains("is a MergeTree, not a ReplacingMergeTree"));
-        assert!(table.mismatch(None).unwrap().contains("does not exist: run `millrace migrate`"));
+        let plain = found_but(&table, RAW_TABLE, |found| found.engine = "MergeTree".into());
+        assert!(table.mismatch(&plain).unwrap().contains("is a MergeTree, not a ReplacingMergeTree"));
+        assert_eq!(table.statements(&plain).unwrap_err(), table.mismatch(&plain).unwrap());
+        assert!(table.mismatch(&Found::new()).unwrap().contains("does not exist: run `millrace migrate`"));
+        let table = on_cluster(table);
+        let alone =
+            found_but(&table, "events_local.thing_happened", |found| found.engine = "ReplacingMergeTree".into());
+        assert!(
+            table.mismatch(&alone).unwrap().contains("is a ReplacingMergeTree, not a ReplicatedReplacingMergeTree")
+        );
+    }
+
+    #[test]
+    fn in_a_cluster_a_table_that_holds_one_servers_rows_or_scatters_copies_is_refused_and_left_alone() {
+        let table = on_cluster(table(A).unwrap());
+        let single = Table { topology: Topology::Single, ..table.clone() };
+        let error = table.statements(&found(&single)).unwrap_err();
+        assert!(error.contains("move its rows to events_local.thing_happened"), "{error}");
+        let scattered = found_but(&table, RAW_TABLE, |found| {
+            found.engine_full = "Distributed('main', 'events_local', 'thing_happened', rand())".into();
+        });
+        for refused in [table.statements(&scattered).unwrap_err(), table.mismatch(&scattered).unwrap()] {
+            assert!(
+                refused.contains("must be Distributed('main', 'events_local', 'thing_happened', cityHash64(event_id))")
+            );
+        }
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Comparison {
         for contract in contracts.iter() {
             types.entry(contract.topic.clone()).or_default().push(contract.event_type.clone());
         }
-        let readers = Readers::new(super::tables(contracts)?, Plan::compile);
+        let readers = Readers::new(super::tables(config, contracts)?, Plan::compile);
         // A scan of a large table takes longer than an insert.
         let server = Server::with_timeout(config, config.migrate_timeout())?;
         Ok(Self { server, readers, types, found: Mutex::default() })
