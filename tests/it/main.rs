@@ -6,6 +6,7 @@ mod backpressure;
 mod bad_days;
 mod bad_records;
 mod clients;
+mod cluster;
 mod commands;
 mod crash_points;
 mod deploy;

@@ -4,6 +4,7 @@ use millrace_local::{Addresses, Ports, Receiver, ReceiverOptions, Server, Stack,
 use rustix::process::Signal;
 use serde_json::Value;
 use sqlx::PgPool;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,15 +25,15 @@ pub struct Platform {
 
 impl Platform {
     pub async fn start() -> Self {
+        Self::start_on(vec![BINARY.into(), "local".into(), "clickhouse".into()]).await
+    }
+
+    /// With the program that serves the ClickHouse engine, and its first arguments.
+    pub async fn start_on(engine_command: Vec<OsString>) -> Self {
         prepare_http();
         let data = directory();
-        let options = StackOptions {
-            data_dir: data.clone(),
-            ports: Ports::Auto,
-            fresh: false,
-            cache: None,
-            engine_command: vec![BINARY.into(), "local".into(), "clickhouse".into()],
-        };
+        let options =
+            StackOptions { data_dir: data.clone(), ports: Ports::Auto, fresh: false, cache: None, engine_command };
         let stack = millrace_local::start(options).await.unwrap_or_else(|error| {
             panic!("the test servers did not start: {error}\n`make test` installs what they need");
         });

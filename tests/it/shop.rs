@@ -16,9 +16,13 @@ pub struct Shop {
 impl Shop {
     /// Another seed each time, and printed: put it here to repeat a run.
     pub async fn open() -> Self {
+        Self::on(Platform::start().await)
+    }
+
+    pub fn on(platform: Platform) -> Self {
         let seed = u64::from(uuid::Uuid::new_v4().as_fields().0);
         println!("seed {seed}");
-        Self { platform: Platform::start().await, seed, published: 0 }
+        Self { platform, seed, published: 0 }
     }
 
     /// Starts a role as the group member of this name.
