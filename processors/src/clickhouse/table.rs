@@ -243,7 +243,8 @@ impl Table {
         )
     }
 
-    /// `added` are columns that the server has beyond ours: shown behind the fields.
+    /// Whoever may read the view need not be able to read the table, which can hold an event twice: it is read with the
+    /// rights of who made the view. `added` are columns that the server has beyond ours: shown behind the fields.
     pub(super) fn create_view(&self, added: &[&Column]) -> String {
         let (fields, rest) = self.columns.split_at(self.fields.len());
         let shown: Vec<&Column> = fields.iter().chain(added.iter().copied()).chain(rest).collect();
@@ -252,7 +253,8 @@ impl Table {
         });
         let names = shown.iter().map(|column| quote(&column.name));
         format!(
-            "create or replace view {VIEWS}.{}{} (\n{}\n)\ncomment {}\nas select {}\nfrom {} final\nsettings {}",
+            "create or replace view {VIEWS}.{}{} (\n{}\n)\n\
+             definer = current_user sql security definer\ncomment {}\nas select {}\nfrom {} final\nsettings {}",
             quote(&self.name),
             self.topology.on_cluster(),
             columns.collect::<Vec<_>>().join(",\n"),

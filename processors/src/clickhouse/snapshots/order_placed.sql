@@ -49,6 +49,7 @@ create or replace view events.`order_placed` (
     `_schema_id` UInt32 comment 'Registry id of the schema it was written with.',
     `_inserted_at` DateTime64(3, 'UTC') comment 'When this row was inserted here, in UTC.'
 )
+definer = current_user sql security definer
 comment 'A customer confirmed a basket; nothing has been paid yet.'
 as select `order_id`, `user_id`, `session_id`, `lines.product_id`, `lines.quantity`, `lines.unit_price`, `total`, `currency`, `coupon`, `event_id`, `occurred_at`, `subject`, `source`, `trace_id`, `_topic`, `_partition`, `_offset`, `_recorded_at`, `_schema_id`, `_inserted_at`
 from events_raw.`order_placed` final
