@@ -11,16 +11,22 @@ use millrace_producers::simulate::{Body, Shop};
 use millrace_schemas::Contracts;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use uuid::Uuid;
 
 // ---- an engine that holds these events ----
 
 /// An engine whose tables and metrics are made, and hold what it is told.
-struct Analyst(Own);
+pub struct Analyst(Own);
 
 impl Analyst {
     async fn told(events: &[SimulatedEvent]) -> Self {
-        let engine = Own::start(directory()).await;
+        Self::told_in(directory(), events).await
+    }
+
+    /// With the configuration that lies in the directory, if one does.
+    pub async fn told_in(directory: PathBuf, events: &[SimulatedEvent]) -> Self {
+        let engine = Own::start(directory).await;
         let config = ClickHouseConfig { url: engine.url.clone(), ..ClickHouseConfig::default() };
         migrate(&config, &Contracts::embedded().unwrap(), &Analytics::embedded().unwrap()).await.unwrap();
         let analyst = Self(engine);
@@ -31,7 +37,7 @@ impl Analyst {
         analyst
     }
 
-    async fn ask(&self, sql: &str) -> Vec<Value> {
+    pub async fn ask(&self, sql: &str) -> Vec<Value> {
         ask_clickhouse(&self.0.url, sql).await.unwrap_or_else(|error| panic!("{sql:.1000}: {error}"))
     }
 
@@ -45,8 +51,13 @@ impl Analyst {
         metrics
     }
 
+    /// The directory in which all of it stays.
+    pub async fn stop(self) -> PathBuf {
+        self.0.stop().await
+    }
+
     async fn leave(self) {
-        std::fs::remove_dir_all(self.0.stop().await).unwrap();
+        std::fs::remove_dir_all(self.stop().await).unwrap();
     }
 }
 

@@ -14,19 +14,19 @@ fn url() -> &'static str {
 }
 
 /// A request of any client: parameters in the URL, the rest added by the test.
-fn post(url: &str, parameters: &[(&str, &str)]) -> RequestBuilder {
+pub fn post(url: &str, parameters: &[(&str, &str)]) -> RequestBuilder {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new().post(url).query(parameters)
 }
 
-struct Reply {
+pub struct Reply {
     status: u16,
     headers: HeaderMap,
     body: Vec<u8>,
 }
 
 impl Reply {
-    async fn to(request: RequestBuilder) -> Self {
+    pub async fn to(request: RequestBuilder) -> Self {
         let answer = request.send().await.unwrap();
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         Self { status, headers, body: answer.bytes().await.unwrap().to_vec() }
@@ -36,12 +36,12 @@ impl Reply {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// Status and code of a refusal.
-    fn refusal(&self) -> (u16, &str) {
+    pub fn refusal(&self) -> (u16, &str) {
         (self.status, self.header("x-clickhouse-exception-code"))
     }
 }

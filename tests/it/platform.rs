@@ -169,6 +169,9 @@ impl Role {
                 None => dying_with_us.env_remove(name),
             };
         }
+        if let Some(directory) = command.get_current_dir() {
+            dying_with_us.current_dir(directory);
+        }
         dying_with_us.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
         Self { child: spawn(dying_with_us), log }
     }

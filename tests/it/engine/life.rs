@@ -18,11 +18,13 @@ pub struct Own {
 }
 
 impl Own {
+    /// A `config.xml` in the directory is the engine's configuration.
     pub async fn start(data: PathBuf) -> Self {
         let library = millrace_local::clickhouse_library().unwrap();
         let mut command = Command::new(BINARY);
         command.args(["local", "clickhouse", "--listen", "127.0.0.1:0"]).arg("--library").arg(library);
-        let role = Role::start(command.arg("--path").arg(data.join("engine")), &data, "engine");
+        command.arg("--path").arg(data.join("engine")).current_dir(&data);
+        let role = Role::start(&mut command, &data, "engine");
         eventually("the engine tells its port", async || address(&role).is_some()).await;
         let url = address(&role).unwrap();
         Self { role, url, data }
