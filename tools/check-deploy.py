@@ -28,6 +28,7 @@ def main():
         *images_are_pinned(services),
         *variables_have_no_default(services),
         *dependencies_are_services(services),
+        *mounted_paths_are_there(services),
         *commands_are_known(services),
         *settings_are_known(services),
     ]
@@ -87,6 +88,14 @@ def dependencies_are_services(services):
                 yield f"{name} depends on {other}, which is no service"
             elif how["condition"] == "service_healthy" and "healthcheck" not in services[other]:
                 yield f"{name} waits until {other} is healthy, which nothing checks"
+
+
+def mounted_paths_are_there(services):
+    """Docker makes an empty directory of a file that isn't."""
+    for name, service in services.items():
+        for source in (volume.partition(":")[0] for volume in service.get("volumes") or []):
+            if source.startswith("./") and not (ROOT / source).exists():
+                yield f"{name} mounts {source}, which is not there"
 
 
 def commands_are_known(services):

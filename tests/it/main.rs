@@ -10,6 +10,7 @@ mod clients;
 mod cluster;
 mod commands;
 mod crash_points;
+mod dashboards;
 mod deploy;
 mod docs;
 mod engine;
