@@ -317,8 +317,11 @@ impl<B> Batch<B> {
         .bind(claim.epoch)
         .bind(from)
         .bind(plan);
-        let done = answered(pool, async |connection| Ok(statement.execute(connection).await?)).await?;
-        if done.rows_affected() == 1 { Ok(()) } else { Err(claim.fenced()) }
+        answered(pool, async |connection| {
+            let done = statement.execute(&mut *connection).await?;
+            if done.rows_affected() == 1 { Ok(()) } else { Err(claim.moved(*to, connection).await?) }
+        })
+        .await
     }
 }
 
@@ -347,12 +350,17 @@ impl Claim {
         if done.rows_affected() == 1 {
             return Ok(());
         }
-        // A COMMIT whose answer was lost may take effect after it was asked for, and before this statement.
-        match position(self, tx).await? {
+        Err(self.moved(to, tx).await?)
+    }
+
+    /// Why the checkpoint is not where a range up to `to` begins. A COMMIT whose answer was lost may take effect after it
+    /// was asked for, and before the next statement.
+    async fn moved(&self, to: i64, connection: &mut PgConnection) -> Result<Failure, Failure> {
+        Ok(match position(self, connection).await? {
             (epoch, next) if epoch == self.epoch && next == to => {
-                Err(Failure::retry(anyhow::anyhow!("the range up to {to} has just been settled after all")))
+                Failure::retry(anyhow::anyhow!("the range up to {to} has just been settled after all"))
             }
-            _ => Err(self.fenced()),
-        }
+            _ => self.fenced(),
+        })
     }
 }

@@ -73,7 +73,6 @@ impl ClickHouse {
             attempt.done(missing.is_some());
         }
         crash_at("clickhouse_inserted");
-        self.begun.end(&span);
         Ok(())
     }
 
@@ -142,8 +141,9 @@ impl ClickHouse {
                 self.readers.follow(event_type, evolved);
             }
             Err(why) => {
-                tracing::error!(table = table.name(), "events written with it are set aside: {why}");
-                self.readers.refuse(event_type, writer, why);
+                if self.readers.refuse(writer, why.clone()) {
+                    tracing::error!(table = table.name(), "events written with it are set aside: {why}");
+                }
             }
         }
         Ok(())
@@ -188,7 +188,9 @@ impl Handler for ClickHouse {
 
     async fn apply(&self, batch: &Batch<Rows>) -> Result<(), Failure> {
         self.insert_all(batch).await?;
-        self.settle(batch).await
+        self.settle(batch).await?;
+        batch.block.span(batch.range()).iter().for_each(|span| self.begun.end(span));
+        Ok(())
     }
 }
 

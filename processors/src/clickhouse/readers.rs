@@ -19,6 +19,8 @@ type Compile<P> = fn(&WriterSchema, &Table) -> Result<P, String>;
 
 struct Known<P> {
     tables: Tables,
+    /// By schema, whatever table its type has by now: why its records are set aside.
+    refused: HashMap<u32, String>,
     /// By schema and place of the table.
     readers: HashMap<(u32, usize), Arc<Reader<P>>>,
 }
@@ -33,7 +35,7 @@ pub(super) struct Reader<P> {
 
 impl<P> Readers<P> {
     pub fn new(tables: Tables, compile: Compile<P>) -> Self {
-        Self { known: RwLock::new(Known { tables, readers: HashMap::new() }), compile }
+        Self { known: RwLock::new(Known { tables, refused: HashMap::new(), readers: HashMap::new() }), compile }
     }
 
     /// The table of an event type as it is now.
@@ -50,8 +52,9 @@ impl<P> Readers<P> {
             return Some(reader.clone());
         }
         let table = known.tables.get(place).clone();
+        let refused = known.refused.get(&writer.id).cloned();
         drop(known);
-        let plan = (self.compile)(writer, &table);
+        let plan = refused.map_or_else(|| (self.compile)(writer, &table), Err);
         Some(self.change().put(writer.id, Reader { place, table, plan }))
     }
 
@@ -60,12 +63,11 @@ impl<P> Readers<P> {
         self.change().tables.follow(event_type, table);
     }
 
-    /// From now on no value of this schema fits the type's table, for this reason.
-    pub fn refuse(&self, event_type: &str, writer: &WriterSchema, why: String) {
+    /// From now on no value of this schema fits the type's table, for this reason. False when that was known.
+    pub fn refuse(&self, writer: &WriterSchema, why: String) -> bool {
         let mut known = self.change();
-        let Some(place) = known.tables.index(event_type) else { return };
-        let table = known.tables.get(place).clone();
-        known.put(writer.id, Reader { place, table, plan: Err(why) });
+        known.readers.retain(|(schema, _), _| *schema != writer.id);
+        known.refused.insert(writer.id, why).is_none()
     }
 
     fn known(&self) -> RwLockReadGuard<'_, Known<P>> {
@@ -78,8 +80,31 @@ impl<P> Readers<P> {
 }
 
 impl<P> Known<P> {
-    /// The first one stays: a refusal is not undone by who compiled at the same time.
+    /// Not over a refusal that came while it was compiled.
     fn put(&mut self, schema: u32, reader: Reader<P>) -> Arc<Reader<P>> {
+        let reader = match self.refused.get(&schema) {
+            Some(why) => Reader { plan: Err(why.clone()), ..reader },
+            None => reader,
+        };
         self.readers.entry((schema, reader.place)).or_insert_with(|| Arc::new(reader)).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millrace_schemas::Contracts;
+
+    #[test]
+    fn a_refused_schema_stays_refused_when_its_table_gains_a_column() {
+        let contracts = Contracts::embedded().unwrap();
+        let contract = contracts.get("order.placed").unwrap();
+        let writer = WriterSchema::parse(7, &contract.newest().text).unwrap();
+        let readers = Readers::new(Tables::of(&contracts).unwrap(), |_, _| Ok(()));
+        assert!(readers.get("order.placed", &writer).unwrap().plan.is_ok());
+        assert!(readers.refuse(&writer, "breaks".into()) && !readers.refuse(&writer, "breaks".into()));
+        assert_eq!(readers.get("order.placed", &writer).unwrap().plan, Err("breaks".into()));
+        readers.follow("order.placed", Table::of(contract).unwrap());
+        assert_eq!(readers.get("order.placed", &writer).unwrap().plan, Err("breaks".into()));
     }
 }

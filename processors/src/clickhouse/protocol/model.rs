@@ -68,6 +68,8 @@ enum Answer {
     /// Epoch and position.
     At(u32, usize),
     Fenced,
+    /// Try again: the range has been settled after all.
+    Late,
 }
 
 /// The stores.
@@ -88,8 +90,10 @@ struct World {
 impl World {
     fn take(&mut self, request: &Request, forgets: bool) -> Answer {
         match request {
-            Request::Plan { epoch, next, plan } => self.fenced(*epoch, *next, |world| world.plan = Some(plan.clone())),
-            Request::Settle { epoch, from, to } => self.fenced(*epoch, *from, |world| {
+            Request::Plan { epoch, next, plan } => {
+                self.fenced(*epoch, (*next, plan.to), |world| world.plan = Some(plan.clone()))
+            }
+            Request::Settle { epoch, from, to } => self.fenced(*epoch, (*from, *to), |world| {
                 world.assert_holds(*from..*to);
                 (world.next, world.plan) = (*to, None);
             }),
@@ -102,11 +106,13 @@ impl World {
         }
     }
 
-    fn fenced(&mut self, epoch: u32, next: usize, change: impl FnOnce(&mut Self)) -> Answer {
-        if (epoch, next) != (self.epoch, self.next) {
-            return Answer::Fenced;
+    /// As the statements on the checkpoint do. A settlement that took effect late is no stale owner's.
+    fn fenced(&mut self, epoch: u32, (from, to): (usize, usize), change: impl FnOnce(&mut Self)) -> Answer {
+        match (epoch == self.epoch, self.next) {
+            (true, next) if next == from => change(self),
+            (true, next) if next == to => return Answer::Late,
+            _ => return Answer::Fenced,
         }
-        change(self);
         Answer::Done
     }
 
@@ -340,6 +346,7 @@ impl Owner {
         let batch = self.batch.as_mut()?;
         match answer {
             Answer::Fenced => return None,
+            Answer::Late => batch.again = true,
             Answer::At(epoch, _) if epoch != self.epoch => return None,
             Answer::At(_, next) if next == batch.to => self.settled(),
             Answer::At(..) => batch.again = false,
