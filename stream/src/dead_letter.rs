@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, QueryBuilder, Row};
+use std::collections::HashSet;
 
 /// More than a screen, less than a server's memory.
 pub const LIST_MAX: i64 = 1_000;
@@ -97,6 +98,19 @@ impl DeadLetters {
             "update millrace.dead_letter set state = 'discarded', settled_at = now() where id = $1 and state = 'open'",
         );
         Ok(done.bind(id).execute(&self.pool).await?.rows_affected() == 1)
+    }
+
+    /// Where the records of this pipeline are that somebody gave up.
+    pub async fn discarded(&self, pipeline: &str) -> Result<HashSet<Position>, Failure> {
+        let rows: Vec<(String, i32, i64)> = sqlx::query_as(
+            "select topic, partition, \"offset\" from millrace.dead_letter where pipeline = $1 and state = 'discarded'",
+        )
+        .bind(pipeline)
+        .fetch_all(&self.pool)
+        .await?;
+        let place =
+            |(topic, partition, offset): (String, i32, i64)| Position { topic: topic.into(), partition, offset };
+        Ok(rows.into_iter().map(place).collect())
     }
 
     /// Notes that a replay failed, and why.

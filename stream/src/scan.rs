@@ -5,19 +5,20 @@ use crate::group::copy;
 use crate::memory_bound::MemoryBound;
 use crate::offsets::Claim;
 use crate::{Failure, Handler, PipelineConfig, Record, Source, Spine};
-use anyhow::Context as _;
 use rdkafka::client::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// Records read ahead of the handler: the consumer's own queue is the larger one.
-const READ_AHEAD: usize = 1_000;
+const READ_AHEAD: usize = 100;
+/// One wait for a record.
+const POLL: Duration = Duration::from_millis(500);
 /// A broker that has records and sends none for so long is away.
 const BROKER_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -102,26 +103,41 @@ fn read(
     records: &mpsc::Sender<Record>,
 ) -> anyhow::Result<()> {
     let Range { topic, partition, from, to } = range;
-    let (start, _) = client.fetch_watermarks(topic, *partition, BROKER_DEADLINE)?;
+    let (start, end) = client.fetch_watermarks(topic, *partition, BROKER_DEADLINE)?;
+    anyhow::ensure!(*to <= end, "{topic}[{partition}] ends at {end}, before {to}: the log lost what had taken effect");
     anyhow::ensure!(*from >= start, "{topic}[{partition}] begins at {start} by now: {from} is no longer there");
     let mut wanted = TopicPartitionList::with_capacity(1);
     wanted.add_partition_offset(topic, *partition, Offset::Offset((from - warm).max(start)))?;
     client.assign(&wanted)?;
     let topic: Arc<str> = topic.as_str().into();
+    let mut heard = Instant::now();
     loop {
-        let polled = client.poll(BROKER_DEADLINE);
-        let message = match polled
-            .with_context(|| format!("{topic}[{partition}]: the broker sent nothing for {BROKER_DEADLINE:?}"))?
-        {
-            Ok(message) => message,
-            Err(KafkaError::PartitionEOF(_)) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        // Nobody listens any more: the handler has failed, and says so itself.
-        if message.offset() >= *to || records.blocking_send(copy(&message, &topic)).is_err() {
-            return Ok(());
+        anyhow::ensure!(heard.elapsed() < BROKER_DEADLINE, "{topic}[{partition}]: nothing for {BROKER_DEADLINE:?}");
+        match client.poll(POLL) {
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+            Some(Err(error)) if is_final(&error) => return Err(error.into()),
+            // Nobody listens any more: the handler has failed, and says so itself.
+            Some(Ok(message)) if message.offset() >= *to => return Ok(()),
+            Some(Ok(message)) if records.blocking_send(copy(&message, &topic)).is_err() => return Ok(()),
+            Some(Ok(_)) => heard = Instant::now(),
+            Some(Err(_)) | None => {} // the client keeps trying
         }
     }
+}
+
+/// No patience helps.
+fn is_final(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::AutoOffsetReset
+                | Code::OffsetOutOfRange
+                | Code::UnknownTopicOrPartition
+                | Code::TopicAuthorizationFailed
+                | Code::Fatal
+        )
+    )
 }
 
 struct Reading(mpsc::Receiver<Record>);

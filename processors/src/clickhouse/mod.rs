@@ -38,7 +38,7 @@ pub use migrate::{check_server, migrate};
 pub use pages::pages;
 pub use server::reachable;
 pub use table::{Table, TableError, Tables};
-pub use verify::{Comparison, Difference, Kind};
+pub use verify::{Comparison, Difference, Found, Kind};
 
 use millrace_schemas::Contracts;
 

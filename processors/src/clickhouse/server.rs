@@ -205,7 +205,8 @@ impl Server {
             table.raw()
         );
         let query = self.client.query_raw(&sql).param("topic", span.topic).param("partition", span.partition);
-        self.within(query.param("from", span.from).param("to", span.to).fetch_all()).await
+        let query = asking(query.param("from", span.from).param("to", span.to), self.topology.read_settings());
+        self.within(query.fetch_all()).await
     }
 
     /// Which of these events the table holds, wherever they are from.
@@ -213,7 +214,7 @@ impl Server {
         let sql =
             format!("select distinct event_id as id from {} where event_id in {{events:Array(UUID)}}", table.raw());
         let events: Vec<String> = events.iter().map(Uuid::to_string).collect();
-        let query = self.client.query_raw(&sql).param("events", events);
+        let query = asking(self.client.query_raw(&sql).param("events", events), self.topology.read_settings());
         Ok(self.within(query.fetch_all::<Id>()).await?.into_iter().map(|Id { id }| id).collect())
     }
 

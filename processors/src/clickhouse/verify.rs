@@ -9,14 +9,17 @@ use super::row::whole::Plan;
 use super::server::{Content, Server, Stretch, to_anyhow};
 use super::table::Table;
 use anyhow::Context;
-use millrace_schemas::{Contract, Contracts, WriterSchema};
-use millrace_stream::{Batch, Failure, Handler, Incoming, Reason, Reject};
+use millrace_schemas::{Cleanup, Contract, Contracts, WriterSchema};
+use millrace_stream::{Batch, Failure, Handler, Incoming, Position, Reason, Reject};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use uuid::Uuid;
+
+/// Differences told by name between two calls of [`Comparison::take`]; all are counted.
+const NAMED_MAX: usize = 100;
 
 /// Events asked for by id in one question.
 const IDS_MAX: usize = 1_000;
@@ -59,16 +62,21 @@ impl fmt::Display for Difference {
 pub struct Comparison {
     server: Server,
     readers: Readers<Plan>,
-    /// Event types by topic.
-    types: BTreeMap<String, Vec<String>>,
+    /// Contracts by topic.
+    contracts: BTreeMap<String, Vec<Arc<Contract>>>,
+    /// Records that were given up: nobody wants their events in a table.
+    discarded: HashSet<Position>,
     found: Mutex<Found>,
 }
 
 /// What was found so far.
 #[derive(Debug, Default)]
-struct Found {
-    compared: u64,
-    differences: Vec<Difference>,
+pub struct Found {
+    /// Events that must be in a table.
+    pub compared: u64,
+    pub differences: u64,
+    /// The first of them, at most [`NAMED_MAX`].
+    pub named: Vec<Difference>,
 }
 
 /// What the log says of a batch.
@@ -87,21 +95,20 @@ type Rows = BTreeMap<i64, (Uuid, [u8; 32])>;
 impl Comparison {
     /// # Errors
     /// A configuration or a contract that cannot be.
-    pub fn new(config: &ClickHouseConfig, contracts: &Contracts) -> anyhow::Result<Self> {
-        let mut types: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    pub fn new(config: &ClickHouseConfig, contracts: &Contracts, discarded: HashSet<Position>) -> anyhow::Result<Self> {
+        let mut by_topic: BTreeMap<String, Vec<Arc<Contract>>> = BTreeMap::new();
         for contract in contracts.iter() {
-            types.entry(contract.topic.clone()).or_default().push(contract.event_type.clone());
+            by_topic.entry(contract.topic.clone()).or_default().push(contract.clone());
         }
         let readers = Readers::new(super::tables(config, contracts)?, Plan::compile);
         // A scan of a large table takes longer than an insert.
         let server = Server::with_timeout(config, config.migrate_timeout())?;
-        Ok(Self { server, readers, types, found: Mutex::default() })
+        Ok(Self { server, readers, contracts: by_topic, discarded, found: Mutex::default() })
     }
 
-    /// How many events were compared since the last call, and what was found.
-    pub fn take(&self) -> (u64, Vec<Difference>) {
-        let Found { compared, differences } = std::mem::take(&mut *self.found());
-        (compared, differences)
+    /// What was found since the last call.
+    pub fn take(&self) -> Found {
+        std::mem::take(&mut *self.found())
     }
 
     fn found(&self) -> std::sync::MutexGuard<'_, Found> {
@@ -111,17 +118,24 @@ impl Comparison {
     async fn compare(&self, topic: &str, partition: i32, batch: &Batch<Expected>) -> anyhow::Result<()> {
         let Some((from, to)) = batch.range() else { return Ok(()) };
         let stretch = Stretch { topic, partition, from, to };
-        for event_type in self.types.get(topic).into_iter().flatten() {
-            let Some(newest) = self.readers.table(event_type) else { continue };
-            self.compare_table(&newest, &stretch, &batch.block)
-                .await
-                .with_context(|| format!("events_raw.{}", newest.name()))?;
+        for contract in self.contracts.get(topic).into_iter().flatten() {
+            let Some(newest) = self.readers.table(&contract.event_type) else { continue };
+            let compacted = contract.cleanup == Cleanup::Compact;
+            let compared = self.compare_table(&newest, compacted, &stretch, &batch.block).await;
+            compared.with_context(|| format!("events_raw.{}", newest.name()))?;
         }
         Ok(())
     }
 
-    /// A table that gained a column within the batch is looked at once for each of its forms.
-    async fn compare_table(&self, newest: &Arc<Table>, stretch: &Stretch<'_>, block: &Expected) -> anyhow::Result<()> {
+    /// A table that gained a column within the batch is looked at once for each of its forms. A compacted log has let
+    /// go of records whose rows stay: there only a place that holds another event says that a row is too much.
+    async fn compare_table(
+        &self,
+        newest: &Arc<Table>,
+        compacted: bool,
+        stretch: &Stretch<'_>,
+        block: &Expected,
+    ) -> anyhow::Result<()> {
         let none = Rows::new();
         let forms: Vec<_> = block.tables.values().filter(|(table, _)| table.name() == newest.name()).collect();
         let anywhere: HashSet<Place> =
@@ -133,6 +147,10 @@ impl Comparison {
         for (table, rows) in forms {
             let contents = self.server.contents(table, stretch).await.map_err(to_anyhow)?;
             let (mut differences, missing) = differ(rows, &anywhere, &contents);
+            if compacted {
+                let held: HashSet<i64> = anywhere.iter().map(|(offset, _)| *offset).collect();
+                differences.retain(|(kind, (offset, _))| *kind != Kind::Extra || held.contains(offset));
+            }
             differences.extend(self.nowhere(table, missing).await?.into_iter().map(|row| (Kind::Missing, row)));
             self.note(table, stretch, rows.len(), differences);
         }
@@ -154,7 +172,9 @@ impl Comparison {
     fn note(&self, table: &Table, stretch: &Stretch<'_>, compared: usize, rows: Vec<(Kind, Place)>) {
         let mut found = self.found();
         found.compared += compared as u64;
-        found.differences.extend(rows.into_iter().map(|(kind, (offset, event_id))| Difference {
+        found.differences += rows.len() as u64;
+        let room = NAMED_MAX - found.named.len();
+        found.named.extend(rows.into_iter().take(room).map(|(kind, (offset, event_id))| Difference {
             kind,
             table: table.name().to_owned(),
             topic: stretch.topic.to_owned(),
@@ -189,18 +209,21 @@ fn differ(expected: &Rows, anywhere: &HashSet<Place>, contents: &[Content]) -> (
 impl Handler for Comparison {
     type Block = Expected;
 
-    /// As the pipeline does, but for the server: a column that is not there yet is one that differs.
+    /// As the pipeline does, but for the server, which has the column already: the pipeline settled the record.
     async fn meet(&self, contract: &Contract, writer: &WriterSchema) -> Result<(), Failure> {
         let Some(table) = self.readers.table(&contract.event_type) else { return Ok(()) };
         match table.evolved(contract, writer.schema) {
             Ok(None) => {}
             Ok(Some(evolved)) => self.readers.follow(&contract.event_type, evolved),
-            Err(why) => self.readers.refuse(&contract.event_type, writer, why),
+            Err(why) => drop(self.readers.refuse(writer, why)),
         }
         Ok(())
     }
 
     fn decode(&self, incoming: &Incoming<'_>, expected: &mut Expected) -> Result<bool, Reject> {
+        if self.discarded.contains(incoming.position) {
+            return Ok(false);
+        }
         let Some(reader) = self.readers.get(&incoming.contract.event_type, incoming.writer) else {
             return Err(Reject::new(Reason::UnknownType, "no table"));
         };
