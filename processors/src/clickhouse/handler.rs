@@ -57,17 +57,16 @@ impl ClickHouse {
         })
     }
 
-    async fn insert_all(&self, batch: &Batch<Rows>) -> Result<(), Failure> {
-        let Some(span) = batch.block.span(batch.range()) else { return Ok(()) }; // nothing here for a table
+    async fn insert_all(&self, batch: &Batch<Rows>, span: &Span) -> Result<(), Failure> {
         let blocks = batch.block.blocks();
-        let mut attempt = Attempt::new(self.known(batch, &span, &blocks));
+        let mut attempt = Attempt::new(self.known(batch, span, &blocks));
         let mut missing = None;
         loop {
             match attempt.step() {
                 Step::Plan => self.plan(batch, &blocks).await?,
-                Step::Insert(at) => self.insert(&blocks[at], &blocks[at].token(&span)).await?,
-                Step::Look(at) => missing = self.look(&blocks[at], &span).await?,
-                Step::InsertMissing(_) => self.insert_missing(missing.take().as_ref(), &span).await?,
+                Step::Insert(at) => self.insert(&blocks[at], &blocks[at].token(span)).await?,
+                Step::Look(at) => missing = self.look(&blocks[at], span).await?,
+                Step::InsertMissing(_) => self.insert_missing(missing.take().as_ref(), span).await?,
                 Step::Settle => break,
             }
             attempt.done(missing.is_some());
@@ -78,14 +77,8 @@ impl ClickHouse {
 
     /// What may have been inserted before. A replayed letter has neither plan nor predecessor we would know of.
     fn known(&self, batch: &Batch<Rows>, span: &Span, blocks: &[Block<'_>]) -> Vec<Known> {
-        let planned = batch.earlier_plan();
-        let repeated = self.begun.begin(span) || batch.range().is_none() || planned.is_some();
-        let known = |block: &Block<'_>| match planned {
-            _ if !repeated => Known::New,
-            Some(note) if !block.is_in(note) => Known::PlannedOtherwise,
-            _ => Known::Planned,
-        };
-        blocks.iter().map(known).collect()
+        let (begun, plan) = (self.begun.begin(span) || batch.range().is_none(), batch.earlier_plan());
+        blocks.iter().map(|block| Known::of(begun, plan.map(|note| block.is_in(note)))).collect()
     }
 
     async fn plan(&self, batch: &Batch<Rows>, blocks: &[Block<'_>]) -> Result<(), Failure> {
@@ -187,9 +180,10 @@ impl Handler for ClickHouse {
     }
 
     async fn apply(&self, batch: &Batch<Rows>) -> Result<(), Failure> {
-        self.insert_all(batch).await?;
+        let Some(span) = batch.block.span(batch.range()) else { return self.settle(batch).await }; // nothing for a table
+        self.insert_all(batch, &span).await?;
         self.settle(batch).await?;
-        batch.block.span(batch.range()).iter().for_each(|span| self.begun.end(span));
+        self.begun.end(&span);
         Ok(())
     }
 }

@@ -37,6 +37,18 @@ pub(super) enum Known {
     PlannedOtherwise,
 }
 
+impl Known {
+    /// `begun`: this owner may have begun before, or cannot know who has. `planned`: whether exactly this block is in the
+    /// plan that an earlier owner left; none where there is no such plan.
+    pub fn of(begun: bool, planned: Option<bool>) -> Self {
+        match (begun, planned) {
+            (false, None) => Self::New,
+            (true, None) | (_, Some(true)) => Self::Planned,
+            (_, Some(false)) => Self::PlannedOtherwise,
+        }
+    }
+}
+
 /// One try at a batch.
 #[derive(Debug)]
 pub(super) struct Attempt {

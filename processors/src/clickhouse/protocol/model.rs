@@ -301,6 +301,8 @@ impl Game {
         match answer.filter(|_| !unanswered && !forgets) {
             None => self.try_again(at),
             Some(answer) => {
+                let stale = self.owners[at].epoch != self.world.epoch;
+                assert!(stale || !matches!(answer, Answer::Fenced), "the owner was told that it is stale");
                 if self.owners[at].hears(answer).is_none() {
                     self.owners.swap_remove(at);
                 }
@@ -311,11 +313,10 @@ impl Game {
 
 impl Owner {
     fn attempt(&mut self, span: (usize, usize), blocks: &[Block], looks: bool) -> Attempt {
-        let repeats = self.begun.replace(span) == Some(span) || self.plan.is_some();
-        let known = |block: &Block| match &self.plan {
-            _ if !repeats || !looks => Known::New,
-            Some(plan) if !plan.blocks.contains(block) => Known::PlannedOtherwise,
-            _ => Known::Planned,
+        let begun = self.begun.replace(span) == Some(span);
+        let known = |block: &Block| match looks {
+            true => Known::of(begun, self.plan.as_ref().map(|plan| plan.blocks.contains(block))),
+            false => Known::New,
         };
         Attempt::new(blocks.iter().map(known).collect())
     }
