@@ -52,9 +52,8 @@ impl<P> Readers<P> {
             return Some(reader.clone());
         }
         let table = known.tables.get(place).clone();
-        let refused = known.refused.get(&writer.id).cloned();
         drop(known);
-        let plan = refused.map_or_else(|| (self.compile)(writer, &table), Err);
+        let plan = (self.compile)(writer, &table);
         Some(self.change().put(writer.id, Reader { place, table, plan }))
     }
 
@@ -80,7 +79,7 @@ impl<P> Readers<P> {
 }
 
 impl<P> Known<P> {
-    /// Not over a refusal that came while it was compiled.
+    /// But for a schema that is refused: its records are set aside, whatever could be read of them.
     fn put(&mut self, schema: u32, reader: Reader<P>) -> Arc<Reader<P>> {
         let reader = match self.refused.get(&schema) {
             Some(why) => Reader { plan: Err(why.clone()), ..reader },
