@@ -5,7 +5,7 @@
 
 use crate::dead_letter::{self, Rejected};
 use crate::memory_bound::Held;
-use crate::{Failure, Position, Record, answered};
+use crate::{Failure, Position, Range, Record, answered};
 use chrono::{DateTime, Utc};
 use millrace_schemas::Envelope;
 use serde_json::Value;
@@ -268,12 +268,10 @@ impl<B> Batch<B> {
         }
     }
 
-    /// Topic and partition; none for a replayed dead letter.
-    pub fn place(&self) -> Option<(&str, i32)> {
-        match &self.purpose {
-            Purpose::Advance { claim, .. } => Some((&claim.topic, claim.partition)),
-            Purpose::Replay { .. } => None,
-        }
+    /// The same with its topic and partition.
+    pub fn place(&self) -> Option<Range> {
+        let Purpose::Advance { claim, from, to, .. } = &self.purpose else { return None };
+        Some(Range { topic: claim.topic.to_string(), partition: claim.partition, from: *from, to: *to })
     }
 
     /// The plan an earlier owner left for exactly this range.

@@ -12,7 +12,7 @@ use anyhow::Context;
 use clickhouse::Client;
 use clickhouse::query::Query;
 use millrace_schemas::without_password;
-use millrace_stream::{Backoff, Failure};
+use millrace_stream::{Backoff, Failure, Range};
 use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -75,14 +75,6 @@ pub(super) struct Content {
 struct Id {
     #[serde(with = "clickhouse::serde::uuid")]
     id: Uuid,
-}
-
-/// Offsets of one partition, `to` excluded.
-pub(super) struct Stretch<'a> {
-    pub topic: &'a str,
-    pub partition: i32,
-    pub from: i64,
-    pub to: i64,
 }
 
 /// The server.
@@ -195,7 +187,7 @@ impl Server {
     }
 
     /// Every row of the table from this range of the log, duplicates included, with a hash of its columns.
-    pub async fn contents(&self, table: &Table, span: &Stretch<'_>) -> Result<Vec<Content>, Failure> {
+    pub async fn contents(&self, table: &Table, range: &Range) -> Result<Vec<Content>, Failure> {
         let columns: Vec<_> = table.insert_columns().map(|column| quote(&column.name)).collect();
         let sql = format!(
             "select _offset, event_id, SHA256(formatRow('RowBinary', {})) as hash from {}
@@ -204,8 +196,8 @@ impl Server {
             columns.join(", "),
             table.raw()
         );
-        let query = self.client.query_raw(&sql).param("topic", span.topic).param("partition", span.partition);
-        let query = asking(query.param("from", span.from).param("to", span.to), self.topology.read_settings());
+        let query = self.client.query_raw(&sql).param("topic", &range.topic).param("partition", range.partition);
+        let query = asking(query.param("from", range.from).param("to", range.to), self.topology.read_settings());
         self.within(query.fetch_all()).await
     }
 

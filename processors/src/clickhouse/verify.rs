@@ -6,11 +6,11 @@
 use super::config::ClickHouseConfig;
 use super::readers::Readers;
 use super::row::whole::Plan;
-use super::server::{Content, Server, Stretch, to_anyhow};
+use super::server::{Content, Server, to_anyhow};
 use super::table::Table;
 use anyhow::Context;
 use millrace_schemas::{Cleanup, Contract, Contracts, WriterSchema};
-use millrace_stream::{Batch, Failure, Handler, Incoming, Position, Reason, Reject};
+use millrace_stream::{Batch, Failure, Handler, Incoming, Position, Range, Reason, Reject};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -115,13 +115,11 @@ impl Comparison {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn compare(&self, topic: &str, partition: i32, batch: &Batch<Expected>) -> anyhow::Result<()> {
-        let Some((from, to)) = batch.range() else { return Ok(()) };
-        let stretch = Stretch { topic, partition, from, to };
-        for contract in self.contracts.get(topic).into_iter().flatten() {
+    async fn compare(&self, range: &Range, expected: &Expected) -> anyhow::Result<()> {
+        for contract in self.contracts.get(&range.topic).into_iter().flatten() {
             let Some(newest) = self.readers.table(&contract.event_type) else { continue };
             let compacted = contract.cleanup == Cleanup::Compact;
-            let compared = self.compare_table(&newest, compacted, &stretch, &batch.block).await;
+            let compared = self.compare_table(&newest, compacted, range, expected).await;
             compared.with_context(|| format!("events_raw.{}", newest.name()))?;
         }
         Ok(())
@@ -133,11 +131,11 @@ impl Comparison {
         &self,
         newest: &Arc<Table>,
         compacted: bool,
-        stretch: &Stretch<'_>,
-        block: &Expected,
+        range: &Range,
+        expected: &Expected,
     ) -> anyhow::Result<()> {
         let none = Rows::new();
-        let forms: Vec<_> = block.tables.values().filter(|(table, _)| table.name() == newest.name()).collect();
+        let forms: Vec<_> = expected.tables.values().filter(|(table, _)| table.name() == newest.name()).collect();
         let anywhere: HashSet<Place> =
             forms.iter().flat_map(|(_, rows)| rows.iter().map(|(offset, (id, _))| (*offset, *id))).collect();
         let forms = match forms.is_empty() {
@@ -145,14 +143,14 @@ impl Comparison {
             false => forms.into_iter().map(|(table, rows)| (table, rows)).collect(),
         };
         for (table, rows) in forms {
-            let contents = self.server.contents(table, stretch).await.map_err(to_anyhow)?;
+            let contents = self.server.contents(table, range).await.map_err(to_anyhow)?;
             let (mut differences, missing) = differ(rows, &anywhere, &contents);
             if compacted {
                 let held: HashSet<i64> = anywhere.iter().map(|(offset, _)| *offset).collect();
                 differences.retain(|(kind, (offset, _))| *kind != Kind::Extra || held.contains(offset));
             }
             differences.extend(self.nowhere(table, missing).await?.into_iter().map(|row| (Kind::Missing, row)));
-            self.note(table, stretch, rows.len(), differences);
+            self.note(table, range, rows.len(), differences);
         }
         Ok(())
     }
@@ -169,7 +167,7 @@ impl Comparison {
         Ok(nowhere)
     }
 
-    fn note(&self, table: &Table, stretch: &Stretch<'_>, compared: usize, rows: Vec<(Kind, Place)>) {
+    fn note(&self, table: &Table, range: &Range, compared: usize, rows: Vec<(Kind, Place)>) {
         let mut found = self.found();
         found.compared += compared as u64;
         found.differences += rows.len() as u64;
@@ -177,8 +175,8 @@ impl Comparison {
         found.named.extend(rows.into_iter().take(room).map(|(kind, (offset, event_id))| Difference {
             kind,
             table: table.name().to_owned(),
-            topic: stretch.topic.to_owned(),
-            partition: stretch.partition,
+            topic: range.topic.clone(),
+            partition: range.partition,
             offset,
             event_id,
         }));
@@ -237,9 +235,8 @@ impl Handler for Comparison {
     }
 
     async fn apply(&self, batch: &Batch<Expected>) -> Result<(), Failure> {
-        let (topic, partition) =
-            batch.place().ok_or_else(|| Failure::stop(anyhow::anyhow!("a letter has no place")))?;
-        self.compare(topic, partition, batch).await.map_err(Failure::stop)
+        let Some(range) = batch.place() else { return Ok(()) }; // a letter; none is replayed into this
+        self.compare(&range, &batch.block).await.map_err(Failure::stop)
     }
 }
 
