@@ -62,9 +62,7 @@ pub async fn everything_else(config: &Config, global: &Global, contracts: &Contr
         RegistryError::Unreachable(_) => Exit::unreachable("the schema registry", error),
         refused => Exit::failed(refused),
     })?;
-    let address = format!("ClickHouse at {}", without_password(&config.clickhouse.url));
-    let reachable = clickhouse::reachable(&config.clickhouse).await;
-    reachable.map_err(|error| Exit::unreachable(&address, format!("{error:#}")))?;
+    roles::reach_clickhouse(&config.clickhouse).await?;
     let clickhouse = clickhouse::migrate(&config.clickhouse, contracts, &global.analytics()?).await?;
     Ok(Migrated { topics_created, subjects: subjects.len(), clickhouse })
 }

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::exit::{Exit, asked_to_stop};
 use crate::ops::{self, Check, Ops};
 use futures_util::future::{BoxFuture, FutureExt, join_all, select_all};
-use millrace_processors::clickhouse::{self, ClickHouse};
+use millrace_processors::clickhouse::{self, ClickHouse, ClickHouseConfig};
 use millrace_processors::postgres;
 use millrace_schemas::registry::Registry;
 use millrace_schemas::{Contracts, without_password};
@@ -137,8 +137,7 @@ impl Base {
     async fn clickhouse(&self) -> Result<ClickHouse, Exit> {
         let config = &self.config.clickhouse;
         config.check().map_err(Exit::usage)?;
-        let address = format!("ClickHouse at {}", without_password(&config.url));
-        clickhouse::reachable(config).await.map_err(|error| Exit::unreachable(&address, format!("{error:#}")))?;
+        reach_clickhouse(config).await?;
         clickhouse::check_server(config, &self.contracts).await?;
         Ok(ClickHouse::new(config, &self.contracts, self.pool.clone(), self.meters.clickhouse.clone())?)
     }
@@ -188,6 +187,13 @@ impl Base {
         }
         Ops { metrics: self.meters.registry, checks }
     }
+}
+
+/// # Errors
+/// [`Exit::unreachable`], saying where it was looked for.
+pub async fn reach_clickhouse(config: &ClickHouseConfig) -> Result<(), Exit> {
+    let address = format!("ClickHouse at {}", without_password(&config.url));
+    clickhouse::reachable(config).await.map_err(|error| Exit::unreachable(&address, format!("{error:#}")))
 }
 
 /// Serves the ops port until asked to stop or until something had to stop, then drains.

@@ -2,12 +2,12 @@
 #![allow(clippy::print_stdout, reason = "this command's output")]
 
 use crate::commands::Global;
-use crate::commands::roles::Base;
+use crate::commands::roles::{Base, reach_clickhouse};
 use crate::config::Config;
 use crate::exit::Exit;
 use clap::{Args, Subcommand};
 use millrace_processors::clickhouse::{self, Comparison, Difference, Found};
-use millrace_stream::{Admin, DeadLetters, PipelineConfig, Range, scan};
+use millrace_stream::{Admin, Checkpoint, DeadLetters, PipelineConfig, Range, scan};
 use serde::Serialize;
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -50,14 +50,12 @@ struct Verified {
 pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Exit> {
     let What::Clickhouse(arguments) = what;
     let base = Base::connect(config, global).await?;
-    clickhouse::reachable(&config.clickhouse)
-        .await
-        .map_err(|error| Exit::unreachable("ClickHouse", format!("{error:#}")))?;
+    reach_clickhouse(&config.clickhouse).await?;
     let discarded = DeadLetters::new(base.pool.clone()).discarded(clickhouse::NAME).await;
     let discarded = discarded.map_err(|failure| Exit::failed(anyhow::anyhow!("{failure}")))?;
     let comparison = Arc::new(Comparison::new(&config.clickhouse, &base.contracts, discarded)?);
     let mut differences = 0;
-    for range in ranges(&base, arguments).await? {
+    for range in settled(&base, arguments).await? {
         let Some(range) = still_held(&base, range).await? else { continue };
         let verified = compare(&base, &comparison, range).await?;
         differences += verified.differences;
@@ -69,26 +67,21 @@ pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Ex
     }
 }
 
-/// What the pipeline has settled and the log still holds, partition by partition.
-async fn ranges(base: &Base, arguments: &Arguments) -> Result<Vec<Range>, Exit> {
+/// What the pipeline has settled, partition by partition.
+async fn settled(base: &Base, arguments: &Arguments) -> Result<Vec<Range>, Exit> {
     let settled = base.spine.checkpoints.list().await.map_err(Exit::failed)?;
     let wanted = |topic: &str| arguments.topic.as_ref().is_none_or(|wanted| wanted == topic);
-    let settled: Vec<_> =
-        settled.into_iter().filter(|row| row.pipeline == clickhouse::NAME && wanted(&row.topic)).collect();
-    if settled.is_empty() {
+    let settled = settled.into_iter().filter(|row| row.pipeline == clickhouse::NAME && wanted(&row.topic));
+    let from = arguments.from.unwrap_or_default();
+    let range = |row: Checkpoint| Range { topic: row.topic, partition: row.partition, from, to: row.next };
+    let ranges: Vec<_> = settled.map(range).collect();
+    if ranges.is_empty() {
         return Err(Exit::usage("nothing to compare: the pipeline `clickhouse` has settled nothing of such a topic"));
     }
-    let topics: std::collections::BTreeSet<_> = settled.iter().map(|row| row.topic.clone()).collect();
-    let log = Admin::new(base.config.kafka.clone()).partitions(topics.into_iter().collect()).await?;
-    let range = |row: millrace_stream::Checkpoint| {
-        let held = log.iter().find(|found| (&found.topic, found.partition) == (&row.topic, row.partition))?;
-        let from = arguments.from.unwrap_or(held.log_start).max(held.log_start);
-        (from < row.next).then_some(Range { topic: row.topic, partition: row.partition, from, to: row.next })
-    };
-    Ok(settled.into_iter().filter_map(range).collect())
+    Ok(ranges)
 }
 
-/// Retention goes on while other partitions are compared.
+/// The part of it that the log holds: retention goes on while other partitions are compared.
 async fn still_held(base: &Base, range: Range) -> Result<Option<Range>, Exit> {
     let log = Admin::new(base.config.kafka.clone()).partitions(vec![range.topic.clone()]).await?;
     let held = log.iter().find(|found| found.partition == range.partition);
