@@ -82,11 +82,7 @@ async fn columns_added(platform: &Platform) -> Vec<Value> {
 }
 
 fn replicas(platform: &Platform) -> [Role; 2] {
-    ["one", "two"].map(|name| {
-        let mut command = platform.command();
-        command.args(["process", "clickhouse"]).env("MILLRACE_KAFKA__INSTANCE", name);
-        Role::start(&mut command, &platform.data, name)
-    })
+    ["one", "two"].map(|name| platform.member(name, &["process", "clickhouse"], &[]))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,6 +71,13 @@ impl Platform {
         Role::start(self.command().args(arguments), &self.data, &arguments.join("-"))
     }
 
+    /// Starts a role as the group member of this name.
+    pub fn member(&self, name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Role {
+        let mut command = self.command();
+        command.args(arguments).env("MILLRACE_KAFKA__INSTANCE", name).envs(environment.iter().copied());
+        Role::start(&mut command, &self.data, name)
+    }
+
     pub async fn postgres(&self) -> PgPool {
         PgPool::connect(&self.addresses().postgres).await.unwrap()
     }

@@ -27,9 +27,7 @@ impl Shop {
 
     /// Starts a role as the group member of this name.
     pub fn member(&self, name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Role {
-        let mut command = self.platform.command();
-        command.args(arguments).env("MILLRACE_KAFKA__INSTANCE", name).envs(environment.iter().copied());
-        Role::start(&mut command, &self.platform.data, name)
+        self.platform.member(name, arguments, environment)
     }
 
     /// The next events of the seed, as fast as the log takes them; the simulator's report.
