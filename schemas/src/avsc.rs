@@ -13,6 +13,7 @@ pub(crate) struct Header {
     pub topic: String,
     pub key: String,
     pub cleanup: Cleanup,
+    pub erases: Option<String>,
 }
 
 /// The broken rules of one file.
@@ -32,7 +33,7 @@ impl<'a> Faults<'a> {
     }
 }
 
-const HEADER_ATTRIBUTES: &[&str] = &["type", "topic", "key", "cleanup"];
+const HEADER_ATTRIBUTES: &[&str] = &["type", "topic", "key", "cleanup", "erases"];
 const RECORD_ATTRIBUTES: &[&str] = &["type", "name", "namespace", "doc", "aliases", "fields"];
 const CONTRACT_ATTRIBUTES: &[&str] = &["type", "name", "namespace", "doc", "aliases", "fields", "millrace"];
 const FIELD_ATTRIBUTES: &[&str] =
@@ -117,7 +118,8 @@ fn header(faults: &mut Faults, event_type: &str, top: &Map<String, Json>) -> Opt
         check_key(faults, key, top);
     }
     let cleanup = cleanup(faults, attribute.get("cleanup"));
-    Some(Header { event_type: event_type.to_owned(), topic: topic?.to_owned(), key: key?.to_owned(), cleanup })
+    let erases = erases(faults, attribute.get("erases"), top);
+    Some(Header { event_type: event_type.to_owned(), topic: topic?.to_owned(), key: key?.to_owned(), cleanup, erases })
 }
 
 fn cleanup(faults: &mut Faults, found: Option<&Json>) -> Cleanup {
@@ -139,6 +141,19 @@ fn check_key(faults: &mut Faults, key: &str, top: &Map<String, Json>) {
         Some(_) => format!("the key `{key}` is not a plain string or uuid: the aggregate's id is text and never null"),
     };
     faults.add("$.millrace.key", "key", message);
+}
+
+/// Whose personal data the event asks to be erased.
+fn erases(faults: &mut Faults, found: Option<&Json>, top: &Map<String, Json>) -> Option<String> {
+    let found = found?;
+    let subject = found.as_str().unwrap_or_default();
+    let message = match field_named(top, subject).map(|field| field.get("type")) {
+        None => format!("{found} names no field at the top{}", nearest(subject, &field_names(top))),
+        Some(Some(kind)) if base(kind) == Some("string") => return Some(subject.to_owned()),
+        Some(_) => format!("`{subject}` is not a plain string or uuid: an erasure is always somebody's, never null"),
+    };
+    faults.add("$.millrace.erases", "erases", message);
+    None
 }
 
 /// `order.placed`: `^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$`.
@@ -231,6 +246,7 @@ impl Walk<'_, '_> {
         self.kind(kind, &format!("{path}.type"), column.map(|column| format!("{column}_")).as_deref());
         self.default(field, kind, path);
         self.unit(record, field, kind, path);
+        self.personal(field, path, columns.is_some());
         self.marks(field, kind, path);
     }
 
@@ -432,15 +448,32 @@ impl Walk<'_, '_> {
         self.faults.add(&format!("{path}.unit"), "unit", message);
     }
 
+    /// Personal data can be told apart by whose it is, and erased by column.
+    fn personal(&mut self, field: &Map<String, Json>, path: &str, has_columns: bool) {
+        let Some(found) = field.get("pii") else { return };
+        let subject = found.as_str().and_then(|subject| field_named(self.top, subject));
+        let message = match subject.map(|subject| subject.get("type")) {
+            None => {
+                let near = nearest(found.as_str().unwrap_or_default(), &field_names(self.top));
+                format!("{found} names no field at the top: pii says which field holds whose data it is{near}")
+            }
+            Some(kind) if kind.and_then(value_base) != Some("string") => {
+                format!("{found} is not a string or uuid: pii says which field holds the id of whose data it is")
+            }
+            _ if found.as_str() == text(field, "name") => {
+                "a field is not its own: pii says which other field holds the id of whose data it is".to_owned()
+            }
+            _ if !has_columns => {
+                "within an array or a map there is no column to erase: move the field to the top or into a record, \
+                 or mark the whole array"
+                    .to_owned()
+            }
+            _ => return,
+        };
+        self.faults.add(&format!("{path}.pii"), "pii", message);
+    }
+
     fn marks(&mut self, field: &Map<String, Json>, kind: &Json, path: &str) {
-        if let Some(subject) = field.get("pii")
-            && subject.as_str().is_none_or(|subject| field_named(self.top, subject).is_none())
-        {
-            let near = nearest(subject.as_str().unwrap_or_default(), &field_names(self.top));
-            let message =
-                format!("{subject} names no field at the top: pii says which field holds whose data it is{near}");
-            self.faults.add(&format!("{path}.pii"), "pii", message);
-        }
         if let Some(mark) = field.get("low_cardinality")
             && (!mark.is_boolean() || value_base(kind) != Some("string"))
         {

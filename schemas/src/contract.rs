@@ -41,6 +41,8 @@ pub struct Contract {
     /// The field that holds the aggregate's id: the record's key.
     pub key: String,
     pub cleanup: Cleanup,
+    /// The field that holds the id of whose personal data the event asks to be erased.
+    pub erases: Option<String>,
     /// Oldest first; never empty.
     versions: Vec<Version>,
     /// A value of the newest version in Avro's JSON encoding.
@@ -128,8 +130,8 @@ impl Contracts {
 impl Contract {
     /// `versions` oldest first, at least one, each a record; `rules` has seen to it.
     pub(crate) fn new(header: Header, versions: Vec<Version>, example: serde_json::Value) -> Self {
-        let Header { event_type, topic, key, cleanup } = header;
-        Self { event_type, topic, key, cleanup, versions, example }
+        let Header { event_type, topic, key, cleanup, erases } = header;
+        Self { event_type, topic, key, cleanup, erases, versions, example }
     }
 
     pub fn versions(&self) -> &[Version] {
