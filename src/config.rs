@@ -8,6 +8,7 @@ use crate::exit::Exit;
 use anyhow::Context;
 use millrace_local::Addresses;
 use millrace_processors::clickhouse::ClickHouseConfig;
+use millrace_processors::clickhouse::erasure::ErasureConfig;
 use millrace_schemas::registry::Registry;
 use millrace_schemas::without_password;
 use millrace_sinks::WebhookConfig;
@@ -79,6 +80,7 @@ pub struct ProcessConfig {
     pub clickhouse: PipelineConfig,
     pub order_status: PipelineConfig,
     pub customer_summary: PipelineConfig,
+    pub erasure: ErasureConfig,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -105,7 +107,8 @@ impl Default for ProcessConfig {
             batches_per_second: Some(20),
             ..PipelineConfig::default()
         };
-        Self { clickhouse, order_status: PipelineConfig::default(), customer_summary: PipelineConfig::default() }
+        let (order_status, customer_summary) = Default::default();
+        Self { clickhouse, order_status, customer_summary, erasure: ErasureConfig::default() }
     }
 }
 

@@ -4,7 +4,8 @@
 use crate::commands::{Global, roles};
 use crate::config::Config;
 use crate::exit::Exit;
-use millrace_processors::{clickhouse, postgres};
+use millrace_processors::clickhouse::{self, erasure};
+use millrace_processors::postgres;
 use millrace_schemas::registry::RegistryError;
 use millrace_schemas::{Contracts, without_password};
 use millrace_stream::{Admin, Topic};
@@ -41,7 +42,8 @@ pub async fn run(config: &Config, global: &Global) -> Result<(), Exit> {
 /// Our own tables come first: the registry keeps its schemas in them.
 pub async fn postgres_schema(config: &Config) -> Result<(), Exit> {
     let options = config.postgres.options()?;
-    let others = [postgres::MIGRATIONS, millrace_sinks::MIGRATIONS, millrace_producers::MIGRATIONS];
+    let others =
+        [postgres::MIGRATIONS, erasure::MIGRATIONS, millrace_sinks::MIGRATIONS, millrace_producers::MIGRATIONS];
     let address = format!("Postgres at {}", without_password(&config.postgres.url));
     let migrated = millrace_stream::migrate(options, &config.postgres.projections_schema, &others).await;
     migrated.map_err(|error| match error.downcast_ref::<sqlx::Error>() {

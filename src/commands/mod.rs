@@ -3,6 +3,7 @@
 pub mod check;
 pub mod dead_letters;
 pub mod deliveries;
+pub mod erasure;
 pub mod local;
 pub mod migrate;
 pub mod roles;
@@ -55,7 +56,7 @@ pub enum Command {
     Migrate,
     /// Role: the schema registry (Confluent's HTTP API, kept in Postgres)
     Registry,
-    /// Role: fold events into ClickHouse tables and Postgres projections
+    /// Role: fold events into ClickHouse tables and Postgres projections, and erase whoever asks for it
     Process(Names),
     /// Role: act on events: deliver webhooks
     Sink(Names),
@@ -72,6 +73,8 @@ pub enum Command {
     /// What must reach the outside: list it, and give what was given up another round of attempts
     #[command(subcommand)]
     Deliveries(deliveries::Action),
+    /// Who was erased, and what is still there of them (exit code 2 when it is longer than promised)
+    Erasure,
     /// The effective configuration and where each value came from
     Config,
 }

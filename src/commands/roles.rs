@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::exit::{Exit, asked_to_stop};
 use crate::ops::{self, Check, Ops};
 use futures_util::future::{BoxFuture, FutureExt, join_all, select_all};
+use millrace_processors::clickhouse::erasure::{self, Erasure, ErasureHandle, ErasureMetrics};
 use millrace_processors::clickhouse::{self, ClickHouse, ClickHouseConfig};
 use millrace_processors::postgres;
 use millrace_schemas::registry::Registry;
@@ -30,9 +31,9 @@ pub struct Base {
     meters: Meters,
 }
 
-/// Every processor: the analytics, then the projections.
+/// Every processor: the analytics, who is erased from them, then the projections.
 fn processors() -> Vec<&'static str> {
-    [&[clickhouse::NAME], postgres::NAMES].concat()
+    [&[clickhouse::NAME, erasure::NAME], postgres::NAMES].concat()
 }
 
 /// Everything that reads the log.
@@ -69,7 +70,7 @@ pub async fn process(config: &Config, global: &Global, names: &Names) -> Result<
     let ops_port = listen_ops(config).await?;
     let base = Base::connect(config, global).await?;
     let running = base.start_all(&names).await?;
-    let ops = base.into_ops(names.contains(&clickhouse::NAME));
+    let ops = base.into_ops(names.contains(&clickhouse::NAME) || names.contains(&erasure::NAME));
     serve(running, ops, ops_port).await
 }
 
@@ -116,6 +117,9 @@ impl Base {
     }
 
     async fn start_processor(&self, name: &'static str) -> Result<Running, Exit> {
+        if name == erasure::NAME {
+            return self.start_erasure().await;
+        }
         let config = self.config.process.of(name);
         if name == clickhouse::NAME {
             let topics = self.contracts.topics().into_keys().collect();
@@ -134,12 +138,27 @@ impl Base {
         Ok(Running::Sink(Sink { pool: self.pool.clone(), config, rules, metrics }.start(&self.spine)?))
     }
 
+    async fn start_erasure(&self) -> Result<Running, Exit> {
+        let config = self.config.process.erasure.clone();
+        config.check().map_err(Exit::usage)?;
+        let clickhouse = self.checked_clickhouse().await?.clone();
+        let metrics = self.meters.erasure.clone();
+        let erasure = Erasure { pool: self.pool.clone(), clickhouse, config, metrics };
+        Ok(Running::Erasure(erasure.start(&self.spine, &self.contracts)?))
+    }
+
     async fn clickhouse(&self) -> Result<ClickHouse, Exit> {
+        let config = self.checked_clickhouse().await?;
+        Ok(ClickHouse::new(config, &self.contracts, self.pool.clone(), self.meters.clickhouse.clone())?)
+    }
+
+    /// Its configuration, once it was found to answer and to be as it must.
+    async fn checked_clickhouse(&self) -> Result<&ClickHouseConfig, Exit> {
         let config = &self.config.clickhouse;
         config.check().map_err(Exit::usage)?;
         reach_clickhouse(config).await?;
         clickhouse::check_server(config, &self.contracts).await?;
-        Ok(ClickHouse::new(config, &self.contracts, self.pool.clone(), self.meters.clickhouse.clone())?)
+        Ok(config)
     }
 
     /// The counters of a client that publishes from this process.
@@ -155,6 +174,8 @@ impl Base {
         let (name, decoder) = (letter.pipeline.as_str(), &self.spine.decoder);
         let replayed = if name == clickhouse::NAME {
             millrace_stream::replay(letters, decoder, &self.clickhouse().await?, letter).await
+        } else if name == erasure::NAME {
+            erasure::replay(letters, decoder, letter).await
         } else if millrace_sinks::NAMES.contains(&name) {
             millrace_sinks::replay(letters, decoder, &self.global.rules(&self.contracts)?, letter).await
         } else {
@@ -222,6 +243,7 @@ struct Meters {
     registry: prometheus_client::registry::Registry,
     stream: millrace_stream::Metrics,
     clickhouse: clickhouse::SinkMetrics,
+    erasure: ErasureMetrics,
     sinks: millrace_sinks::Metrics,
     client: millrace_producers::client::Metrics,
 }
@@ -231,15 +253,17 @@ impl Meters {
         let mut registry = prometheus_client::registry::Registry::default();
         let stream = millrace_stream::Metrics::register(&mut registry);
         let clickhouse = clickhouse::SinkMetrics::register(&mut registry);
+        let erasure = ErasureMetrics::register(&mut registry);
         let sinks = millrace_sinks::Metrics::register(&mut registry);
         let client = millrace_producers::client::Metrics::register(&mut registry);
-        Self { registry, stream, clickhouse, sinks, client }
+        Self { registry, stream, clickhouse, erasure, sinks, client }
     }
 }
 
 /// Something that runs until it is drained.
 pub enum Running {
     Pipeline(PipelineHandle),
+    Erasure(ErasureHandle),
     Sink(SinkHandle),
 }
 
@@ -247,6 +271,7 @@ impl Running {
     fn failed(&mut self) -> BoxFuture<'_, Arc<Failure>> {
         match self {
             Self::Pipeline(handle) => handle.failed().boxed(),
+            Self::Erasure(handle) => handle.failed().boxed(),
             Self::Sink(handle) => handle.failed().boxed(),
         }
     }
@@ -254,6 +279,7 @@ impl Running {
     async fn drain(self) -> bool {
         match self {
             Self::Pipeline(handle) => handle.drain().await,
+            Self::Erasure(handle) => handle.drain().await,
             Self::Sink(handle) => handle.drain().await,
         }
     }

@@ -5,6 +5,7 @@ use crate::commands::Global;
 use crate::config::Config;
 use crate::exit::Exit;
 use millrace_console::{PipelineStatus, State, Status};
+use millrace_processors::clickhouse::erasure;
 use millrace_sinks::Progress;
 use millrace_stream::{Admin, Checkpoints};
 use sqlx::PgPool;
@@ -13,13 +14,20 @@ pub async fn run(config: &Config, global: &Global) -> Result<(), Exit> {
     let pool = config.postgres.connect().await?;
     let status = ask(config, &pool).await?;
     let deliveries = millrace_sinks::progress(&pool).await?;
+    let erasures = erasure::progress(&pool).await?;
     if global.json {
-        println!("{}", serde_json::json!({ "at": status.at, "pipelines": status.pipelines, "deliveries": deliveries }));
+        let (at, pipelines) = (status.at, status.pipelines);
+        let all =
+            serde_json::json!({ "at": at, "pipelines": pipelines, "deliveries": deliveries, "erasures": erasures });
+        println!("{all}");
         return Ok(());
     }
     print!("{}", table(&status));
     for Progress { channel, endpoint, state, deliveries, oldest } in &deliveries {
         println!("{channel} {endpoint}: {deliveries} {state:?}, the oldest since {}", oldest.format("%F %T"));
+    }
+    if erasures.pending > 0 {
+        println!("{}", super::erasure::line(&erasures));
     }
     Ok(())
 }

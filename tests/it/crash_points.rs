@@ -10,18 +10,31 @@ use std::path::Path;
 const EVENTS: u64 = 2_000;
 
 /// What runs, each in a process of its own.
-const ROLES: [(&str, &[&str]); 4] = [
+const ROLES: [(&str, &[&str]); 5] = [
     ("clickhouse", &["process", "clickhouse"]),
     ("order_status", &["process", "order_status"]),
     ("customer_summary", &["process", "customer_summary"]),
+    ("erasure", &["process", "erasure"]),
     ("webhook", &["sink", "webhook"]),
 ];
 
 /// In each round these die under the same events, a role once at most.
 const ROUNDS: [&[&str]; 5] = [
-    &["clickhouse_planned", "order_status_before_commit", "customer_summary_before_commit", "webhook_before_commit"],
-    &["clickhouse_inserted", "order_status_after_commit", "customer_summary_after_commit", "webhook_after_commit"],
-    &["clickhouse_settled", "webhook_after_claim"],
+    &[
+        "clickhouse_planned",
+        "order_status_before_commit",
+        "customer_summary_before_commit",
+        "erasure_before_commit",
+        "webhook_before_commit",
+    ],
+    &[
+        "clickhouse_inserted",
+        "order_status_after_commit",
+        "customer_summary_after_commit",
+        "erasure_after_commit",
+        "webhook_after_commit",
+    ],
+    &["clickhouse_settled", "erasure_emptied", "webhook_after_claim"],
     &["webhook_after_send"],
     &["webhook_after_record"],
 ];

@@ -10,19 +10,19 @@ const TOPIC: &str = "shop.order.v1";
 const EVENTS: i64 = 200;
 
 /// Somebody who publishes `payment.failed` in versions of their own.
-struct Service<'p> {
+pub struct Service<'p> {
     platform: &'p Platform,
     publisher: Publisher,
 }
 
 impl<'p> Service<'p> {
-    fn of(platform: &'p Platform) -> Self {
+    pub fn of(platform: &'p Platform) -> Self {
         let kafka = KafkaConfig { brokers: platform.addresses().kafka.clone(), ..KafkaConfig::default() };
         Self { platform, publisher: Publisher::new(&kafka).unwrap() }
     }
 
     /// The contract's first version with more fields.
-    async fn register(&self, more: &[Value]) -> WriterSchema {
+    pub async fn register(&self, more: &[Value]) -> WriterSchema {
         let mut schema: Value = serde_json::from_str(include_str!("../../schemas/avro/payment.failed/1.avsc")).unwrap();
         schema["fields"].as_array_mut().unwrap().extend_from_slice(more);
         let path = format!("subjects/{TOPIC}-shop.order.PaymentFailed/versions");
@@ -37,7 +37,7 @@ impl<'p> Service<'p> {
     }
 
     /// [`EVENTS`] of them, each of another order: over all partitions.
-    async fn publish(&self, writer: &WriterSchema, more: &Value) {
+    pub async fn publish(&self, writer: &WriterSchema, more: &Value) {
         let mut example: Value =
             serde_json::from_str(include_str!("../../schemas/avro/payment.failed/example.json")).unwrap();
         example.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -54,6 +54,25 @@ impl<'p> Service<'p> {
         for acknowledgement in sent {
             acknowledgement.wait().await.unwrap();
         }
+    }
+}
+
+impl Service<'_> {
+    /// On behalf of the account in `payment.failed`'s example.
+    pub async fn ask_to_be_forgotten(&self) {
+        let path = "subjects/shop.account.v1-shop.account.UserErased/versions";
+        let schema = include_str!("../../schemas/avro/user.erased/1.avsc");
+        let answer = self.ask(reqwest::Method::POST, path, &json!({ "schema": schema })).await;
+        let writer = WriterSchema::parse(u32::try_from(answer["id"].as_u64().unwrap()).unwrap(), schema).unwrap();
+        let failed: Value =
+            serde_json::from_str(include_str!("../../schemas/avro/payment.failed/example.json")).unwrap();
+        let user = failed["user_id"].as_str().unwrap();
+        let asked = json!({ "user_id": user, "requested_by": "user" });
+        let mut value = wire::header(writer.id).to_vec();
+        writer.encode_value(&value_from_json(writer.schema, &asked).unwrap(), &mut value).unwrap();
+        let envelope = Envelope::new("/judge", "user.erased", user);
+        let outgoing = Outgoing { topic: "shop.account.v1", key: user, envelope: &envelope, value: Some(&value) };
+        self.publisher.enqueue(&outgoing).await.unwrap().wait().await.unwrap();
     }
 }
 

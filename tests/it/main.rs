@@ -14,6 +14,7 @@ mod dashboards;
 mod deploy;
 mod docs;
 mod engine;
+mod erasure;
 mod evolution;
 mod exactly_once;
 mod kills;

@@ -83,6 +83,8 @@ pub(super) struct Field {
     pub path: Vec<PathStep>,
     /// What rows written before the column existed read, where that is not the type's own default.
     pub default_sql: Option<String>,
+    /// The column that holds the id of whose personal data this is.
+    pub pii: Option<String>,
 }
 
 /// One step from a record to a column's value.
@@ -142,6 +144,8 @@ struct Place {
     path: Vec<Ancestor>,
     /// Where the columns of the innermost array of records start.
     array: Option<usize>,
+    /// The mark of the innermost field that has one: a record marked as a whole is personal in all its columns.
+    pii: Option<String>,
 }
 
 #[derive(Clone)]
@@ -175,6 +179,8 @@ impl<'s> Walk<'s> {
         let mut inside = place.clone();
         inside.nullable |= null;
         inside.path.push(Ancestor::Field { name: field.name.clone(), index, default: self.default(field)? });
+        let mark = field.custom_attributes.get("pii").and_then(|mark| mark.as_str());
+        inside.pii = mark.map(str::to_owned).or(inside.pii);
         match schema {
             Schema::Record(record) => {
                 inside.prefix = format!("{name}_");
@@ -219,7 +225,8 @@ impl<'s> Walk<'s> {
         }
         let path = steps(&place.path, &leaf)?;
         let default_sql = self.default_sql(&place.path, place.array)?;
-        self.fields.push(Field { name, doc: field.doc.clone().unwrap_or_default(), leaf, path, default_sql });
+        let (doc, pii) = (field.doc.clone().unwrap_or_default(), place.pii.clone());
+        self.fields.push(Field { name, doc, leaf, path, default_sql, pii });
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use super::analytics::Analytics;
 use super::config::ClickHouseConfig;
+use super::erasure;
 use super::server::{Server, to_anyhow};
 use super::table::{Found, Table};
 use anyhow::Context;
@@ -27,6 +28,7 @@ pub async fn migrate(
     for database in topology.databases() {
         run(&server, &format!("create database if not exists {database}{}", topology.on_cluster())).await?;
     }
+    erasure::prepare(&server).await.map_err(to_anyhow)?;
     let tables: Vec<&Table> = tables.iter().collect();
     let changes = bring(&server, &tables).await.map_err(to_anyhow)?.map_err(anyhow::Error::msg)?;
     for metric in analytics.iter() {
@@ -50,6 +52,7 @@ pub(super) async fn bring(server: &Server, tables: &[&Table]) -> Result<Result<V
         execute(server, statement).await?;
     }
     show(server, tables).await?;
+    erasure::mark(server, tables).await?;
     Ok(Ok(changes))
 }
 

@@ -4,6 +4,7 @@
 //! contract ─→ column ─→ table ─→ migrate                      analytics/*.sql ─→ metrics.<name>
 //!                         │
 //! event ─→ native: columns ┴─→ block (one a table) ─→ handler: plan, insert, settle ─→ server
+//! event that `erases` ─→ erasure: its subject's personal columns are emptied, in every table
 //! ```
 //!
 //! People query `events.<table>`, where an event is one row however often it was inserted; `events_raw`
@@ -14,6 +15,7 @@ mod block;
 mod cluster;
 mod column;
 mod config;
+pub mod erasure;
 mod exception;
 mod handler;
 mod metrics;

@@ -9,6 +9,7 @@ use super::table::{Column, Described, Found, RAW, Table};
 use super::topology::{LOCAL, Setting, Topology};
 use super::turns::Turns;
 use anyhow::Context;
+use bytes::Bytes;
 use clickhouse::Client;
 use clickhouse::query::Query;
 use millrace_schemas::without_password;
@@ -104,6 +105,20 @@ impl Server {
             .with_setting("max_execution_time", timeout.as_secs().max(1).to_string());
         let (url, topology) = (without_password(&config.url), config.topology());
         Ok(Self { client, url, timeout, topology, turns: Turns::default() })
+    }
+
+    /// A question: run it [`Server::within`] the deadline.
+    pub fn query(&self, sql: &str) -> Query {
+        self.client.query_raw(sql)
+    }
+
+    /// Inserts rows of a format that the statement names. An error may be one after the fact.
+    pub async fn send(&self, statement: &str, rows: Bytes) -> Result<(), Failure> {
+        // The answer means: stored. Not: queued.
+        let insert = self.client.insert_formatted_with(statement).with_setting("async_insert", "0");
+        let mut insert = insert.with_timeouts(Some(self.timeout), Some(self.timeout));
+        insert.send(rows).await.map_err(|error| self.failure(error))?;
+        insert.end().await.map_err(|error| self.failure(error))
     }
 
     /// Makes or changes a table or a view, on every server of a cluster.
@@ -312,7 +327,7 @@ impl Server {
     }
 
     /// Bounds a request from its first byte to its last.
-    async fn within<T>(&self, request: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, Failure> {
+    pub async fn within<T>(&self, request: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, Failure> {
         match timeout(self.timeout, request).await {
             Ok(answer) => answer.map_err(|error| self.failure(error)),
             Err(_) => Err(self.too_late()),

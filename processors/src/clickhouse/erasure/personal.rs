@@ -1,0 +1,280 @@
+//! Which columns are whose personal data, and the statements that empty them and look whether they are.
+//!
+//! Names come from contracts, by way of `erasure.personal`, where whoever makes a column notes it: also a column that
+//! a publisher brought whose contract this process has never seen.
+
+use super::super::column::{quote, text_literal};
+use super::super::config::ClickHouseConfig;
+use super::super::server::Server;
+use super::super::table::{RAW, Table};
+use super::PROMISED_WITHIN;
+use super::ledger::Recorded;
+use chrono::{DateTime, Utc};
+use millrace_stream::Failure;
+use serde::Serialize;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// Made by `migrate`. Not among the events' tables, so that whoever reads all of those meets nothing else.
+const DATABASE: [&str; 3] = [
+    "create database if not exists erasure",
+    "create table if not exists erasure.subject (
+    subject String comment 'Id of the person.',
+    event_id UUID comment 'The event that asked for it.',
+    recorded_at DateTime64(6, 'UTC') comment 'When it was read.'
+)
+engine = ReplacingMergeTree(recorded_at)
+order by subject
+comment 'Everybody whose personal data was erased or is about to be, so that what comes back is found. The truth is millrace.erasure in Postgres.'",
+    "create table if not exists erasure.personal (
+    table String comment 'Table in events_raw.',
+    column String comment 'Its column with personal data.',
+    subject String comment 'Its column with the id of whose data it is.'
+)
+engine = ReplacingMergeTree
+order by (table, column)
+comment 'Columns that contracts mark as personal data, noted by whoever makes them.'",
+];
+
+const SUBJECTS: &str = "select subject from erasure.subject";
+
+/// Makes room for what erasure has to remember in ClickHouse.
+pub(in super::super) async fn prepare(server: &Server) -> Result<(), Failure> {
+    for statement in DATABASE {
+        server.execute(statement).await?;
+    }
+    Ok(())
+}
+
+/// Notes the personal columns of tables that were just made or changed. A mark stays when its contract drops it: what
+/// is there was given as personal data.
+pub(in super::super) async fn mark(server: &Server, tables: &[&Table]) -> Result<(), Failure> {
+    match marks(tables).as_slice() {
+        [] => Ok(()),
+        marks => server.execute(&format!("insert into erasure.personal values {}", marks.join(", "))).await,
+    }
+}
+
+fn marks(tables: &[&Table]) -> Vec<String> {
+    let of = |table: &Table| {
+        let fields = table.fields().iter().filter_map(|field| Some((&field.name, field.pii.as_ref()?)));
+        let literals = |(column, subject): (&String, &String)| {
+            format!("({}, {}, {})", text_literal(table.name()), text_literal(column), text_literal(subject))
+        };
+        fields.map(literals).collect::<Vec<_>>()
+    };
+    tables.iter().flat_map(|table| of(table)).collect()
+}
+
+/// The columns of one table that are personal data of those whose ids one other column holds. Never empty.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Personal {
+    table: String,
+    /// The column with the ids.
+    subject: String,
+    /// Name and type.
+    columns: Vec<(String, String)>,
+}
+
+/// All that there are, by table; those of columns that were dropped since excluded.
+pub(super) async fn personal(server: &Server) -> Result<Vec<Personal>, Failure> {
+    let sql = format!(
+        "select p.table, p.subject, p.column, c.type from erasure.personal as p final
+         join system.columns as c on c.database = '{RAW}' and c.table = p.table and c.name = p.column
+         order by p.table, p.subject, c.position"
+    );
+    let rows = server.query(&sql).fetch_all::<(String, String, String, String)>();
+    let mut found = BTreeMap::<(String, String), Vec<(String, String)>>::new();
+    for (table, subject, column, type_name) in server.within(rows).await? {
+        found.entry((table, subject)).or_default().push((column, type_name));
+    }
+    Ok(found.into_iter().map(|((table, subject), columns)| Personal { table, subject, columns }).collect())
+}
+
+impl Personal {
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    fn raw(&self) -> String {
+        format!("{RAW}.{}", quote(&self.table))
+    }
+
+    /// Rows of these people that still hold something.
+    fn held_by(&self, subjects: &str) -> String {
+        let held = self.columns.iter().map(|(name, type_name)| holds(&quote(name), type_name)).collect::<Vec<_>>();
+        format!("toString({}) in ({subjects}) and ({})", quote(&self.subject), held.join(" or "))
+    }
+
+    fn count(&self, subjects: &str) -> String {
+        format!("select count() from {} where {}", self.raw(), self.held_by(subjects))
+    }
+
+    /// Touches nothing but rows that hold something: the rest of a part, and most parts, are linked and not written.
+    fn update(&self) -> String {
+        let empty = |(name, type_name): &(String, String)| format!("{} = {}", quote(name), nothing(type_name));
+        let emptied: Vec<_> = self.columns.iter().map(empty).collect();
+        format!(
+            "alter table {} update {} where {} settings mutations_sync = 2",
+            self.raw(),
+            emptied.join(", "),
+            self.held_by(SUBJECTS)
+        )
+    }
+
+    fn remains(&self) -> String {
+        let before = format!("now() - toIntervalSecond({})", PROMISED_WITHIN.as_secs());
+        format!(
+            "select count(), countIf(_inserted_at < {before} and toString({}) in ({SUBJECTS} where recorded_at < {before}))
+             from {} where {}",
+            quote(&self.subject),
+            self.raw(),
+            self.held_by(SUBJECTS)
+        )
+    }
+
+    /// Empties what anybody who was ever to be erased has in these columns, and how many rows it was in.
+    pub async fn erase(&self, server: &Server) -> Result<u64, Failure> {
+        let rows = number(server, &self.count(SUBJECTS)).await?;
+        if rows > 0 {
+            self.nobody_is_at_it(server).await?;
+            server.execute(&self.update()).await?;
+        }
+        Ok(rows)
+    }
+
+    /// One that was given up waiting for goes on in the server: another beside it would do the work twice.
+    async fn nobody_is_at_it(&self, server: &Server) -> Result<(), Failure> {
+        let sql = format!(
+            "select mutation_id from system.mutations where database = '{RAW}' and table = {{table:String}}
+             and not is_done and not is_killed and command like '%erasure.subject%' limit 1"
+        );
+        let query = server.query(&sql).param("table", &self.table);
+        let at_it = server.within(query.fetch_optional::<String>()).await?;
+        let Some(id) = at_it else { return Ok(()) };
+        Err(Failure::retry(anyhow::anyhow!(
+            "mutation {id} of {RAW}.{} is still under way; where it fails, system.mutations says why",
+            self.table
+        )))
+    }
+
+    /// Rows that still hold something of somebody recorded between these two.
+    pub async fn left(&self, server: &Server, since: DateTime<Utc>, until: DateTime<Utc>) -> Result<u64, Failure> {
+        let time = |name| format!("fromUnixTimestamp64Micro({{{name}:Int64}}, 'UTC')");
+        let (from, to) = (time("since"), time("until"));
+        let sql = self.count(&format!("{SUBJECTS} where recorded_at >= {from} and recorded_at <= {to}"));
+        let query = server.query(&sql).param("since", since.timestamp_micros());
+        server.within(query.param("until", until.timestamp_micros()).fetch_one::<u64>()).await
+    }
+}
+
+async fn number(server: &Server, sql: &str) -> Result<u64, Failure> {
+    server.within(server.query(sql).fetch_one::<u64>()).await
+}
+
+fn is_nullable(type_name: &str) -> bool {
+    type_name.starts_with("Nullable(") || type_name.starts_with("LowCardinality(Nullable(")
+}
+
+fn nothing(type_name: &str) -> String {
+    if is_nullable(type_name) { "null".into() } else { format!("defaultValueOfTypeName({})", text_literal(type_name)) }
+}
+
+fn holds(column: &str, type_name: &str) -> String {
+    const WITH_EMPTY: [&str; 4] = ["String", "LowCardinality(String)", "Array(", "Map("];
+    if is_nullable(type_name) {
+        format!("isNotNull({column})")
+    } else if WITH_EMPTY.iter().any(|empty| type_name.starts_with(empty)) {
+        format!("notEmpty({column})")
+    } else {
+        format!("{column} != {}", nothing(type_name))
+    }
+}
+
+/// Tells ClickHouse whose data is to be found, now and whenever it comes back.
+pub(super) async fn remember(server: &Server, people: &[Recorded]) -> Result<(), Failure> {
+    let row = |person: &Recorded| {
+        let at = person.recorded_at.format("%F %T%.6f").to_string();
+        json!({ "subject": person.subject, "event_id": person.event_id, "recorded_at": at }).to_string()
+    };
+    let rows: Vec<String> = people.iter().map(row).collect();
+    let statement = "insert into erasure.subject (subject, event_id, recorded_at) format JSONEachRow";
+    server.send(statement, rows.join("\n").into()).await
+}
+
+/// How many people ClickHouse was told of.
+pub(super) async fn remembered(server: &Server) -> Result<u64, Failure> {
+    number(server, "select uniqExact(subject) from erasure.subject").await
+}
+
+/// What one table still holds of people who were or are to be erased.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Remains {
+    pub table: String,
+    pub columns: Vec<String>,
+    /// Rows with any of it.
+    pub rows: u64,
+    /// Of these, rows that should have been emptied by now.
+    pub overdue: u64,
+}
+
+/// Looks into every table with personal columns.
+///
+/// # Errors
+/// When ClickHouse does not answer, or was not migrated.
+pub async fn remains(config: &ClickHouseConfig) -> anyhow::Result<Vec<Remains>> {
+    let server = Server::with_timeout(config, config.migrate_timeout())?;
+    look(&server).await.map_err(super::super::server::to_anyhow)
+}
+
+async fn look(server: &Server) -> Result<Vec<Remains>, Failure> {
+    let mut found = Vec::new();
+    for personal in personal(server).await? {
+        let (rows, overdue) = server.within(server.query(&personal.remains()).fetch_one::<(u64, u64)>()).await?;
+        let Personal { table, columns, .. } = personal;
+        let columns = columns.into_iter().map(|(name, _)| name).collect();
+        found.push(Remains { table, columns, rows, overdue });
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millrace_schemas::Contracts;
+
+    #[test]
+    fn the_shops_personal_columns_are_those_its_contracts_mark() {
+        let contracts = Contracts::embedded().unwrap();
+        let tables: Vec<_> = contracts.iter().map(|contract| Table::of(contract).unwrap()).collect();
+        let marks = marks(&tables.iter().collect::<Vec<_>>());
+        assert_eq!(marks, ["('user_registered', 'email', 'user_id')", "('user_registered', 'name', 'user_id')"]);
+    }
+
+    #[test]
+    fn a_record_marked_as_a_whole_is_personal_in_all_its_columns() {
+        let schema = r#"{"type": "record", "name": "R", "fields": [
+            {"name": "id", "type": "string"},
+            {"name": "address", "pii": "id", "type": {"type": "record", "name": "A", "fields": [
+                {"name": "city", "type": "string"}, {"name": "zip", "type": ["null", "string"]}]}},
+            {"name": "kids", "pii": "id", "type": {"type": "array", "items": {"type": "record", "name": "K", "fields": [
+                {"name": "name", "type": "string"}]}}}]}"#;
+        let table = Table::from_schema("t", "", &apache_avro::Schema::parse_str(schema).unwrap()).unwrap();
+        let expected = ["('t', 'address_city', 'id')", "('t', 'address_zip', 'id')", "('t', 'kids.name', 'id')"];
+        assert_eq!(marks(&[&table]), expected);
+    }
+
+    #[test]
+    fn each_type_is_emptied_to_what_it_calls_nothing_and_only_where_it_holds_something() {
+        let types = ["String", "Nullable(String)", "LowCardinality(Nullable(String))", "Array(String)", "Int64"];
+        let columns = ["a", "b", "c", "d", "e"].iter().zip(types).map(|(name, kind)| ((*name).into(), kind.into()));
+        let personal = Personal { table: "t".into(), subject: "id".into(), columns: columns.collect() };
+        assert_eq!(
+            personal.update(),
+            "alter table events_raw.`t` update `a` = defaultValueOfTypeName('String'), `b` = null, `c` = null, \
+             `d` = defaultValueOfTypeName('Array(String)'), `e` = defaultValueOfTypeName('Int64') \
+             where toString(`id`) in (select subject from erasure.subject) and (notEmpty(`a`) or isNotNull(`b`) or \
+             isNotNull(`c`) or notEmpty(`d`) or `e` != defaultValueOfTypeName('Int64')) settings mutations_sync = 2"
+        );
+    }
+}
