@@ -132,7 +132,12 @@ impl Ledger {
             .await?;
         let mine: bool =
             sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(TURN).fetch_one(&mut connection).await?;
-        Ok(mine.then_some(Turn(connection)))
+        let turn = Turn(connection);
+        if mine {
+            return Ok(Some(turn));
+        }
+        turn.end().await;
+        Ok(None)
     }
 
     /// Who has waited longest.
