@@ -53,7 +53,7 @@ pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Ex
     reach_clickhouse(&config.clickhouse).await?;
     let discarded = DeadLetters::new(base.pool.clone()).discarded(clickhouse::NAME).await;
     let discarded = discarded.map_err(|failure| Exit::failed(anyhow::anyhow!("{failure}")))?;
-    let comparison = Arc::new(Comparison::new(&config.clickhouse, &base.contracts, discarded)?);
+    let comparison = Arc::new(Comparison::start(&config.clickhouse, &base.contracts, discarded).await?);
     let mut differences = 0;
     for range in settled(&base, arguments).await? {
         let Some(range) = still_held(&base, range).await? else { continue };

@@ -2,6 +2,7 @@
 //! itself. Through a distributed table it writes and reads as any server does. What needs Keeper it can't: so before
 //! it stands somebody who takes `on cluster` out of its statements, and passes plain tables off as replicated ones.
 
+use crate::erasure;
 use crate::platform::{BINARY, Finished, Platform, directory, shared};
 use crate::shop::Shop;
 use axum::Router;
@@ -29,7 +30,7 @@ async fn platform() -> Platform {
     Platform::start_on(command.map(Into::into).into()).await
 }
 
-const MIGRATED_DATABASES: [&str; 3] = ["metrics", "events", "events_raw"];
+const MIGRATED_DATABASES: [&str; 4] = ["erasure", "metrics", "events", "events_raw"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_cluster_every_number_is_the_oracles_whatever_dies_or_comes_twice() {
@@ -67,7 +68,12 @@ async fn in_a_cluster_every_number_is_the_oracles_whatever_dies_or_comes_twice()
     insert_everything_again(&shop).await;
     assert_eq!((rows(&shop, "events_raw").await, rows(&shop, "events").await), (6_000, 3_000));
     shop.assert_equals_the_oracle();
-    assert_eq!(process.stop(), 0);
+    let often = [&in_cluster[..], &erasure::OFTEN].concat();
+    let erasing = shop.member("erasure", &["process", "erasure"], &often);
+    erasure::assert_forgotten(&shop.platform).await;
+    let of_rows = "select count() as n from system.mutations where database = 'events_local' and is_done";
+    assert!(shop.platform.clickhouse(of_rows).await[0]["n"].as_i64() > Some(0), "it is the rows that are emptied");
+    assert_eq!((process.stop(), erasing.stop()), (0, 0));
     shop.platform.stop().await;
 }
 
@@ -139,7 +145,7 @@ fn as_the_engine_can(body: Bytes) -> Bytes {
         sql = format!("{before}= ReplacingMergeTree\n{after}");
     }
     let passed_off = format!(
-        "if(database = 'events_local', 'ReplicatedReplacingMergeTree', engine), \
+        "if(database in ('events_local', 'erasure'), 'ReplicatedReplacingMergeTree', engine), \
          replaceOne(engine_full, '{PLAIN_SETTINGS}', '{REPLICATED_SETTINGS}'), comment from system.tables"
     );
     sql.replace("engine, engine_full, comment from system.tables", &passed_off).into()

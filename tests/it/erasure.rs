@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::os::unix::process::ExitStatusExt;
 
 /// As often as a test has patience for.
-const OFTEN: [(&str, &str); 2] =
+pub const OFTEN: [(&str, &str); 2] =
     [("MILLRACE_PROCESS__ERASURE__EVERY_MS", "200"), ("MILLRACE_PROCESS__ERASURE__SWEEP_EVERY_MS", "1000")];
 
 /// Accounts by whether they asked and whether their row holds what it was given.
@@ -21,7 +21,7 @@ async fn accounts(platform: &Platform) -> Value {
 }
 
 /// Waits until nobody who asked has anything left, and sees that everybody else has.
-async fn assert_forgotten(platform: &Platform) {
+pub async fn assert_forgotten(platform: &Platform) {
     eventually("nothing is held of who asked", async || accounts(platform).await["held"] == 0).await;
     let found = accounts(platform).await;
     assert!(found["asked"].as_i64() > Some(0) && found["others"].as_i64() > Some(0), "nothing was shown: {found}");

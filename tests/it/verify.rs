@@ -1,5 +1,7 @@
 //! `millrace verify clickhouse`: it finds what is wrong by name, and nothing where nothing is.
 
+use crate::erasure;
+use crate::platform::eventually;
 use crate::shop::Shop;
 use serde_json::Value;
 
@@ -22,6 +24,29 @@ fn named(partitions: &[Value]) -> Vec<String> {
         partitions.iter().flat_map(|partition| partition["named"].as_array().unwrap()).map(line).collect();
     lines.sort();
     lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_erased_is_no_difference_but_what_else_changed_in_their_rows_is() {
+    let mut shop = Shop::open().await;
+    let process = shop.member("process", &["process"], &erasure::OFTEN);
+    shop.publish(8_000, &[]);
+    erasure::assert_forgotten(&shop.platform).await;
+    eventually("everything is there and compared", async || {
+        let (code, partitions) = verify(&shop);
+        code == 0 && sum(&partitions, "events") == 8_000
+    })
+    .await;
+    let erased = "select toString(event_id) as id from events_raw.user_registered where email = '' limit 1";
+    let altered = shop.platform.clickhouse(erased).await.remove(0)["id"].as_str().unwrap().to_owned();
+    let alter = format!(
+        "alter table events_raw.user_registered update trace_id = 'another' where event_id = '{altered}' settings mutations_sync = 2"
+    );
+    shop.platform.clickhouse(&alter).await;
+    let (code, partitions) = verify(&shop);
+    assert_eq!((code, named(&partitions)), (2, vec![format!("differs user_registered {altered}")]));
+    assert_eq!(process.stop(), 0);
+    shop.platform.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

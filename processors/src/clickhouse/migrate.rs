@@ -29,6 +29,8 @@ pub async fn migrate(
         run(&server, &format!("create database if not exists {database}{}", topology.on_cluster())).await?;
     }
     erasure::prepare(&server).await.map_err(to_anyhow)?;
+    let unfit = erasure::mismatch(&found(&server).await.map_err(to_anyhow)?, &topology);
+    unfit.map_or(Ok(()), |unfit| Err(anyhow::Error::msg(unfit)))?;
     let tables: Vec<&Table> = tables.iter().collect();
     let changes = bring(&server, &tables).await.map_err(to_anyhow)?.map_err(anyhow::Error::msg)?;
     for metric in analytics.iter() {
@@ -102,5 +104,6 @@ pub async fn check_server(config: &ClickHouseConfig, contracts: &Contracts) -> a
     server.check_cluster().await?;
     let found = found(&server).await.map_err(to_anyhow)?;
     let mismatch = super::tables(config, contracts)?.iter().find_map(|table| table.mismatch(&found));
+    let mismatch = mismatch.or_else(|| erasure::mismatch(&found, &config.topology()));
     mismatch.map_or(Ok(()), |mismatch| Err(anyhow::Error::msg(mismatch)))
 }

@@ -267,7 +267,7 @@ mod tests {
     use apache_avro::Decimal;
     use millrace_schemas::Envelope;
     use millrace_stream::Position;
-    use std::collections::HashMap;
+    use std::collections::{BTreeSet, HashMap};
 
     fn record(fields: &str) -> String {
         format!(r#"{{"type": "record", "name": "R", "fields": [{fields}]}}"#)
@@ -281,7 +281,7 @@ mod tests {
         let mut datum = Vec::new();
         writer.encode_value(&value, &mut datum).unwrap();
         let mut row = Vec::new();
-        Plan::compile(&writer, &table)?.body(&writer.decode(&datum).unwrap(), &mut row)?;
+        Plan::compile(&writer, &table)?.body(&BTreeSet::new(), &writer.decode(&datum).unwrap(), &mut row)?;
         Ok(row)
     }
 
@@ -459,7 +459,9 @@ mod tests {
         let mut envelope = Envelope::new("/shop", "a.b", "o-1");
         (envelope.id, envelope.occurred_at) = (Uuid::from_u128(1), DateTime::from_timestamp_micros(2).unwrap());
         let position = Position { topic: "t".into(), partition: 3, offset: 4 };
-        let row = plan.row(&Value::Record(vec![("x".into(), Value::Boolean(true))]), &envelope, &position).unwrap();
+        let row = plan
+            .row(&BTreeSet::new(), &Value::Record(vec![("x".into(), Value::Boolean(true))]), &envelope, &position)
+            .unwrap();
         let id = [[0; 8], 1_u64.to_le_bytes()].concat();
         let expected: Vec<&[u8]> = vec![
             &[1],

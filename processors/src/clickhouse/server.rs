@@ -4,6 +4,7 @@ use super::block::{Block, Span};
 use super::cluster::{self, Macro, Replica};
 use super::column::quote;
 use super::config::ClickHouseConfig;
+use super::erasure::{self, Marks};
 use super::exception;
 use super::table::{Column, Described, Found, RAW, Table};
 use super::topology::{LOCAL, Setting, Topology};
@@ -11,10 +12,11 @@ use super::turns::Turns;
 use anyhow::Context;
 use bytes::Bytes;
 use clickhouse::Client;
+use clickhouse::insert_formatted::InsertFormatted;
 use clickhouse::query::Query;
 use millrace_schemas::without_password;
 use millrace_stream::{Backoff, Failure, Range};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -68,7 +70,9 @@ pub(super) struct Content {
     pub offset: i64,
     #[serde(with = "clickhouse::serde::uuid")]
     pub event_id: Uuid,
-    /// Of its columns but `_inserted_at`, as RowBinary.
+    /// Is it about somebody whose personal columns are or are to be emptied?
+    pub erased: bool,
+    /// Of its columns but `_inserted_at`, as RowBinary; where it is about such a person, but for personal ones.
     pub hash: [u8; 32],
 }
 
@@ -107,18 +111,34 @@ impl Server {
         Ok(Self { client, url, timeout, topology, turns: Turns::default() })
     }
 
-    /// A question: run it [`Server::within`] the deadline.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// A question about what is in tables: run it [`Server::within`] the deadline.
     pub fn query(&self, sql: &str) -> Query {
-        self.client.query_raw(sql)
+        asking(self.client.query_raw(sql), self.topology.read_settings())
     }
 
     /// Inserts rows of a format that the statement names. An error may be one after the fact.
     pub async fn send(&self, statement: &str, rows: Bytes) -> Result<(), Failure> {
-        // The answer means: stored. Not: queued.
-        let insert = self.client.insert_formatted_with(statement).with_setting("async_insert", "0");
-        let mut insert = insert.with_timeouts(Some(self.timeout), Some(self.timeout));
+        // Whoever sends the same rows again has a reason: they may be gone meanwhile.
+        let insert = self.inserting(statement).with_setting("deduplicate_insert", "disable");
+        let mut insert =
+            insert.with_setting("insert_deduplicate", "0").with_timeouts(Some(self.timeout), Some(self.timeout));
         insert.send(rows).await.map_err(|error| self.failure(error))?;
         insert.end().await.map_err(|error| self.failure(error))
+    }
+
+    fn inserting(&self, statement: impl Into<String>) -> InsertFormatted {
+        let mut insert = self.client.insert_formatted_with(statement);
+        for (name, value) in INSERT_SETTINGS.iter().chain(self.topology.insert_settings()) {
+            insert = insert.with_setting(*name, *value);
+        }
+        match self.topology {
+            Topology::Single => insert,
+            Topology::Cluster(_) => insert.with_setting("insert_quorum_timeout", self.waiting_ms().to_string()),
+        }
     }
 
     /// Makes or changes a table or a view, on every server of a cluster.
@@ -158,14 +178,8 @@ impl Server {
 
     async fn insert_now(&self, block: &Block<'_>, token: &str) -> Result<(), Failure> {
         let bytes = block.bytes();
-        let mut insert = self.client.insert_formatted_with(block.table.insert_statement());
-        for (name, value) in INSERT_SETTINGS.iter().chain(self.topology.insert_settings()) {
-            insert = insert.with_setting(*name, *value);
-        }
-        if self.topology != Topology::Single {
-            insert = insert.with_setting("insert_quorum_timeout", self.waiting_ms().to_string());
-        }
-        let mut insert = insert
+        let mut insert = self
+            .inserting(block.table.insert_statement())
             .with_setting("insert_deduplication_token", token)
             // One insert is one block, whatever its size: a token stands for all of it or none.
             .with_setting("max_insert_block_size", block.len().to_string())
@@ -194,26 +208,32 @@ impl Server {
                and _offset >= {{lo:Int64}} and _offset <= {{hi:Int64}}",
             block.table.raw()
         );
-        let query = asking(self.client.query_raw(&sql), self.topology.read_settings());
-        let query = query.param("topic", &*span.topic).param("partition", span.partition);
+        let query = self.query(&sql).param("topic", &*span.topic).param("partition", span.partition);
         let query = query.param("since", since).param("until", until).param("lo", lo).param("hi", hi);
         let found = self.within(query.fetch_all::<Place>()).await?;
         Ok(found.into_iter().map(|place| (place.offset, place.event_id)).collect())
     }
 
     /// Every row of the table from this range of the log, duplicates included, with a hash of its columns.
-    pub async fn contents(&self, table: &Table, range: &Range) -> Result<Vec<Content>, Failure> {
-        let columns: Vec<_> = table.insert_columns().map(|column| quote(&column.name)).collect();
+    pub async fn contents(&self, table: &Table, personal: &Marks, range: &Range) -> Result<Vec<Content>, Failure> {
+        let hash = |left_out: &BTreeSet<String>| {
+            let columns = table.insert_columns().filter(|column| !left_out.contains(&column.name));
+            format!(
+                "SHA256(formatRow('RowBinary', {}))",
+                columns.map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ")
+            )
+        };
         let sql = format!(
-            "select _offset, event_id, SHA256(formatRow('RowBinary', {})) as hash from {}
+            "select _offset, event_id, {} as erased, if(erased, {}, {}) as hash from {}
              where _topic = {{topic:String}} and _partition = {{partition:Int32}}
                and _offset >= {{from:Int64}} and _offset < {{to:Int64}}",
-            columns.join(", "),
+            personal.is_erased(),
+            hash(&personal.columns),
+            hash(&BTreeSet::new()),
             table.raw()
         );
-        let query = self.client.query_raw(&sql).param("topic", &range.topic).param("partition", range.partition);
-        let query = asking(query.param("from", range.from).param("to", range.to), self.topology.read_settings());
-        self.within(query.fetch_all()).await
+        let query = self.query(&sql).param("topic", &range.topic).param("partition", range.partition);
+        self.within(query.param("from", range.from).param("to", range.to).fetch_all()).await
     }
 
     /// Which of these events the table holds, wherever they are from.
@@ -221,11 +241,11 @@ impl Server {
         let sql =
             format!("select distinct event_id as id from {} where event_id in {{events:Array(UUID)}}", table.raw());
         let events: Vec<String> = events.iter().map(Uuid::to_string).collect();
-        let query = asking(self.client.query_raw(&sql).param("events", events), self.topology.read_settings());
+        let query = self.query(&sql).param("events", events);
         Ok(self.within(query.fetch_all::<Id>()).await?.into_iter().map(|Id { id }| id).collect())
     }
 
-    /// The tables beneath the views.
+    /// The tables beneath the views, and erasure's.
     pub async fn found(&self) -> Result<Found, Failure> {
         let mut tables = self.found_tables().await?;
         let sql = format!(
@@ -243,7 +263,8 @@ impl Server {
     async fn found_tables(&self) -> Result<Found, Failure> {
         let sql = format!(
             "select concat(database, '.', name), engine, engine_full, comment from system.tables
-             where database in ('{LOCAL}', '{RAW}')"
+             where database in ('{LOCAL}', '{RAW}', '{}')",
+            erasure::DATABASE
         );
         let tables = self.client.query_raw(&sql).fetch_all::<(String, String, String, String)>();
         let described = |(name, engine, engine_full, comment)| {

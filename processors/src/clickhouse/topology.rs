@@ -78,6 +78,34 @@ impl Topology {
         }
     }
 
+    /// The rows of a table, where a mutation changes them: a distributed table takes none.
+    pub fn rows(&self, table: &str) -> (&'static str, String) {
+        let database = match self {
+            Self::Single => RAW,
+            Self::Cluster(_) => LOCAL,
+        };
+        (database, format!("{database}.{}{}", quote(table), self.on_cluster()))
+    }
+
+    /// The engine of a small table that keeps the newest row of a key, and that every server has all of.
+    pub fn everywhere(&self, name: &str, newest: &str) -> String {
+        match self {
+            Self::Single => format!("ReplacingMergeTree({newest})"),
+            Self::Cluster(_) => {
+                let path = format!("/clickhouse/tables/{}", name.replace('.', "/"));
+                format!("ReplicatedReplacingMergeTree('{path}', '{{shard}}-{{replica}}', {newest})")
+            }
+        }
+    }
+
+    /// One of the server's own tables, asked on a server of each shard.
+    pub fn system(&self, table: &str) -> String {
+        match self {
+            Self::Single => format!("system.{table}"),
+            Self::Cluster(name) => format!("cluster({}, system.{table})", text_literal(name)),
+        }
+    }
+
     /// What an insert asks for beside what it asks of any server.
     pub fn insert_settings(&self) -> &'static [Setting] {
         match self {
@@ -114,6 +142,8 @@ impl Topology {
                 ("distributed_ddl_output_mode", "none"),
                 // A replica that has not seen a new column yet would refuse our next block.
                 ("alter_sync", "2"),
+                // An erasure asks a table that every server has whose rows it means.
+                ("allow_nondeterministic_mutations", "1"),
             ],
         }
     }

@@ -4,6 +4,7 @@
 //! encoder, not by the way it went when it was inserted. Rows are compared by a hash of all their columns.
 
 use super::config::ClickHouseConfig;
+use super::erasure::{self, Marks};
 use super::readers::Readers;
 use super::row::whole::Plan;
 use super::server::{Content, Server, to_anyhow};
@@ -13,7 +14,7 @@ use millrace_schemas::{Cleanup, Contract, Contracts, WriterSchema};
 use millrace_stream::{Batch, Failure, Handler, Incoming, Position, Range, Reason, Reject};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use uuid::Uuid;
@@ -62,6 +63,8 @@ impl fmt::Display for Difference {
 pub struct Comparison {
     server: Server,
     readers: Readers<Plan>,
+    /// By table, as they were when this began.
+    personal: BTreeMap<String, Marks>,
     /// Contracts by topic.
     contracts: BTreeMap<String, Vec<Arc<Contract>>>,
     /// Records that were given up: nobody wants their events in a table.
@@ -90,12 +93,25 @@ pub struct Expected {
 type Place = (i64, Uuid);
 
 /// By offset.
-type Rows = BTreeMap<i64, (Uuid, [u8; 32])>;
+type Rows = BTreeMap<i64, Row>;
+
+/// What the log says of an event.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    event_id: Uuid,
+    hash: [u8; 32],
+    /// But for personal columns.
+    hash_once_erased: [u8; 32],
+}
 
 impl Comparison {
     /// # Errors
-    /// A configuration or a contract that cannot be.
-    pub fn new(config: &ClickHouseConfig, contracts: &Contracts, discarded: HashSet<Position>) -> anyhow::Result<Self> {
+    /// A configuration or a contract that cannot be, or a server that does not say which columns are personal.
+    pub async fn start(
+        config: &ClickHouseConfig,
+        contracts: &Contracts,
+        discarded: HashSet<Position>,
+    ) -> anyhow::Result<Self> {
         let mut by_topic: BTreeMap<String, Vec<Arc<Contract>>> = BTreeMap::new();
         for contract in contracts.iter() {
             by_topic.entry(contract.topic.clone()).or_default().push(contract.clone());
@@ -103,7 +119,8 @@ impl Comparison {
         let readers = Readers::new(super::tables(config, contracts)?, Plan::compile);
         // A scan of a large table takes longer than an insert.
         let server = Server::with_timeout(config, config.migrate_timeout())?;
-        Ok(Self { server, readers, contracts: by_topic, discarded, found: Mutex::default() })
+        let personal = erasure::marks(&server).await.map_err(to_anyhow)?;
+        Ok(Self { server, readers, personal, contracts: by_topic, discarded, found: Mutex::default() })
     }
 
     /// What was found since the last call.
@@ -137,13 +154,13 @@ impl Comparison {
         let none = Rows::new();
         let forms: Vec<_> = expected.tables.values().filter(|(table, _)| table.name() == newest.name()).collect();
         let anywhere: HashSet<Place> =
-            forms.iter().flat_map(|(_, rows)| rows.iter().map(|(offset, (id, _))| (*offset, *id))).collect();
+            forms.iter().flat_map(|(_, rows)| rows.iter().map(|(offset, row)| (*offset, row.event_id))).collect();
         let forms = match forms.is_empty() {
             true => vec![(newest, &none)],
             false => forms.into_iter().map(|(table, rows)| (table, rows)).collect(),
         };
         for (table, rows) in forms {
-            let contents = self.server.contents(table, range).await.map_err(to_anyhow)?;
+            let contents = self.server.contents(table, self.personal(table), range).await.map_err(to_anyhow)?;
             let (mut differences, missing) = differ(rows, &anywhere, &contents);
             if compacted {
                 let held: HashSet<i64> = anywhere.iter().map(|(offset, _)| *offset).collect();
@@ -167,6 +184,11 @@ impl Comparison {
         Ok(nowhere)
     }
 
+    fn personal(&self, table: &Table) -> &Marks {
+        static NONE: Marks = Marks::none();
+        self.personal.get(table.name()).unwrap_or(&NONE)
+    }
+
     fn note(&self, table: &Table, range: &Range, compared: usize, rows: Vec<(Kind, Place)>) {
         let mut found = self.found();
         found.compared += compared as u64;
@@ -188,20 +210,26 @@ impl Comparison {
 fn differ(expected: &Rows, anywhere: &HashSet<Place>, contents: &[Content]) -> (Vec<(Kind, Place)>, Vec<Place>) {
     let mut differences = HashMap::new();
     let mut there = HashSet::new();
-    for Content { offset, event_id, hash } in contents {
-        let row = (*offset, *event_id);
+    for content in contents {
+        let row = (content.offset, content.event_id);
         there.insert(row);
-        match expected.get(offset) {
-            Some((id, wanted)) if id == event_id && wanted == hash => {}
-            Some((id, _)) if id == event_id => drop(differences.insert(row, Kind::Differs)),
+        match expected.get(&content.offset) {
+            Some(wanted) if wanted.event_id == content.event_id && wanted.is(content) => {}
+            Some(wanted) if wanted.event_id == content.event_id => drop(differences.insert(row, Kind::Differs)),
             _ if anywhere.contains(&row) => {}
             _ => drop(differences.insert(row, Kind::Extra)),
         }
     }
     let mut differences: Vec<_> = differences.into_iter().map(|(row, kind)| (kind, row)).collect();
     differences.sort_by_key(|(_, row)| *row);
-    let places = expected.iter().map(|(offset, (id, _))| (*offset, *id));
+    let places = expected.iter().map(|(offset, row)| (*offset, row.event_id));
     (differences, places.filter(|row| !there.contains(row)).collect())
+}
+
+impl Row {
+    fn is(&self, content: &Content) -> bool {
+        content.hash == if content.erased { self.hash_once_erased } else { self.hash }
+    }
 }
 
 impl Handler for Comparison {
@@ -227,10 +255,14 @@ impl Handler for Comparison {
         };
         let plan = reader.plan.as_ref().map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
         let value = incoming.writer.decode(incoming.datum).map_err(|error| Reject::new(Reason::Undecodable, error))?;
-        let row = plan.row(&value, incoming.envelope, incoming.position);
-        let hash = Sha256::digest(row.map_err(|error| Reject::new(Reason::DoesNotFit, error))?).into();
+        let hash = |left_out| {
+            let row = plan.row(left_out, &value, incoming.envelope, incoming.position);
+            Ok(Sha256::digest(row.map_err(|error| Reject::new(Reason::DoesNotFit, error))?).into())
+        };
+        let (personal, event_id) = (self.personal(&reader.table), incoming.envelope.id);
+        let row = Row { event_id, hash: hash(&BTreeSet::new())?, hash_once_erased: hash(&personal.columns)? };
         let (_, rows) = expected.tables.entry(reader.place).or_insert_with(|| (reader.table.clone(), Rows::new()));
-        rows.insert(incoming.position.offset, (incoming.envelope.id, hash));
+        rows.insert(incoming.position.offset, row);
         Ok(true)
     }
 
@@ -245,15 +277,17 @@ mod tests {
     use super::*;
 
     fn content(offset: i64, id: u128, hash: u8) -> Content {
-        Content { offset, event_id: Uuid::from_u128(id), hash: [hash; 32] }
+        Content { offset, event_id: Uuid::from_u128(id), erased: false, hash: [hash; 32] }
     }
 
     fn expected(rows: &[(i64, u128, u8)]) -> Rows {
-        rows.iter().map(|(offset, id, hash)| (*offset, (Uuid::from_u128(*id), [*hash; 32]))).collect()
+        let row =
+            |id: u128, hash: u8| Row { event_id: Uuid::from_u128(id), hash: [hash; 32], hash_once_erased: [!hash; 32] };
+        rows.iter().map(|(offset, id, hash)| (*offset, row(*id, *hash))).collect()
     }
 
     fn anywhere(rows: &Rows) -> HashSet<Place> {
-        rows.iter().map(|(offset, (id, _))| (*offset, *id)).collect()
+        rows.iter().map(|(offset, row)| (*offset, row.event_id)).collect()
     }
 
     #[test]
@@ -261,6 +295,15 @@ mod tests {
         let rows = expected(&[(1, 1, 1), (2, 2, 2)]);
         let contents = [content(1, 1, 1), content(2, 2, 2), content(1, 1, 1)];
         assert_eq!(differ(&rows, &anywhere(&rows), &contents), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_row_of_somebody_erased_is_compared_without_what_was_emptied() {
+        let rows = expected(&[(1, 1, 1), (2, 2, 2)]);
+        let emptied = |offset, id, hash: u8| Content { erased: true, ..content(offset, id, !hash) };
+        let contents = [emptied(1, 1, 1), emptied(2, 2, 9)];
+        let wrong = vec![(Kind::Differs, (2, Uuid::from_u128(2)))];
+        assert_eq!(differ(&rows, &anywhere(&rows), &contents), (wrong, vec![]));
     }
 
     #[test]

@@ -6,56 +6,88 @@
 use super::super::column::{quote, text_literal};
 use super::super::config::ClickHouseConfig;
 use super::super::server::Server;
-use super::super::table::{RAW, Table};
+use super::super::table::{Found, RAW, Table};
+use super::super::topology::Topology;
 use super::PROMISED_WITHIN;
 use super::ledger::Recorded;
 use chrono::{DateTime, Utc};
 use millrace_stream::Failure;
 use serde::Serialize;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Made by `migrate`. Not among the events' tables, so that whoever reads all of those meets nothing else.
-const DATABASE: [&str; 3] = [
-    "create database if not exists erasure",
-    "create table if not exists erasure.subject (
+/// Not among the events' tables, so that whoever reads all of those meets nothing else.
+pub(in super::super) const DATABASE: &str = "erasure";
+
+/// What `migrate` makes there.
+const TABLES: [&str; 2] = ["erasure.subject", "erasure.personal"];
+
+fn statements(topology: &Topology) -> [String; 3] {
+    let (on_cluster, [subject, personal]) = (topology.on_cluster(), TABLES);
+    [
+        format!("create database if not exists {DATABASE}{on_cluster}"),
+        format!(
+            "create table if not exists {subject}{on_cluster} (
     subject String comment 'Id of the person.',
     event_id UUID comment 'The event that asked for it.',
     recorded_at DateTime64(6, 'UTC') comment 'When it was read.'
 )
-engine = ReplacingMergeTree(recorded_at)
+engine = {}
 order by subject
 comment 'Everybody whose personal data was erased or is about to be, so that what comes back is found. The truth is millrace.erasure in Postgres.'",
-    "create table if not exists erasure.personal (
+            topology.everywhere(subject, "recorded_at")
+        ),
+        format!(
+            "create table if not exists {personal}{on_cluster} (
     table String comment 'Table in events_raw.',
     column String comment 'Its column with personal data.',
-    subject String comment 'Its column with the id of whose data it is.'
+    subject String comment 'Its column with the id of whose data it is.',
+    marked_at DateTime64(6, 'UTC') default now64(6) comment 'When whoever made the column said so.'
 )
-engine = ReplacingMergeTree
+engine = {}
 order by (table, column)
 comment 'Columns that contracts mark as personal data, noted by whoever makes them.'",
-];
+            topology.everywhere(personal, "marked_at")
+        ),
+    ]
+}
 
 const SUBJECTS: &str = "select subject from erasure.subject";
 
 /// Makes room for what erasure has to remember in ClickHouse.
 pub(in super::super) async fn prepare(server: &Server) -> Result<(), Failure> {
-    for statement in DATABASE {
-        server.execute(statement).await?;
+    for statement in statements(server.topology()) {
+        server.execute(&statement).await?;
     }
     Ok(())
+}
+
+/// What keeps this server, or the others of its cluster, from knowing whom to look for.
+pub(in super::super) fn mismatch(found: &Found, topology: &Topology) -> Option<String> {
+    TABLES.iter().find_map(|name| match (found.get(*name), topology) {
+        (None, _) => Some(format!("{name} does not exist: run `millrace migrate`")),
+        (Some(table), Topology::Cluster(_)) if !table.engine.starts_with("Replicated") => Some(format!(
+            "{name} is a {}, which one server has and the others of its cluster don't: drop it and run \
+             `millrace migrate`; what was in it is filled in again from Postgres and from contracts",
+            table.engine
+        )),
+        _ => None,
+    })
 }
 
 /// Notes the personal columns of tables that were just made or changed. A mark stays when its contract drops it: what
 /// is there was given as personal data.
 pub(in super::super) async fn mark(server: &Server, tables: &[&Table]) -> Result<(), Failure> {
-    match marks(tables).as_slice() {
+    match values(tables).as_slice() {
         [] => Ok(()),
-        marks => server.execute(&format!("insert into erasure.personal values {}", marks.join(", "))).await,
+        values => {
+            let statement = "insert into erasure.personal (table, column, subject) format Values";
+            server.send(statement, values.join(", ").into()).await
+        }
     }
 }
 
-fn marks(tables: &[&Table]) -> Vec<String> {
+fn values(tables: &[&Table]) -> Vec<String> {
     let of = |table: &Table| {
         let fields = table.fields().iter().filter_map(|field| Some((&field.name, field.pii.as_ref()?)));
         let literals = |(column, subject): (&String, &String)| {
@@ -91,6 +123,40 @@ pub(super) async fn personal(server: &Server) -> Result<Vec<Personal>, Failure> 
     Ok(found.into_iter().map(|((table, subject), columns)| Personal { table, subject, columns }).collect())
 }
 
+/// What of a table's rows is personal data, for who reads them.
+#[derive(Debug)]
+pub(in super::super) struct Marks {
+    pub columns: BTreeSet<String>,
+    /// The columns with the ids.
+    subjects: BTreeSet<String>,
+}
+
+impl Marks {
+    pub const fn none() -> Self {
+        Self { columns: BTreeSet::new(), subjects: BTreeSet::new() }
+    }
+
+    /// The condition under which a row is about somebody who was or is to be erased.
+    pub fn is_erased(&self) -> String {
+        let named = |subject: &String| format!("toString({}) in ({SUBJECTS})", quote(subject));
+        match self.subjects.is_empty() {
+            true => "false".into(),
+            false => self.subjects.iter().map(named).collect::<Vec<_>>().join(" or "),
+        }
+    }
+}
+
+/// By table.
+pub(in super::super) async fn marks(server: &Server) -> Result<BTreeMap<String, Marks>, Failure> {
+    let mut found = BTreeMap::<String, Marks>::new();
+    for Personal { table, subject, columns } in personal(server).await? {
+        let marks = found.entry(table).or_insert_with(Marks::none);
+        marks.columns.extend(columns.into_iter().map(|(name, _)| name));
+        marks.subjects.insert(subject);
+    }
+    Ok(found)
+}
+
 impl Personal {
     pub fn table(&self) -> &str {
         &self.table
@@ -111,12 +177,12 @@ impl Personal {
     }
 
     /// Touches nothing but rows that hold something: the rest of a part, and most parts, are linked and not written.
-    fn update(&self) -> String {
+    fn update(&self, topology: &Topology) -> String {
         let empty = |(name, type_name): &(String, String)| format!("{} = {}", quote(name), nothing(type_name));
         let emptied: Vec<_> = self.columns.iter().map(empty).collect();
         format!(
             "alter table {} update {} where {} settings mutations_sync = 2",
-            self.raw(),
+            topology.rows(&self.table).1,
             emptied.join(", "),
             self.held_by(SUBJECTS)
         )
@@ -138,22 +204,24 @@ impl Personal {
         let rows = number(server, &self.count(SUBJECTS)).await?;
         if rows > 0 {
             self.nobody_is_at_it(server).await?;
-            server.execute(&self.update()).await?;
+            server.execute(&self.update(server.topology())).await?;
         }
         Ok(rows)
     }
 
     /// One that was given up waiting for goes on in the server: another beside it would do the work twice.
     async fn nobody_is_at_it(&self, server: &Server) -> Result<(), Failure> {
+        let (database, _) = server.topology().rows(&self.table);
         let sql = format!(
-            "select mutation_id from system.mutations where database = '{RAW}' and table = {{table:String}}
-             and not is_done and not is_killed and command like '%erasure.subject%' limit 1"
+            "select mutation_id from {} where database = '{database}' and table = {{table:String}}
+             and not is_done and not is_killed and command like '%erasure.subject%' limit 1",
+            server.topology().system("mutations")
         );
         let query = server.query(&sql).param("table", &self.table);
         let at_it = server.within(query.fetch_optional::<String>()).await?;
         let Some(id) = at_it else { return Ok(()) };
         Err(Failure::retry(anyhow::anyhow!(
-            "mutation {id} of {RAW}.{} is still under way; where it fails, system.mutations says why",
+            "mutation {id} of {database}.{} is still under way; where it fails, system.mutations says why",
             self.table
         )))
     }
@@ -240,15 +308,31 @@ async fn look(server: &Server) -> Result<Vec<Remains>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::table::Described;
     use super::*;
     use millrace_schemas::Contracts;
+
+    #[test]
+    fn a_cluster_in_which_one_server_alone_knows_whom_to_look_for_is_refused() {
+        let cluster = Topology::Cluster("main".into());
+        let of = |engine: &str| {
+            let table = |name: &&str| ((*name).into(), Described { engine: engine.into(), ..Described::default() });
+            TABLES.iter().map(table).collect::<Found>()
+        };
+        assert!(mismatch(&Found::new(), &Topology::Single).is_some_and(|said| said.contains("does not exist")));
+        assert_eq!(mismatch(&of("ReplacingMergeTree"), &Topology::Single), None);
+        assert_eq!(mismatch(&of("ReplicatedReplacingMergeTree"), &cluster), None);
+        assert!(
+            mismatch(&of("ReplacingMergeTree"), &cluster).is_some_and(|said| said.contains("which one server has"))
+        );
+    }
 
     #[test]
     fn the_shops_personal_columns_are_those_its_contracts_mark() {
         let contracts = Contracts::embedded().unwrap();
         let tables: Vec<_> = contracts.iter().map(|contract| Table::of(contract).unwrap()).collect();
-        let marks = marks(&tables.iter().collect::<Vec<_>>());
-        assert_eq!(marks, ["('user_registered', 'email', 'user_id')", "('user_registered', 'name', 'user_id')"]);
+        let values = values(&tables.iter().collect::<Vec<_>>());
+        assert_eq!(values, ["('user_registered', 'email', 'user_id')", "('user_registered', 'name', 'user_id')"]);
     }
 
     #[test]
@@ -261,7 +345,7 @@ mod tests {
                 {"name": "name", "type": "string"}]}}}]}"#;
         let table = Table::from_schema("t", "", &apache_avro::Schema::parse_str(schema).unwrap()).unwrap();
         let expected = ["('t', 'address_city', 'id')", "('t', 'address_zip', 'id')", "('t', 'kids.name', 'id')"];
-        assert_eq!(marks(&[&table]), expected);
+        assert_eq!(values(&[&table]), expected);
     }
 
     #[test]
@@ -270,7 +354,7 @@ mod tests {
         let columns = ["a", "b", "c", "d", "e"].iter().zip(types).map(|(name, kind)| ((*name).into(), kind.into()));
         let personal = Personal { table: "t".into(), subject: "id".into(), columns: columns.collect() };
         assert_eq!(
-            personal.update(),
+            personal.update(&Topology::Single),
             "alter table events_raw.`t` update `a` = defaultValueOfTypeName('String'), `b` = null, `c` = null, \
              `d` = defaultValueOfTypeName('Array(String)'), `e` = defaultValueOfTypeName('Int64') \
              where toString(`id`) in (select subject from erasure.subject) and (notEmpty(`a`) or isNotNull(`b`) or \

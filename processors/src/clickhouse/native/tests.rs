@@ -14,6 +14,7 @@ use millrace_schemas::{Contracts, Envelope, WriterSchema, value_from_json};
 use millrace_stream::{Position, Reason, Reject};
 use rand::RngExt;
 use reading::{Cell, Type};
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 fn table(contract: &str) -> Result<Table, String> {
@@ -38,7 +39,7 @@ fn origin(offset: i64) -> (Envelope<'static>, Position) {
 fn by_row(plan: &whole::Plan, writer: &WriterSchema, datum: &[u8], offset: i64) -> Result<Vec<u8>, Reject> {
     let (envelope, position) = origin(offset);
     let value = writer.decode(datum).map_err(|error| Reject::new(Reason::Undecodable, error))?;
-    plan.row(&value, &envelope, &position).map_err(|error| Reject::new(Reason::DoesNotFit, error))
+    plan.row(&BTreeSet::new(), &value, &envelope, &position).map_err(|error| Reject::new(Reason::DoesNotFit, error))
 }
 
 fn append(plan: &Plan, datum: &[u8], offset: i64, columns: &mut Columns) -> Result<(), Reject> {

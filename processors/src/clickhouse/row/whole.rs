@@ -8,6 +8,7 @@ use apache_avro::schema::ResolvedSchema;
 use apache_avro::types::Value;
 use millrace_schemas::{Envelope, WriterSchema};
 use millrace_stream::Position;
+use std::collections::BTreeSet;
 
 /// A usual row; larger ones grow.
 const ROW_BYTES: usize = 256;
@@ -41,20 +42,27 @@ impl Plan {
         Ok(Self { schema_id: writer.id, columns })
     }
 
-    /// The row's bytes: the body's columns, then the envelope's and the lineage, as [`Table::insert_columns`] lists them.
+    /// The row's bytes: the body's columns, then the envelope's and the lineage, as [`Table::insert_columns`] lists them,
+    /// but for those of the body that are left out.
     ///
     /// # Errors
     /// The first field that does not fit.
-    pub fn row(&self, value: &Value, envelope: &Envelope, position: &Position) -> Result<Vec<u8>, String> {
+    pub fn row(
+        &self,
+        left_out: &BTreeSet<String>,
+        value: &Value,
+        envelope: &Envelope,
+        position: &Position,
+    ) -> Result<Vec<u8>, String> {
         let mut row = Vec::with_capacity(ROW_BYTES);
-        self.body(value, &mut row)?;
+        self.body(left_out, value, &mut row)?;
         put_envelope(envelope, &mut row)?;
         put_lineage(envelope, position, self.schema_id, &mut row)?;
         Ok(row)
     }
 
-    pub fn body(&self, value: &Value, row: &mut Vec<u8>) -> Result<(), String> {
-        self.columns.iter().try_for_each(|column| {
+    pub fn body(&self, left_out: &BTreeSet<String>, value: &Value, row: &mut Vec<u8>) -> Result<(), String> {
+        self.columns.iter().filter(|column| !left_out.contains(&column.name)).try_for_each(|column| {
             let encoded = encode(&column.steps, &column.leaf, value, row);
             encoded.map_err(|error| format!("field `{}` does not fit its column: {error}", column.name))
         })
