@@ -5,7 +5,9 @@ pub mod dead_letters;
 pub mod deliveries;
 pub mod erasure;
 pub mod local;
+pub mod log_range;
 pub mod migrate;
+pub mod rebuild;
 pub mod roles;
 pub mod simulate;
 pub mod status;
@@ -67,6 +69,9 @@ pub enum Command {
     /// Compare the log with what was made of it, event by event
     #[command(subcommand)]
     Verify(verify::What),
+    /// Make what was made of the log anew, beside what is in use, and exchange the two
+    #[command(subcommand)]
+    Rebuild(rebuild::What),
     /// Records that could not be applied: list, show, replay, discard
     #[command(subcommand)]
     DeadLetters(dead_letters::Action),

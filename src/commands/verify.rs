@@ -2,12 +2,13 @@
 #![allow(clippy::print_stdout, reason = "this command's output")]
 
 use crate::commands::Global;
+use crate::commands::log_range::{LogRange, still_held};
 use crate::commands::roles::{Base, reach_clickhouse};
 use crate::config::Config;
 use crate::exit::Exit;
 use clap::{Args, Subcommand};
 use millrace_processors::clickhouse::{self, Comparison, Difference, Found};
-use millrace_stream::{Admin, Checkpoint, DeadLetters, PipelineConfig, Range, scan};
+use millrace_stream::{DeadLetters, PipelineConfig, Range, scan};
 use serde::Serialize;
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -28,9 +29,8 @@ pub struct Arguments {
     /// Only this topic [default: all]
     #[arg(long, value_name = "NAME")]
     topic: Option<String>,
-    /// From this offset of each partition [default: the first that the log holds]
-    #[arg(long, value_name = "OFFSET")]
-    from: Option<i64>,
+    #[command(flatten)]
+    range: LogRange,
 }
 
 /// One partition, compared.
@@ -39,7 +39,7 @@ struct Verified {
     topic: String,
     partition: i32,
     from: i64,
-    /// The first offset that had not taken effect when this began.
+    /// The first offset that was not compared.
     to: i64,
     /// Events that must be in a table.
     events: u64,
@@ -55,7 +55,7 @@ pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Ex
     let discarded = discarded.map_err(|failure| Exit::failed(anyhow::anyhow!("{failure}")))?;
     let comparison = Arc::new(Comparison::start(&config.clickhouse, &base.contracts, discarded).await?);
     let mut differences = 0;
-    for range in settled(&base, arguments).await? {
+    for range in arguments.range.settled(&base, clickhouse::NAME, arguments.topic.as_deref()).await? {
         let Some(range) = still_held(&base, range).await? else { continue };
         let verified = compare(&base, &comparison, range).await?;
         differences += verified.differences;
@@ -65,28 +65,6 @@ pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Ex
         0 => Ok(()),
         count => Err(Exit::found(format!("{count} events are not in ClickHouse as the log has them"))),
     }
-}
-
-/// What the pipeline has settled, partition by partition.
-async fn settled(base: &Base, arguments: &Arguments) -> Result<Vec<Range>, Exit> {
-    let settled = base.spine.checkpoints.list().await.map_err(Exit::failed)?;
-    let wanted = |topic: &str| arguments.topic.as_ref().is_none_or(|wanted| wanted == topic);
-    let settled = settled.into_iter().filter(|row| row.pipeline == clickhouse::NAME && wanted(&row.topic));
-    let from = arguments.from.unwrap_or_default();
-    let range = |row: Checkpoint| Range { topic: row.topic, partition: row.partition, from, to: row.next };
-    let ranges: Vec<_> = settled.map(range).collect();
-    if ranges.is_empty() {
-        return Err(Exit::usage("nothing to compare: the pipeline `clickhouse` has settled nothing of such a topic"));
-    }
-    Ok(ranges)
-}
-
-/// The part of it that the log holds: retention goes on while other partitions are compared.
-async fn still_held(base: &Base, range: Range) -> Result<Option<Range>, Exit> {
-    let log = Admin::new(base.config.kafka.clone()).partitions(vec![range.topic.clone()]).await?;
-    let held = log.iter().find(|found| found.partition == range.partition);
-    let from = held.map_or(range.from, |held| range.from.max(held.log_start));
-    Ok((from < range.to).then_some(Range { from, ..range }))
 }
 
 async fn compare(base: &Base, comparison: &Arc<Comparison>, range: Range) -> Result<Verified, Exit> {

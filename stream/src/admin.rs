@@ -2,12 +2,16 @@
 
 use crate::KafkaConfig;
 use anyhow::{Context, anyhow, bail};
+use chrono::{DateTime, Utc};
 use millrace_schemas::Cleanup;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::FromClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
+use rdkafka::{Offset, TopicPartitionList};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,6 +93,29 @@ impl Admin {
                 }
             }
             Ok(found)
+        })
+        .await
+    }
+
+    /// The first offset that each partition of these topics took at this time or later; none where there is none.
+    pub async fn offsets_at(
+        &self,
+        topics: Vec<String>,
+        time: DateTime<Utc>,
+    ) -> anyhow::Result<BTreeMap<(String, i32), i64>> {
+        self.ask(move |client| {
+            let mut wanted = TopicPartitionList::new();
+            for topic in &topics {
+                for partition in partitions_of(client, topic)? {
+                    wanted.add_partition_offset(topic, partition, Offset::Offset(time.timestamp_millis()))?;
+                }
+            }
+            let found = client.offsets_for_times(wanted, DEADLINE)?;
+            let place = |found: TopicPartitionListElem<'_>| match found.offset() {
+                Offset::Offset(offset) => Some(((found.topic().to_owned(), found.partition()), offset)),
+                _ => None,
+            };
+            Ok(found.elements().into_iter().filter_map(place).collect())
         })
         .await
     }

@@ -192,7 +192,8 @@ impl<H: Handler> Worker<H> {
             next: self.claim.next,
             planned: self.claim.plan.as_ref().map(|plan| plan.to),
             window: Window::new(self.config.dedup_window),
-            storm: Storm::default(),
+            // Whoever only reads writes no dead letter that there could be too many of.
+            storm: (!self.claim.is_nobodys()).then(Storm::default),
             met: HashSet::new(),
         }
     }
@@ -248,7 +249,7 @@ impl<H: Handler> Worker<H> {
     ) -> Result<Option<()>, Failure> {
         batch.reached(&record);
         let Some(decoded) = self.decode(&record, &mut batch.block, partition).await? else { return Ok(None) };
-        partition.storm.note(&record, &decoded)?;
+        partition.storm.as_mut().map_or(Ok(()), |storm| storm.note(&record, &decoded))?;
         match decoded {
             Decoded::Event => batch.count(&record),
             Decoded::Ignored => {}
@@ -370,7 +371,7 @@ struct Partition {
     /// The end of a range an earlier owner planned and may have written.
     planned: Option<i64>,
     window: Window,
-    storm: Storm,
+    storm: Option<Storm>,
     /// Schemas that the handler was told of.
     met: HashSet<u32>,
 }

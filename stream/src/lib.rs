@@ -31,6 +31,7 @@ mod replay;
 mod retry;
 mod scan;
 mod source;
+mod standstill;
 mod topic_id;
 
 pub use admin::{Admin, GroupProgress, PartitionProgress, Topic};
@@ -51,6 +52,7 @@ pub use replay::{ReplayOutcome, replay};
 pub use retry::{Backoff, retry_until};
 pub use scan::{Range, scan};
 pub use source::Source;
+pub use standstill::{Rebuilding, Standstill, keep_as_it_is, keep_moving};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

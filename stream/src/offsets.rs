@@ -5,7 +5,7 @@
 
 use crate::dead_letter::{self, Rejected};
 use crate::memory_bound::Held;
-use crate::{Failure, Position, Range, Record, answered};
+use crate::{Failure, Position, Range, Record, answered, standstill};
 use chrono::{DateTime, Utc};
 use millrace_schemas::Envelope;
 use serde_json::Value;
@@ -173,6 +173,11 @@ impl Claim {
         Self { pipeline: pipeline.into(), topic: topic.into(), partition, epoch: 0, next, plan: None }
     }
 
+    /// Does it only read?
+    pub(crate) fn is_nobodys(&self) -> bool {
+        self.epoch == 0
+    }
+
     fn of(pipeline: &Arc<str>, wanted: &Wanted, row: Option<PgRow>) -> Result<Self, Failure> {
         let Wanted { topic, topic_id, partition, .. } = wanted;
         let row = row.ok_or_else(|| Failure::stop(anyhow::anyhow!("no checkpoint for {topic}[{partition}]")))?;
@@ -301,23 +306,29 @@ impl<B> Batch<B> {
         Ok(Settled(()))
     }
 
-    /// Writes down what is about to be written elsewhere, before it is. A replay needs no plan.
+    /// Writes down what is about to be written elsewhere, before it is; not while its topic stands still. A replay needs
+    /// no plan.
     pub async fn plan(&self, pool: &PgPool, note: &Value) -> Result<(), Failure> {
         let Purpose::Advance { claim, from, to, .. } = &self.purpose else { return Ok(()) };
         let plan = serde_json::json!({ "to": to, "note": note });
         let statement = sqlx::query(
             "update millrace.checkpoint set plan = $6, updated_at = now()
-             where pipeline = $1 and topic = $2 and partition = $3 and epoch = $4 and next = $5",
+             where pipeline = $1 and topic = $2 and partition = $3 and epoch = $4 and next = $5
+             and (plan is not null or pg_try_advisory_xact_lock_shared($7, hashtext($2)))",
         )
         .bind(&*claim.pipeline)
         .bind(&*claim.topic)
         .bind(claim.partition)
         .bind(claim.epoch)
         .bind(from)
-        .bind(plan);
+        .bind(plan)
+        .bind(standstill::STANDING_STILL);
         answered(pool, async |connection| {
             let done = statement.execute(&mut *connection).await?;
-            if done.rows_affected() == 1 { Ok(()) } else { Err(claim.moved(*to, connection).await?) }
+            match done.rows_affected() {
+                1 => Ok(()),
+                _ => Err(claim.not_planned(*from, *to, connection).await?),
+            }
         })
         .await
     }
@@ -349,6 +360,14 @@ impl Claim {
             return Ok(());
         }
         Err(self.moved(to, tx).await?)
+    }
+
+    /// Why a range up to `to` may not begin.
+    async fn not_planned(&self, from: i64, to: i64, connection: &mut PgConnection) -> Result<Failure, Failure> {
+        match position(self, connection).await? {
+            (epoch, next) if epoch == self.epoch && next == from => Ok(standstill::stands_still(&self.topic)),
+            _ => self.moved(to, connection).await,
+        }
     }
 
     /// Why the checkpoint is not where a range up to `to` begins. A COMMIT whose answer was lost may take effect after it

@@ -10,6 +10,7 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message, Offset, TopicPartitionList};
+use serde::Serialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
@@ -23,7 +24,7 @@ const POLL: Duration = Duration::from_millis(500);
 const BROKER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Offsets of one partition, `to` excluded.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Range {
     pub topic: String,
     pub partition: i32,

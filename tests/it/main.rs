@@ -20,6 +20,7 @@ mod exactly_once;
 mod kills;
 mod layout;
 mod platform;
+mod rebuild;
 mod registry;
 mod shop;
 mod verify;

@@ -15,7 +15,9 @@ use super::protocol::{Attempt, Known, Step};
 use super::readers::Readers;
 use super::server::Server;
 use millrace_schemas::{Contract, Contracts, WriterSchema};
-use millrace_stream::{Batch, Failure, Handler, Incoming, Reason, Reject, answered, crash_at};
+use millrace_stream::{
+    Batch, Failure, Handler, Incoming, Reason, Reject, answered, crash_at, keep_as_it_is, keep_moving,
+};
 use sqlx::{Connection, PgPool};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,6 +60,10 @@ impl ClickHouse {
     }
 
     async fn insert_all(&self, batch: &Batch<Rows>, span: &Span) -> Result<(), Failure> {
+        let _as_it_is = match batch.range() {
+            None => Some(keep_as_it_is(&self.pool, &span.topic).await?),
+            Some(_) => None,
+        };
         let blocks = batch.block.blocks();
         let mut attempt = Attempt::new(self.known(batch, span, &blocks));
         let mut missing = None;
@@ -120,6 +126,7 @@ impl ClickHouse {
     /// now on, for its reason: its records are set aside, and every other one goes on.
     async fn evolve(&self, contract: &Contract, writer: &WriterSchema) -> Result<(), Failure> {
         let _alone = self.changing.lock().await;
+        let _moving = keep_moving(&self.pool, &contract.topic).await?;
         let event_type = &contract.event_type;
         let Some(table) = self.readers.table(event_type) else { return Ok(()) };
         let evolved = match table.evolved(contract, writer.schema) {

@@ -4,7 +4,7 @@
 //! reader keeps it, so a batch in hand may hold blocks of both.
 
 use super::table::{Table, Tables};
-use millrace_schemas::WriterSchema;
+use millrace_schemas::{Contract, WriterSchema};
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -55,6 +55,16 @@ impl<P> Readers<P> {
         drop(known);
         let plan = (self.compile)(writer, &table);
         Some(self.change().put(writer.id, Reader { place, table, plan }))
+    }
+
+    /// What a schema brings or breaks, for whoever changes no table: the columns that it needs are there.
+    pub fn learn(&self, contract: &Contract, writer: &WriterSchema) {
+        let Some(table) = self.table(&contract.event_type) else { return };
+        match table.evolved(contract, writer.schema) {
+            Ok(None) => {}
+            Ok(Some(evolved)) => self.follow(&contract.event_type, evolved),
+            Err(why) => drop(self.refuse(writer, why)),
+        }
     }
 
     /// From now on the type's events go into this table.

@@ -6,7 +6,7 @@ use super::column::quote;
 use super::config::ClickHouseConfig;
 use super::erasure::{self, Marks};
 use super::exception;
-use super::table::{Column, Described, Found, RAW, Table};
+use super::table::{Column, Described, Found, RAW, SHADOW, Table};
 use super::topology::{LOCAL, Setting, Topology};
 use super::turns::Turns;
 use anyhow::Context;
@@ -245,16 +245,17 @@ impl Server {
         Ok(self.within(query.fetch_all::<Id>()).await?.into_iter().map(|Id { id }| id).collect())
     }
 
-    /// The tables beneath the views, and erasure's.
+    /// The tables beneath the views, what is being rebuilt of them, and erasure's.
     pub async fn found(&self) -> Result<Found, Failure> {
         let mut tables = self.found_tables().await?;
         let sql = format!(
-            "select concat(database, '.', table), name, type, comment from system.columns
-             where database in ('{LOCAL}', '{RAW}') order by database, table, position"
+            "select concat(database, '.', table), name, type, comment,
+                 if(default_kind = 'DEFAULT', toNullable(default_expression), null)
+             from system.columns where database in ('{LOCAL}', '{RAW}', '{SHADOW}') order by database, table, position"
         );
-        let columns = self.client.query_raw(&sql).fetch_all::<(String, String, String, String)>();
-        for (table, name, type_name, comment) in self.within(columns).await? {
-            let column = Column { name, type_name, comment, default_sql: None };
+        let columns = self.client.query_raw(&sql).fetch_all::<(String, String, String, String, Option<String>)>();
+        for (table, name, type_name, comment, default_sql) in self.within(columns).await? {
+            let column = Column { name, type_name, comment, default_sql };
             tables.entry(table).or_default().columns.push(column);
         }
         Ok(tables)
@@ -263,7 +264,7 @@ impl Server {
     async fn found_tables(&self) -> Result<Found, Failure> {
         let sql = format!(
             "select concat(database, '.', name), engine, engine_full, comment from system.tables
-             where database in ('{LOCAL}', '{RAW}', '{}')",
+             where database in ('{LOCAL}', '{RAW}', '{SHADOW}', '{}')",
             erasure::DATABASE
         );
         let tables = self.client.query_raw(&sql).fetch_all::<(String, String, String, String)>();

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 /// The tables beneath: raw, with every row that was ever inserted until a merge drops its duplicates.
 pub(super) const RAW: &str = "events_raw";
+/// Where a table is rebuilt, until it takes the other one's place.
+pub(super) const SHADOW: &str = "events_shadow";
 /// What people query: one view per event type, each event once.
 pub(super) const VIEWS: &str = "events";
 /// Business definitions over the views.
@@ -47,6 +49,8 @@ pub struct Table {
     fields: Vec<Field>,
     columns: Vec<Column>,
     topology: Topology,
+    /// Where it is: [`RAW`], or [`SHADOW`] while it is rebuilt.
+    database: &'static str,
 }
 
 /// A column as the server has it or shall have it.
@@ -97,6 +101,11 @@ impl Tables {
         if errors.is_empty() { Ok(Self { tables, by_type }) } else { Err(errors) }
     }
 
+    /// One type's table alone.
+    pub(super) fn one(event_type: &str, table: Table) -> Self {
+        Self { tables: vec![Arc::new(table)], by_type: HashMap::from([(event_type.to_owned(), 0)]) }
+    }
+
     /// The same tables elsewhere.
     pub(super) fn on(mut self, topology: &Topology) -> Self {
         self.tables.iter_mut().for_each(|table| Arc::make_mut(table).topology = topology.clone());
@@ -142,7 +151,7 @@ impl Table {
         let fields = column::fields(schema)?;
         let columns = columns(&fields);
         let (name, doc, topology) = (name.to_owned(), doc.to_owned(), Topology::Single);
-        clash(&columns).map_or(Ok(Self { name, doc, fields, columns, topology }), Err)
+        clash(&columns).map_or(Ok(Self { name, doc, fields, columns, topology, database: RAW }), Err)
     }
 
     pub fn name(&self) -> &str {
@@ -185,9 +194,19 @@ impl Table {
         &self.fields
     }
 
-    /// `` `events_raw`.`order_placed` ``.
+    /// The same table, empty and beside the one that is in use.
+    pub(super) fn shadow(&self) -> Self {
+        Self { database: SHADOW, ..self.clone() }
+    }
+
+    /// `` events_raw.`order_placed` ``.
     pub(super) fn raw(&self) -> String {
-        format!("{RAW}.{}", quote(&self.name))
+        format!("{}.{}", self.database, quote(&self.name))
+    }
+
+    /// As [`Found`] names it.
+    pub(super) fn found_as(&self) -> String {
+        format!("{}.{}", self.database, self.name)
     }
 
     /// The columns an insert names: all but what the server fills in.
@@ -208,7 +227,7 @@ impl Table {
     /// A table of another kind, or a column of another type: no statement turns these without touching data.
     pub(super) fn statements(&self, found: &Found) -> Result<Vec<String>, String> {
         let mut statements = Vec::new();
-        for layer in self.topology.layers(&self.name) {
+        for layer in self.layers() {
             match found.get(&self.full_name(&layer)) {
                 None => statements.push(self.create(&layer)),
                 Some(described) => statements.extend(self.alterations(&layer, described)?),
@@ -217,9 +236,17 @@ impl Table {
         Ok(statements)
     }
 
+    fn layers(&self) -> Vec<Layer> {
+        let mut layers = self.topology.layers(&self.name);
+        if self.database == SHADOW {
+            layers.iter_mut().for_each(|layer| layer.database = SHADOW);
+        }
+        layers
+    }
+
     /// Rows of one hour and one subject lie together: analysts filter by time first, then by whom. The key
     /// is deterministic from the event, so that a repeated event meets its first copy and replaces it.
-    fn create(&self, layer: &Layer) -> String {
+    pub(super) fn create(&self, layer: &Layer) -> String {
         let columns: Vec<_> = self.columns.iter().map(|column| format!("    {}", column.definition())).collect();
         let settings: Vec<_> = layer.settings.iter().map(|(name, least)| format!("{name} = {least}")).collect();
         let rows = match settings.is_empty() {
@@ -272,6 +299,10 @@ impl Table {
         for (at, column) in self.columns.iter().enumerate() {
             match found.columns.iter().find(|found| found.name == column.name) {
                 None => changes.push(self.add_column(at)),
+                // It is empty.
+                Some(found) if found.type_name != column.type_name && self.database == SHADOW => {
+                    changes.push(format!("modify column {}", column.definition()));
+                }
                 Some(found) if found.type_name != column.type_name => {
                     return Err(self.other_type(layer, column, found));
                 }
@@ -308,11 +339,12 @@ impl Table {
     fn other_type(&self, layer: &Layer, column: &Column, found: &Column) -> String {
         format!(
             "{} has column `{}` of type {}, the contract says {}: a published field never changes its type; \
-             make it a new field or a new event type, or drop the table and rebuild it from the log",
+             make it a new field or a new event type, or `millrace rebuild clickhouse {}` from the log",
             self.full_name(layer),
             column.name,
             found.type_name,
-            column.type_name
+            column.type_name,
+            self.name
         )
     }
 
@@ -345,7 +377,7 @@ impl Table {
 
     /// Are the server's tables ready for our rows?
     pub(super) fn mismatch(&self, found: &Found) -> Option<String> {
-        self.topology.layers(&self.name).iter().find_map(|layer| self.mismatch_of(layer, found))
+        self.layers().iter().find_map(|layer| self.mismatch_of(layer, found))
     }
 
     fn mismatch_of(&self, layer: &Layer, found: &Found) -> Option<String> {
@@ -389,7 +421,7 @@ impl Described {
 }
 
 impl Column {
-    fn definition(&self) -> String {
+    pub fn definition(&self) -> String {
         let default = self.default_sql.as_ref().map(|sql| format!(" default {sql}")).unwrap_or_default();
         format!("{} {}{default} comment {}", quote(&self.name), self.type_name, text_literal(&self.comment))
     }

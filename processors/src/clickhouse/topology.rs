@@ -78,15 +78,6 @@ impl Topology {
         }
     }
 
-    /// The rows of a table, where a mutation changes them: a distributed table takes none.
-    pub fn rows(&self, table: &str) -> (&'static str, String) {
-        let database = match self {
-            Self::Single => RAW,
-            Self::Cluster(_) => LOCAL,
-        };
-        (database, format!("{database}.{}{}", quote(table), self.on_cluster()))
-    }
-
     /// The engine of a small table that keeps the newest row of a key, and that every server has all of.
     pub fn everywhere(&self, name: &str, newest: &str) -> String {
         match self {

@@ -8,7 +8,7 @@ use super::erasure::{self, Marks};
 use super::readers::Readers;
 use super::row::whole::Plan;
 use super::server::{Content, Server, to_anyhow};
-use super::table::Table;
+use super::table::{Table, Tables};
 use anyhow::Context;
 use millrace_schemas::{Cleanup, Contract, Contracts, WriterSchema};
 use millrace_stream::{Batch, Failure, Handler, Incoming, Position, Range, Reason, Reject};
@@ -128,6 +128,19 @@ impl Comparison {
         std::mem::take(&mut *self.found())
     }
 
+    /// The same for one table's shadow alone.
+    pub(super) async fn of_shadow(
+        server: Server,
+        contract: &Arc<Contract>,
+        shadow: &Table,
+        discarded: HashSet<Position>,
+    ) -> anyhow::Result<Self> {
+        let readers = Readers::new(Tables::one(&contract.event_type, shadow.clone()), Plan::compile);
+        let contracts = BTreeMap::from([(contract.topic.clone(), vec![contract.clone()])]);
+        let personal = erasure::marks(&server).await.map_err(to_anyhow)?;
+        Ok(Self { server, readers, personal, contracts, discarded, found: Mutex::default() })
+    }
+
     fn found(&self) -> std::sync::MutexGuard<'_, Found> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -237,12 +250,7 @@ impl Handler for Comparison {
 
     /// As the pipeline does, but for the server, which has the column already: the pipeline settled the record.
     async fn meet(&self, contract: &Contract, writer: &WriterSchema) -> Result<(), Failure> {
-        let Some(table) = self.readers.table(&contract.event_type) else { return Ok(()) };
-        match table.evolved(contract, writer.schema) {
-            Ok(None) => {}
-            Ok(Some(evolved)) => self.readers.follow(&contract.event_type, evolved),
-            Err(why) => drop(self.readers.refuse(writer, why)),
-        }
+        self.readers.learn(contract, writer);
         Ok(())
     }
 
@@ -250,9 +258,7 @@ impl Handler for Comparison {
         if self.discarded.contains(incoming.position) {
             return Ok(false);
         }
-        let Some(reader) = self.readers.get(&incoming.contract.event_type, incoming.writer) else {
-            return Err(Reject::new(Reason::UnknownType, "no table"));
-        };
+        let Some(reader) = self.readers.get(&incoming.contract.event_type, incoming.writer) else { return Ok(false) };
         let plan = reader.plan.as_ref().map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
         let value = incoming.writer.decode(incoming.datum).map_err(|error| Reject::new(Reason::Undecodable, error))?;
         let hash = |left_out| {

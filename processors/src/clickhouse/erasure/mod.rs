@@ -22,7 +22,7 @@ pub use ledger::{Progress, progress};
 pub use metrics::ErasureMetrics;
 pub use personal::{Remains, remains};
 
-pub(super) use personal::{DATABASE, Marks, mark, marks, mismatch, prepare};
+pub(super) use personal::{DATABASE, Marks, erase_shadow, mark, marks, mismatch, prepare};
 
 use super::config::ClickHouseConfig;
 use super::server::Server;

@@ -6,8 +6,8 @@
 use super::super::column::{quote, text_literal};
 use super::super::config::ClickHouseConfig;
 use super::super::server::Server;
-use super::super::table::{Found, RAW, Table};
-use super::super::topology::Topology;
+use super::super::table::{Found, RAW, SHADOW, Table};
+use super::super::topology::{LOCAL, Topology};
 use super::PROMISED_WITHIN;
 use super::ledger::Recorded;
 use chrono::{DateTime, Utc};
@@ -101,6 +101,8 @@ fn values(tables: &[&Table]) -> Vec<String> {
 /// The columns of one table that are personal data of those whose ids one other column holds. Never empty.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Personal {
+    /// The tables in use, or what a rebuild fills.
+    database: String,
     table: String,
     /// The column with the ids.
     subject: String,
@@ -108,19 +110,21 @@ pub(super) struct Personal {
     columns: Vec<(String, String)>,
 }
 
-/// All that there are, by table; those of columns that were dropped since excluded.
-pub(super) async fn personal(server: &Server) -> Result<Vec<Personal>, Failure> {
-    let sql = format!(
-        "select p.table, p.subject, p.column, c.type from erasure.personal as p final
-         join system.columns as c on c.database = '{RAW}' and c.table = p.table and c.name = p.column
-         order by p.table, p.subject, c.position"
-    );
-    let rows = server.query(&sql).fetch_all::<(String, String, String, String)>();
-    let mut found = BTreeMap::<(String, String), Vec<(String, String)>>::new();
-    for (table, subject, column, type_name) in server.within(rows).await? {
-        found.entry((table, subject)).or_default().push((column, type_name));
+/// All that there are in these databases, by table; those of columns that were dropped since excluded.
+pub(super) async fn personal(server: &Server, databases: &[&str]) -> Result<Vec<Personal>, Failure> {
+    let sql = "select c.database, p.table, p.subject, p.column, c.type from erasure.personal as p final
+               join system.columns as c on c.table = p.table and c.name = p.column
+               where c.database in {databases:Array(String)} order by c.database, p.table, p.subject, c.position";
+    let rows = server.query(sql).param("databases", databases).fetch_all::<(String, String, String, String, String)>();
+    let mut found: Vec<Personal> = Vec::new();
+    for (database, table, subject, column, type_name) in server.within(rows).await? {
+        let of_this = |it: &Personal| (&it.database, &it.table, &it.subject) == (&database, &table, &subject);
+        match found.last_mut().filter(|last| of_this(last)) {
+            Some(last) => last.columns.push((column, type_name)),
+            None => found.push(Personal { database, table, subject, columns: vec![(column, type_name)] }),
+        }
     }
-    Ok(found.into_iter().map(|((table, subject), columns)| Personal { table, subject, columns }).collect())
+    Ok(found)
 }
 
 /// What of a table's rows is personal data, for who reads them.
@@ -149,7 +153,7 @@ impl Marks {
 /// By table.
 pub(in super::super) async fn marks(server: &Server) -> Result<BTreeMap<String, Marks>, Failure> {
     let mut found = BTreeMap::<String, Marks>::new();
-    for Personal { table, subject, columns } in personal(server).await? {
+    for Personal { table, subject, columns, .. } in personal(server, &[RAW, SHADOW]).await? {
         let marks = found.entry(table).or_insert_with(Marks::none);
         marks.columns.extend(columns.into_iter().map(|(name, _)| name));
         marks.subjects.insert(subject);
@@ -158,12 +162,23 @@ pub(in super::super) async fn marks(server: &Server) -> Result<BTreeMap<String, 
 }
 
 impl Personal {
-    pub fn table(&self) -> &str {
-        &self.table
+    /// As an event's table, where the name of one in a rebuild says so.
+    pub fn table(&self) -> String {
+        if self.database == RAW { self.table.clone() } else { format!("{}.{}", self.database, self.table) }
     }
 
     fn raw(&self) -> String {
-        format!("{RAW}.{}", quote(&self.table))
+        format!("{}.{}", self.database, quote(&self.table))
+    }
+
+    /// Where its rows are: the database, and what a mutation names.
+    fn rows(&self, topology: &Topology) -> (String, String) {
+        match topology {
+            Topology::Cluster(_) if self.database == RAW => {
+                (LOCAL.into(), format!("{LOCAL}.{}{}", quote(&self.table), topology.on_cluster()))
+            }
+            _ => (self.database.clone(), self.raw()),
+        }
     }
 
     /// Rows of these people that still hold something.
@@ -182,7 +197,7 @@ impl Personal {
         let emptied: Vec<_> = self.columns.iter().map(empty).collect();
         format!(
             "alter table {} update {} where {} settings mutations_sync = 2",
-            topology.rows(&self.table).1,
+            self.rows(topology).1,
             emptied.join(", "),
             self.held_by(SUBJECTS)
         )
@@ -211,7 +226,7 @@ impl Personal {
 
     /// One that was given up waiting for goes on in the server: another beside it would do the work twice.
     async fn nobody_is_at_it(&self, server: &Server) -> Result<(), Failure> {
-        let (database, _) = server.topology().rows(&self.table);
+        let (database, _) = self.rows(server.topology());
         let sql = format!(
             "select mutation_id from {} where database = '{database}' and table = {{table:String}}
              and not is_done and not is_killed and command like '%erasure.subject%' limit 1",
@@ -275,6 +290,14 @@ pub(super) async fn remembered(server: &Server) -> Result<u64, Failure> {
     number(server, "select uniqExact(subject) from erasure.subject").await
 }
 
+/// Empties what a rebuild filled in of anybody who was or is to be erased, before it is seen.
+pub(in super::super) async fn erase_shadow(server: &Server, table: &str) -> Result<(), Failure> {
+    for personal in personal(server, &[SHADOW]).await?.iter().filter(|personal| personal.table == table) {
+        personal.erase(server).await?;
+    }
+    Ok(())
+}
+
 /// What one table still holds of people who were or are to be erased.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Remains {
@@ -297,10 +320,10 @@ pub async fn remains(config: &ClickHouseConfig) -> anyhow::Result<Vec<Remains>> 
 
 async fn look(server: &Server) -> Result<Vec<Remains>, Failure> {
     let mut found = Vec::new();
-    for personal in personal(server).await? {
+    for personal in personal(server, &[RAW, SHADOW]).await? {
         let (rows, overdue) = server.within(server.query(&personal.remains()).fetch_one::<(u64, u64)>()).await?;
-        let Personal { table, columns, .. } = personal;
-        let columns = columns.into_iter().map(|(name, _)| name).collect();
+        let table = personal.table();
+        let columns = personal.columns.into_iter().map(|(name, _)| name).collect();
         found.push(Remains { table, columns, rows, overdue });
     }
     Ok(found)
@@ -352,7 +375,8 @@ mod tests {
     fn each_type_is_emptied_to_what_it_calls_nothing_and_only_where_it_holds_something() {
         let types = ["String", "Nullable(String)", "LowCardinality(Nullable(String))", "Array(String)", "Int64"];
         let columns = ["a", "b", "c", "d", "e"].iter().zip(types).map(|(name, kind)| ((*name).into(), kind.into()));
-        let personal = Personal { table: "t".into(), subject: "id".into(), columns: columns.collect() };
+        let personal =
+            Personal { database: RAW.into(), table: "t".into(), subject: "id".into(), columns: columns.collect() };
         assert_eq!(
             personal.update(&Topology::Single),
             "alter table events_raw.`t` update `a` = defaultValueOfTypeName('String'), `b` = null, `c` = null, \

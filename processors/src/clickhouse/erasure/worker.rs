@@ -7,6 +7,7 @@
 //! Every step may be repeated, by anybody, so one that dies in between changes nothing. One process at a time does it,
 //! which saves work and is not needed to be right.
 
+use super::super::table::RAW;
 use super::Server;
 use super::config::ErasureConfig;
 use super::ledger::{Ledger, Recorded};
@@ -109,7 +110,7 @@ impl Worker {
             if !people.is_empty() {
                 personal::remember(&self.server, &people).await?;
             }
-            let tables = personal::personal(&self.server).await?;
+            let tables = personal::personal(&self.server, &[RAW]).await?;
             for table in &tables {
                 self.empty(table).await?;
             }
@@ -126,7 +127,7 @@ impl Worker {
     async fn empty(&self, personal: &Personal) -> Result<(), Failure> {
         let (table, started) = (personal.table(), Instant::now());
         let rows = personal.erase(&self.server).await;
-        let rows = rows.map_err(|failure| failure.context(format!("could not empty events_raw.{table}")))?;
+        let rows = rows.map_err(|failure| failure.context(format!("could not empty {table}")))?;
         if rows > 0 {
             tracing::info!(table, rows, "erased personal data in {:.1?}", started.elapsed());
         }
@@ -141,7 +142,7 @@ impl Worker {
             let left = personal.left(&self.server, since, until).await?;
             if left > 0 {
                 let table = personal.table();
-                return Err(Failure::retry(anyhow::anyhow!("{left} rows of events_raw.{table} came in meanwhile")));
+                return Err(Failure::retry(anyhow::anyhow!("{left} rows of {table} came in meanwhile")));
             }
         }
         Ok(())

@@ -1,0 +1,119 @@
+//! The handler that fills a table's shadow, and sums up by another way what must be in it afterwards.
+
+use super::super::block::Rows;
+use super::super::native::{self, Origin};
+use super::super::readers::Readers;
+use super::super::row::whole;
+use super::super::server::Server;
+use super::super::table::{Table, Tables};
+use millrace_schemas::{Contract, WriterSchema};
+use millrace_stream::{Batch, Failure, Handler, Incoming, Position, Reason, Reject};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Takes the events of one type.
+pub(super) struct Filling {
+    event_type: String,
+    server: Server,
+    readers: Readers<native::Plan>,
+    /// Reads the same by way of value trees, so that a fault of the fast way shows.
+    judges: Readers<whole::Plan>,
+    /// Records that were given up: nobody wants their events in a table.
+    discarded: HashSet<Position>,
+    sums: Mutex<BTreeMap<i32, Sum>>,
+}
+
+/// Rows, in any order: how many, and what is in all their columns but `_inserted_at`.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sum {
+    pub rows: u64,
+    /// Of the first eight bytes of each row's SHA-256, wrapping.
+    pub hashes: u64,
+}
+
+impl Sum {
+    fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.hashes = self.hashes.wrapping_add(other.hashes);
+    }
+
+    fn of(row: &[u8]) -> Self {
+        let digest = Sha256::digest(row);
+        let mut first = [0; 8];
+        first.copy_from_slice(&digest[..8]);
+        Self { rows: 1, hashes: u64::from_le_bytes(first) }
+    }
+}
+
+/// A batch's rows, and their sum.
+#[derive(Debug, Default)]
+pub struct Filled {
+    rows: Rows,
+    sum: Sum,
+}
+
+impl Filling {
+    pub fn new(server: Server, contract: &Contract, shadow: &Table, discarded: HashSet<Position>) -> Self {
+        let tables = || Tables::one(&contract.event_type, shadow.clone());
+        Self {
+            event_type: contract.event_type.clone(),
+            server,
+            readers: Readers::new(tables(), native::Plan::compile),
+            judges: Readers::new(tables(), whole::Plan::compile),
+            discarded,
+            sums: Mutex::default(),
+        }
+    }
+
+    /// By partition, of what was filled in.
+    pub fn sums(&self) -> MutexGuard<'_, BTreeMap<i32, Sum>> {
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sum(&self, incoming: &Incoming<'_>) -> Result<Sum, Reject> {
+        let unfit = |error: String| Reject::new(Reason::DoesNotFit, error);
+        let Some(judge) = self.judges.get(&self.event_type, incoming.writer) else { return Ok(Sum::default()) };
+        let plan = judge.plan.as_ref().map_err(|error| unfit(error.clone()))?;
+        let value = incoming.writer.decode(incoming.datum).map_err(|error| Reject::new(Reason::Undecodable, error))?;
+        let row = plan.row(&BTreeSet::new(), &value, incoming.envelope, incoming.position).map_err(unfit)?;
+        Ok(Sum::of(&row))
+    }
+}
+
+impl Handler for Filling {
+    type Block = Filled;
+
+    /// As the pipeline does, but for the server: the table in use has the column already, and the shadow is made of it.
+    async fn meet(&self, contract: &Contract, writer: &WriterSchema) -> Result<(), Failure> {
+        if contract.event_type == self.event_type {
+            self.readers.learn(contract, writer);
+            self.judges.learn(contract, writer);
+        }
+        Ok(())
+    }
+
+    fn decode(&self, incoming: &Incoming<'_>, filled: &mut Filled) -> Result<bool, Reject> {
+        if incoming.contract.event_type != self.event_type || self.discarded.contains(incoming.position) {
+            return Ok(false);
+        }
+        let Some(reader) = self.readers.get(&self.event_type, incoming.writer) else { return Ok(false) };
+        let plan = reader.plan.as_ref().map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
+        let sum = self.sum(incoming)?;
+        let columns = filled.rows.of(reader.place, &reader.table, incoming.position);
+        plan.append(incoming.datum, &Origin::of(incoming.envelope, incoming.position), columns)?;
+        filled.sum.add(sum);
+        Ok(true)
+    }
+
+    /// Inserted again after an error under the same token; whatever comes of that, the sums are compared in the end.
+    async fn apply(&self, batch: &Batch<Filled>) -> Result<(), Failure> {
+        let Filled { rows, sum } = &batch.block;
+        let Some(span) = rows.span(batch.range()) else { return Ok(()) };
+        for block in rows.blocks() {
+            self.server.insert(&block, &block.token(&span)).await?;
+        }
+        self.sums().entry(span.partition).or_default().add(*sum);
+        Ok(())
+    }
+}

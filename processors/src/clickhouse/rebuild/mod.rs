@@ -1,0 +1,311 @@
+//! A table made anew from the log, beside the one in use, and put into its place once it is shown to be right.
+//!
+//! ```text
+//! an empty shadow ─→ fill it from the log ─→ compare with the log ─→ carry over what the log does not have
+//!    ─→ erase whom is to be erased ─→ stand still: what came meanwhile, exchange ─→ drop the old one
+//! ```
+//!
+//! Whatever dies before the exchange has changed nothing that anybody reads, and the next rebuild begins anew. The
+//! exchange is one statement: views show the old rows or the new ones, never both and never none (ADR 0011).
+
+mod filling;
+mod statements;
+
+use super::config::ClickHouseConfig;
+use super::server::{Server, to_anyhow};
+use super::table::{Found, Table};
+use super::topology::Topology;
+use super::verify::{Comparison, Difference, Found as Compared};
+use super::{NAME, erasure, migrate};
+use anyhow::{Context, bail, ensure};
+use filling::{Filling, Sum};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use millrace_schemas::{Contract, Contracts};
+use millrace_stream::{PipelineConfig, Position, Range, Rebuilding, Spine, crash_at, scan};
+use serde::Serialize;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+/// One statement: a copy of a month's rows takes longest.
+const STATEMENT_DEADLINE: Duration = Duration::from_hours(1);
+/// Partitions read at once: each holds a consumer, two batches and a window of ids.
+const PARTITIONS_AT_ONCE: usize = 4;
+/// How long what is on its way has to settle. Ingestion of the topic waits no longer than this and the exchange.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Copies of what came meanwhile, each shorter than the one before, until one is short enough to stand still for.
+const CATCH_UP_MAX: usize = 20;
+const SHORT: Duration = Duration::from_secs(1);
+/// Rows get their time of insertion when an insert begins, and are there when it ends.
+const LATE_SECONDS: u32 = 60;
+
+/// What is to be made anew.
+pub struct Rebuild<'a> {
+    pub config: &'a ClickHouseConfig,
+    pub contract: &'a Arc<Contract>,
+    pub contracts: &'a Contracts,
+    /// The part of the log that is read again; what lies outside is carried over. All have settled.
+    pub ranges: Vec<Range>,
+    pub pipeline: PipelineConfig,
+    pub discarded: HashSet<Position>,
+    /// Put the new table into place also where it has fewer events than the old one.
+    pub fewer: bool,
+}
+
+/// How far the log was read.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    pub offsets: i64,
+    pub of: i64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Rebuilt {
+    pub table: String,
+    pub ranges: Vec<Range>,
+    /// Events of these ranges, in the old table and in the new one.
+    pub before: u64,
+    pub after: u64,
+    /// How long nothing of the topic was inserted.
+    pub still_seconds: f64,
+}
+
+/// A rebuild under way.
+struct Work<'a> {
+    rebuild: &'a Rebuild<'a>,
+    spine: &'a Spine,
+    server: Server,
+    /// The one in use. Its shadow is [`Table::shadow`].
+    table: Table,
+    _alone: Rebuilding,
+}
+
+impl Rebuild<'_> {
+    /// Does all of it. `told` hears how far the log was read.
+    ///
+    /// # Errors
+    /// What stood against it. The table in use is as it was.
+    pub async fn run(&self, spine: &Spine, told: impl Fn(Progress) + Sync) -> anyhow::Result<Rebuilt> {
+        let work = self.begin(spine).await?;
+        let mark = work.now().await?;
+        work.create().await?;
+        work.fill(&told).await?;
+        let (before, after) = work.count().await?;
+        work.carry_over().await?;
+        work.erase().await?;
+        let still_seconds = work.exchange(mark).await?;
+        work.show_and_drop().await?;
+        Ok(Rebuilt { table: work.table.name().into(), ranges: self.ranges.clone(), before, after, still_seconds })
+    }
+
+    async fn begin<'a>(&'a self, spine: &'a Spine) -> anyhow::Result<Work<'a>> {
+        ensure!(
+            self.config.topology() == Topology::Single,
+            "clickhouse.cluster is set: a cluster's tables are not rebuilt yet; docs/rebuilding.md says what to do there"
+        );
+        let tables = super::tables(self.config, self.contracts)?;
+        let table = tables.index(&self.contract.event_type).map(|at| tables.get(at).as_ref().clone());
+        let table = table.with_context(|| format!("{} has no table", self.contract.event_type))?;
+        let alone = spine.checkpoints.rebuild(&self.contract.topic).await.map_err(to_anyhow)?;
+        let server = Server::with_timeout(self.config, STATEMENT_DEADLINE)?;
+        Ok(Work { rebuild: self, spine, server, table, _alone: alone })
+    }
+}
+
+impl Work<'_> {
+    /// By the server's clock, in milliseconds.
+    async fn now(&self) -> anyhow::Result<i64> {
+        self.number("select toUnixTimestamp64Milli(now64(3))").await
+    }
+
+    /// The shadow, as the table in use is and as the contract says: types may differ, it is empty.
+    async fn create(&self) -> anyhow::Result<()> {
+        for statement in statements::create(&self.table) {
+            self.execute(&statement).await?;
+        }
+        let changes = self.table.shadow().statements(&self.found().await?).map_err(anyhow::Error::msg)?;
+        for statement in &changes {
+            self.execute(statement).await?;
+        }
+        Ok(())
+    }
+
+    async fn fill(&self, told: &(impl Fn(Progress) + Sync)) -> anyhow::Result<()> {
+        let Rebuild { contract, discarded, ranges, .. } = self.rebuild;
+        let shadow = self.table.shadow();
+        let filling = Arc::new(Filling::new(self.server.clone(), contract, &shadow, discarded.clone()));
+        let (of, done) = (ranges.iter().map(|range| range.to - range.from).sum(), AtomicI64::new(0));
+        let scans = ranges.iter().map(|range| self.fill_from(&filling, range, &done, of, told));
+        stream::iter(scans).buffer_unordered(PARTITIONS_AT_ONCE).try_collect::<Vec<()>>().await?;
+        crash_at("rebuild_filled");
+        self.judge(&filling).await
+    }
+
+    async fn fill_from(
+        &self,
+        filling: &Arc<Filling>,
+        range: &Range,
+        done: &AtomicI64,
+        of: i64,
+        told: &(impl Fn(Progress) + Sync),
+    ) -> anyhow::Result<()> {
+        let before = AtomicI64::new(range.from);
+        let reached = |next: i64| {
+            let more = next - before.swap(next, Ordering::Relaxed);
+            told(Progress { offsets: done.fetch_add(more, Ordering::Relaxed) + more, of });
+        };
+        let config = self.rebuild.pipeline.clone();
+        let scanned = scan(self.spine, "rebuild", filling.clone(), config, range.clone(), reached).await;
+        scanned.map_err(to_anyhow).with_context(|| format!("{}[{}]", range.topic, range.partition))
+    }
+
+    /// Is in the shadow what the log says, by another way than it was inserted? A sum that differs need not be a
+    /// fault: an event that is in the log twice may be one row by now. Then each is compared.
+    async fn judge(&self, filling: &Filling) -> anyhow::Result<()> {
+        let found = self.sums().await?;
+        for range in &self.rebuild.ranges {
+            let expected = filling.sums().get(&range.partition).copied().unwrap_or_default();
+            if found.get(&range.partition).copied().unwrap_or_default() != expected {
+                self.compare(range).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn sums(&self) -> anyhow::Result<BTreeMap<i32, Sum>> {
+        let sql = statements::sums(&self.table.shadow(), &self.rebuild.ranges);
+        let rows = self.server.query(&sql).fetch_all::<(i32, u64, u64)>();
+        let rows = self.server.within(rows).await.map_err(to_anyhow)?;
+        Ok(rows.into_iter().map(|(partition, rows, hashes)| (partition, Sum { rows, hashes })).collect())
+    }
+
+    async fn compare(&self, range: &Range) -> anyhow::Result<()> {
+        let Rebuild { contract, discarded, pipeline, .. } = self.rebuild;
+        let (server, shadow) = (self.server.clone(), self.table.shadow());
+        let comparison = Arc::new(Comparison::of_shadow(server, contract, &shadow, discarded.clone()).await?);
+        let scanned = scan(self.spine, "rebuild", comparison.clone(), pipeline.clone(), range.clone(), |_| {}).await;
+        scanned.map_err(to_anyhow)?;
+        let Compared { differences, named, .. } = comparison.take();
+        let some: Vec<_> = named.iter().take(3).map(Difference::to_string).collect();
+        ensure!(differences == 0, "{differences} rows are not as the log has them: {}", some.join("; "));
+        Ok(())
+    }
+
+    /// Events of the ranges: in the table in use, and in its shadow.
+    async fn count(&self) -> anyhow::Result<(u64, u64)> {
+        let ranges = &self.rebuild.ranges;
+        let before: u64 = self.number(&statements::events(&self.table, ranges)).await?;
+        let after: u64 = self.number(&statements::events(&self.table.shadow(), ranges)).await?;
+        if after < before && !self.rebuild.fewer {
+            bail!(
+                "the log gives {after} events where {} holds {before}: `millrace verify clickhouse` names those that the \
+                 log does not have, and --fewer does without them",
+                self.table.raw()
+            );
+        }
+        Ok((before, after))
+    }
+
+    /// What the log does not have any more, or was not asked for, a month at a time.
+    async fn carry_over(&self) -> anyhow::Result<()> {
+        let outside = format!("not {}", statements::within(&self.rebuild.ranges));
+        let months = format!("select distinct toYYYYMM(occurred_at) from {} where {outside}", self.table.raw());
+        let months = self.server.within(self.server.query(&months).fetch_all::<u32>()).await.map_err(to_anyhow)?;
+        for month in months {
+            self.copy(&format!("toYYYYMM(occurred_at) = {month} and {outside}")).await?;
+        }
+        Ok(())
+    }
+
+    async fn erase(&self) -> anyhow::Result<()> {
+        erasure::erase_shadow(&self.server, self.table.name()).await.map_err(to_anyhow)
+    }
+
+    /// How long the topic stood still, in seconds.
+    async fn exchange(&self, mark: i64) -> anyhow::Result<f64> {
+        let mark = self.catch_up(mark).await?;
+        crash_at("rebuild_caught_up");
+        let topic = &self.rebuild.contract.topic;
+        let started = Instant::now();
+        let still = self.spine.checkpoints.stand_still(NAME, topic, PATIENCE).await.map_err(to_anyhow)?;
+        self.add_columns().await?;
+        self.copy_since(mark).await?;
+        self.erase().await?;
+        self.nothing_is_left_behind().await?;
+        crash_at("rebuild_before_exchange");
+        self.execute(&statements::exchange(&self.table)).await?;
+        still.end().await.map_err(to_anyhow)?;
+        crash_at("rebuild_exchanged");
+        Ok(started.elapsed().as_secs_f64())
+    }
+
+    /// Since when rows are still to be copied once nothing more is inserted.
+    async fn catch_up(&self, mut mark: i64) -> anyhow::Result<i64> {
+        for _ in 0..CATCH_UP_MAX {
+            let (started, next) = (Instant::now(), self.now().await?);
+            self.copy_since(mark).await?;
+            mark = next;
+            if started.elapsed() < SHORT {
+                break;
+            }
+        }
+        Ok(mark)
+    }
+
+    /// Outside of the ranges: within them the log says what is right. That an event is there twice is no harm.
+    async fn copy_since(&self, mark: i64) -> anyhow::Result<()> {
+        let (since, within) = (mark - i64::from(LATE_SECONDS) * 1_000, statements::within(&self.rebuild.ranges));
+        self.copy(&format!("_inserted_at >= fromUnixTimestamp64Milli({since}, 'UTC') and not {within}")).await
+    }
+
+    async fn copy(&self, which: &str) -> anyhow::Result<()> {
+        self.execute(&statements::copy(&self.table, &self.found().await?, which)).await
+    }
+
+    /// What the table in use gained since the shadow was made of it.
+    async fn add_columns(&self) -> anyhow::Result<()> {
+        let found = self.found().await?;
+        for statement in statements::add_columns(&self.table, &found) {
+            self.execute(&statement).await?;
+        }
+        Ok(())
+    }
+
+    /// A clock that was set back would hide rows from a copy by time.
+    async fn nothing_is_left_behind(&self) -> anyhow::Result<()> {
+        let ranges = &self.rebuild.ranges;
+        let (table, shadow) = (&self.table, self.table.shadow());
+        let live: u64 = self.number(&statements::places_behind(table, ranges)).await?;
+        let copied: u64 = self.number(&statements::places_behind(&shadow, ranges)).await?;
+        ensure!(
+            copied >= live,
+            "{} of {live} rows that came in meanwhile were not copied: was the server's clock set? Begin again",
+            live - copied
+        );
+        Ok(())
+    }
+
+    async fn show_and_drop(&self) -> anyhow::Result<()> {
+        let shown = migrate::bring(&self.server, &[&self.table]).await.map_err(to_anyhow)?;
+        shown.map_err(anyhow::Error::msg)?;
+        self.execute(&statements::drop_shadow(&self.table)).await
+    }
+
+    async fn found(&self) -> anyhow::Result<Found> {
+        self.server.found().await.map_err(to_anyhow)
+    }
+
+    async fn number<T>(&self, sql: &str) -> anyhow::Result<T>
+    where
+        T: clickhouse::RowOwned + clickhouse::RowRead,
+    {
+        self.server.within(self.server.query(sql).fetch_one::<T>()).await.map_err(to_anyhow)
+    }
+
+    async fn execute(&self, sql: &str) -> anyhow::Result<()> {
+        let about = || format!("could not run `{}`", sql.lines().next().unwrap_or_default());
+        self.server.execute(sql).await.map_err(to_anyhow).with_context(about)
+    }
+}

@@ -1,0 +1,97 @@
+//! What a rebuild asks of the server, as SQL.
+
+use super::super::column::{quote, text_literal};
+use super::super::table::{Column, Found, SHADOW, Table};
+use millrace_stream::Range;
+
+/// The places of these ranges.
+pub(super) fn within(ranges: &[Range]) -> String {
+    let one = |range: &Range| {
+        let Range { topic, partition, from, to } = range;
+        let topic = text_literal(topic);
+        format!("(_topic = {topic} and _partition = {partition} and _offset >= {from} and _offset < {to})")
+    };
+    format!("({})", ranges.iter().map(one).collect::<Vec<_>>().join(" or "))
+}
+
+/// What comes after them, and partitions that they don't know.
+pub(super) fn behind(ranges: &[Range]) -> String {
+    let before = |range: &Range| format!("(_partition = {} and _offset < {})", range.partition, range.to);
+    let topic = ranges.first().map(|range| text_literal(&range.topic)).unwrap_or_default();
+    format!("(_topic = {topic} and not ({}))", ranges.iter().map(before).collect::<Vec<_>>().join(" or "))
+}
+
+/// An empty table like the one in use, with what somebody added to that by hand.
+pub(super) fn create(table: &Table) -> [String; 3] {
+    let (shadow, live) = (table.shadow().raw(), table.raw());
+    [
+        format!("create database if not exists {SHADOW}"),
+        format!("drop table if exists {shadow} sync"),
+        format!("create table {shadow} as {live}"),
+    ]
+}
+
+/// Rows from the table in use to its shadow.
+pub(super) fn copy(table: &Table, found: &Found, which: &str) -> String {
+    let names = common(table, found).iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ");
+    let (shadow, live) = (table.shadow().raw(), table.raw());
+    // Two copies of the same rows are two inserts that look alike.
+    format!(
+        "insert into {shadow} ({names}) select {names} from {live} where {which}
+         settings insert_deduplicate = 0, deduplicate_insert = 'disable', deduplicate_insert_select = 'disable',
+         max_partitions_per_insert_block = 0"
+    )
+}
+
+/// Those that the table in use has and its shadow not.
+pub(super) fn add_columns(table: &Table, found: &Found) -> Vec<String> {
+    let (shadow, there) = (table.shadow().raw(), columns(found, &table.shadow()));
+    let lacking = |column: &&Column| there.iter().all(|other| other.name != column.name);
+    let add = |column: &Column| format!("alter table {shadow} add column {}", column.definition());
+    columns(found, table).iter().filter(lacking).map(add).collect()
+}
+
+/// Columns that both have.
+fn common<'f>(table: &Table, found: &'f Found) -> Vec<&'f Column> {
+    let shadow = columns(found, &table.shadow());
+    let both = |column: &&Column| shadow.iter().any(|other| other.name == column.name);
+    columns(found, table).iter().filter(both).collect()
+}
+
+fn columns<'f>(found: &'f Found, table: &Table) -> &'f [Column] {
+    found.get(&table.found_as()).map_or(&[], |described| described.columns.as_slice())
+}
+
+/// By partition: rows, and the sum of the first eight bytes of their hashes.
+pub(super) fn sums(table: &Table, ranges: &[Range]) -> String {
+    let columns: Vec<_> = table.insert_columns().map(|column| quote(&column.name)).collect();
+    format!(
+        "select _partition, count(), sum(reinterpretAsUInt64(SHA256(formatRow('RowBinary', {}))))
+         from {} where {} group by _partition",
+        columns.join(", "),
+        table.raw(),
+        within(ranges)
+    )
+}
+
+/// Events of these ranges, each once.
+pub(super) fn events(table: &Table, ranges: &[Range]) -> String {
+    format!(
+        "select count() from {} final where {} settings do_not_merge_across_partitions_select_final = 1",
+        table.raw(),
+        within(ranges)
+    )
+}
+
+/// Places behind the ranges.
+pub(super) fn places_behind(table: &Table, ranges: &[Range]) -> String {
+    format!("select uniqExact(_partition, _offset) from {} where {}", table.raw(), behind(ranges))
+}
+
+pub(super) fn exchange(table: &Table) -> String {
+    format!("exchange tables {} and {}", table.raw(), table.shadow().raw())
+}
+
+pub(super) fn drop_shadow(table: &Table) -> String {
+    format!("drop table if exists {} sync", table.shadow().raw())
+}

@@ -1,0 +1,185 @@
+//! A table made anew from the log takes the old one's place, and nobody notices but by what is right again.
+
+use crate::erasure;
+use crate::platform::{Finished, Platform, Role, eventually};
+use crate::shop::Shop;
+use rustix::process::Signal;
+use serde_json::Value;
+use std::os::unix::process::ExitStatusExt;
+
+async fn number(platform: &Platform, sql: &str) -> i64 {
+    platform.clickhouse(&format!("select toInt64(({sql})) as n")).await[0]["n"].as_i64().unwrap()
+}
+
+/// In all tables.
+async fn events(shop: &Shop) -> i64 {
+    number(&shop.platform, "select count() from merge('events', '.*')").await
+}
+
+async fn mutate(platform: &Platform, sql: &str) {
+    platform.clickhouse(&format!("{sql} settings mutations_sync = 2")).await;
+}
+
+fn rebuild(shop: &Shop, arguments: &[&str]) -> Finished {
+    shop.platform.run(&[&["rebuild", "clickhouse", "--json"], arguments].concat())
+}
+
+fn rebuilt(shop: &Shop, arguments: &[&str]) -> Value {
+    let done = rebuild(shop, arguments);
+    assert_eq!(done.code(), 0, "{}{}", done.out, done.err);
+    done.json()
+}
+
+fn refused(shop: &Shop, arguments: &[&str], why: &str) {
+    let done = rebuild(shop, arguments);
+    assert_eq!(done.code(), 1, "{}{}", done.out, done.err);
+    assert!(done.err.contains(why), "{}", done.err);
+}
+
+async fn nothing_is_left_over(platform: &Platform) {
+    assert_eq!(number(platform, "select count() from system.tables where database = 'events_shadow'").await, 0);
+}
+
+/// Where it dies in [`a_rebuild_that_dies_anywhere_has_changed_nothing_or_everything`].
+pub const CRASH_POINTS: [&str; 4] =
+    ["rebuild_filled", "rebuild_caught_up", "rebuild_before_exchange", "rebuild_exchanged"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_lost_or_altered_is_right_again_while_events_flow() {
+    let mut shop = Shop::open().await;
+    let (process, sink) = (shop.member("process", &["process"], &erasure::OFTEN), shop.member("sink", &["sink"], &[]));
+    shop.publish(8_000, &[]);
+    shop.assert_equals_the_oracle();
+    erasure::assert_forgotten(&shop.platform).await;
+    for damage in [
+        "alter table events_raw.order_placed delete where _offset % 3 = 0",
+        "alter table events_raw.order_placed update total = total + 1 where _offset % 3 = 1",
+        "alter table events_raw.user_registered delete where 1",
+    ] {
+        mutate(&shop.platform, damage).await;
+    }
+    let traffic = shop.publishing(300);
+    let orders = rebuilt(&shop, &["order_placed"]);
+    let people = rebuilt(&shop, &["user_registered"]);
+    assert!(orders["after"].as_u64() > orders["before"].as_u64(), "{orders}");
+    assert_eq!(people["before"].as_u64().map(|before| before < 50), Some(true), "{people}");
+    assert_eq!(
+        number(&shop.platform, "select countIf(user_id in (select toUUID(subject) from erasure.subject) and email != '') from events_raw.user_registered").await,
+        0,
+        "who was erased was seen again"
+    );
+    shop.stop_publishing(traffic);
+    shop.assert_equals_the_oracle();
+    let verified = shop.platform.run(&["verify", "clickhouse"]);
+    assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
+    nothing_is_left_over(&shop.platform).await;
+    assert_eq!([process, sink].map(Role::stop), [0, 0]);
+    shop.platform.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_that_dies_anywhere_has_changed_nothing_or_everything() {
+    let mut shop = Shop::open().await;
+    let (process, sink) = (shop.member("process", &["process"], &[]), shop.member("sink", &["sink"], &[]));
+    for point in CRASH_POINTS {
+        shop.publish(500, &[]);
+        shop.assert_equals_the_oracle();
+        let traffic = shop.publishing(300);
+        let arguments = ["rebuild", "clickhouse", "order_placed"];
+        let mut dying = shop.member("rebuild", &arguments, &[("MILLRACE_CRASH_AT", point)]);
+        let status = dying.ended().await;
+        assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "{point}: {}", dying.log());
+        shop.stop_publishing(traffic);
+        shop.assert_equals_the_oracle();
+    }
+    rebuilt(&shop, &["order_placed"]);
+    shop.assert_equals_the_oracle();
+    nothing_is_left_over(&shop.platform).await;
+    assert_eq!([process, sink].map(Role::stop), [0, 0]);
+    shop.platform.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_range_is_read_again_and_no_event_is_lost_unasked() {
+    let mut shop = Shop::open().await;
+    let process = shop.member("process", &["process", "clickhouse"], &[]);
+    shop.publish(3_000, &[]);
+    eventually("all is there", async || events(&shop).await == 3_000).await;
+    assert_eq!(process.stop(), 0);
+    let count = "select count() from events.page_viewed";
+    let views = number(&shop.platform, count).await;
+    mutate(&shop.platform, "alter table events_raw.page_viewed update load_ms = 77 where 1").await;
+    let half = number(&shop.platform, "select quantileExact(0.5)(_offset) from events.page_viewed").await;
+    let since = format!("--from={half}");
+    rebuilt(&shop, &["page_viewed", &since]);
+    let altered = format!("select countIf(load_ms != 77) from events.page_viewed where _offset < {half}");
+    assert_eq!(number(&shop.platform, &altered).await, 0, "what lies before the range was carried over as it was");
+    let right = format!("select countIf(load_ms = 77) * 10 < count() from events.page_viewed where _offset >= {half}");
+    assert_eq!(number(&shop.platform, &right).await, 1, "what lies in it is as the log has it");
+    assert_eq!(number(&shop.platform, count).await, views);
+    // An event that the log does not have is not lost unasked.
+    let invented = "insert into events_raw.page_viewed select * replace (generateUUIDv4() as event_id)
+                    from events_raw.page_viewed limit 1";
+    shop.platform.clickhouse(invented).await;
+    refused(&shop, &["page_viewed"], "--fewer does without them");
+    assert_eq!(number(&shop.platform, count).await, views + 1);
+    rebuilt(&shop, &["page_viewed", "--fewer", "--since=2020-01-01T00:00:00Z"]);
+    assert_eq!(number(&shop.platform, count).await, views);
+    refused_ranges(&shop);
+    another_type(&shop).await;
+    shop.platform.stop().await;
+}
+
+fn refused_ranges(shop: &Shop) {
+    for (arguments, why) in [
+        (["page_viewed", "--since=2999-01-01T00:00:00Z"], "holds nothing of that range"),
+        (["no_such_table", "--from=0"], "no contract has the table `no_such_table`"),
+    ] {
+        let done = rebuild(shop, &arguments);
+        assert_eq!(done.code(), 64, "{}{}", done.out, done.err);
+        assert!(done.err.contains(why), "{}", done.err);
+    }
+}
+
+/// A column that somebody gave another type is what the contract says afterwards.
+async fn another_type(shop: &Shop) {
+    mutate(&shop.platform, "alter table events_raw.page_viewed modify column load_ms String").await;
+    let migrate = shop.platform.run(&["migrate"]);
+    assert!(migrate.err.contains("`millrace rebuild clickhouse page_viewed`"), "{}", migrate.err);
+    rebuilt(shop, &["page_viewed"]);
+    let migrate = shop.platform.run(&["migrate"]);
+    assert_eq!(migrate.code(), 0, "{}", migrate.err);
+    let verified = shop.platform.run(&["verify", "clickhouse"]);
+    assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
+}
+
+/// Rows that are on their way may be in the old table, and a settled batch must not be.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_batch_is_on_its_way_nothing_is_exchanged() {
+    let mut shop = Shop::open().await;
+    let crashing = [("MILLRACE_CRASH_AT", "clickhouse_inserted")];
+    let process = shop.member("process", &["process", "clickhouse"], &[]);
+    shop.publish(500, &[]);
+    eventually("all is there", async || events(&shop).await >= 500).await;
+    assert_eq!(process.stop(), 0);
+    let mut crashed = shop.member("process", &["process", "clickhouse"], &crashing);
+    shop.publish(2_000, &[]);
+    assert_eq!(crashed.ended().await.signal(), Some(Signal::ABORT.as_raw()), "{}", crashed.log());
+    let topics = "select distinct topic from millrace.checkpoint where pipeline = 'clickhouse' and plan is not null";
+    let open: Vec<String> = sqlx::query_scalar(topics).fetch_all(&shop.platform.postgres().await).await.unwrap();
+    let tables = [
+        ("shop.order.v1", "order_placed"),
+        ("shop.visit.v1", "page_viewed"),
+        ("shop.account.v1", "user_registered"),
+        ("shop.subscription.v1", "subscription_changed"),
+    ];
+    let (_, table) = tables.iter().find(|(topic, _)| open.iter().any(|open| open == topic)).expect("a plan was left");
+    refused(&shop, &[table], "what is on its way was not settled");
+    let process = shop.member("process", &["process", "clickhouse"], &[]);
+    eventually("all is there", async || events(&shop).await == 2_500).await;
+    rebuilt(&shop, &[table]);
+    let verified = shop.platform.run(&["verify", "clickhouse"]);
+    assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
+    assert_eq!(process.stop(), 0);
+    shop.platform.stop().await;
+}
