@@ -86,7 +86,11 @@ fn a_wrong_setting_in_the_environment_is_named_by_its_variable() {
 
 #[test]
 fn bad_usage_names_the_argument() {
-    refused(&finished(&["process", "clickhuose"]), 64, &["`clickhuose`", "clickhouse, order_status, customer_summary"]);
+    refused(
+        &finished(&["process", "clickhuose"]),
+        64,
+        &["`clickhuose`", "clickhouse, erasure, order_status, customer_summary"],
+    );
     refused(&finished(&["sink", "webhok"]), 64, &["`webhok`", "webhook"]);
     refused(&finished(&["config", "--project", "/no/such/directory"]), 64, &["--project /no/such/directory"]);
     refused(&finished(&["status", "--stack", "/no/such/stack.json"]), 64, &["--stack /no/such/stack.json"]);

@@ -31,12 +31,17 @@ async fn who_was_erased_is_no_difference_but_what_else_changed_in_their_rows_is(
     let mut shop = Shop::open().await;
     let process = shop.member("process", &["process"], &erasure::OFTEN);
     shop.publish(8_000, &[]);
-    erasure::assert_forgotten(&shop.platform).await;
-    eventually("everything is there and compared", async || {
+    eventually("everything is there", async || {
+        let found = shop.platform.clickhouse("select count() as n from merge('events', '.*')").await;
+        found[0]["n"] == 8_000
+    })
+    .await;
+    eventually("everything is settled and compared", async || {
         let (code, partitions) = verify(&shop);
         code == 0 && sum(&partitions, "events") == 8_000
     })
     .await;
+    erasure::assert_forgotten(&shop.platform).await;
     let erased = "select toString(event_id) as id from events_raw.user_registered where email = '' limit 1";
     let altered = shop.platform.clickhouse(erased).await.remove(0)["id"].as_str().unwrap().to_owned();
     let alter = format!(
