@@ -230,7 +230,6 @@ impl Work<'_> {
         let topic = &self.rebuild.contract.topic;
         let started = Instant::now();
         let still = self.spine.checkpoints.stand_still(NAME, topic, PATIENCE).await.map_err(to_anyhow)?;
-        self.add_columns().await?;
         self.copy_since(mark).await?;
         self.erase().await?;
         self.nothing_is_left_behind().await?;
@@ -260,7 +259,9 @@ impl Work<'_> {
         self.copy(&format!("_inserted_at >= fromUnixTimestamp64Milli({since}, 'UTC') and not {within}")).await
     }
 
+    /// Also values of columns that came meanwhile.
     async fn copy(&self, which: &str) -> anyhow::Result<()> {
+        self.add_columns().await?;
         self.execute(&statements::copy(&self.table, &self.found().await?, which)).await
     }
 
