@@ -7,7 +7,7 @@ use crate::lane::Lane;
 use crate::ledger::{Ended, Ledger};
 use crate::metrics::Metrics;
 use crate::retry::RetryConfig;
-use millrace_stream::{Failure, crash_at, retry_until};
+use millrace_stream::{Failure, crash_at, retry_until, why_it_stopped};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,11 +101,7 @@ impl<C: Channel> Workers<C> {
 impl WorkersHandle {
     /// Waits until they had to stop; never returns while they run.
     pub async fn failed(&mut self) -> Arc<Failure> {
-        let ended = || Arc::new(Failure::stop(anyhow::anyhow!("the delivery workers ended")));
-        match self.failure.wait_for(Option::is_some).await {
-            Ok(failure) => failure.clone().unwrap_or_else(ended),
-            Err(_) => ended(),
-        }
+        why_it_stopped(&mut self.failure, "the delivery workers ended").await
     }
 
     /// Claims no more, lets attempts in flight end and be recorded. False when [`DRAIN_DEADLINE`] passed first.

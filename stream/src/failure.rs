@@ -1,6 +1,8 @@
 //! Three ways to fail. The code that knows which one it is decides; nobody guesses later.
 
 use std::fmt;
+use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Why a batch did not take effect.
 #[derive(Debug)]
@@ -35,6 +37,13 @@ impl fmt::Display for Failure {
         let (Self::Retry(error) | Self::Stop(error)) = self;
         write!(f, "{error:#}")
     }
+}
+
+/// Waits until something that runs says why it had to stop; never returns while it runs. `ended`: what to say of one
+/// that is gone without a word.
+pub async fn why_it_stopped(failure: &mut watch::Receiver<Option<Arc<Failure>>>, ended: &str) -> Arc<Failure> {
+    let said = failure.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
+    said.unwrap_or_else(|| Arc::new(Failure::stop(anyhow::anyhow!("{ended}"))))
 }
 
 /// Postgres errors: a lost connection, a restart, a deadlock or a full disk heal; a wrong statement does not.

@@ -6,6 +6,7 @@
 
 use crate::consume::Worker;
 use crate::dedup::Window;
+use crate::failure::why_it_stopped;
 use crate::headers;
 use crate::memory_bound::{Held, MemoryBound};
 use crate::metrics::Shared;
@@ -129,10 +130,7 @@ fn consumer_config(kafka: &KafkaConfig, name: &str) -> anyhow::Result<rdkafka::C
 impl PipelineHandle {
     /// Waits until the pipeline had to stop; never returns while it runs.
     pub async fn failed(&mut self) -> Arc<Failure> {
-        match self.failure.wait_for(Option::is_some).await {
-            Ok(failure) => failure.clone().unwrap_or_else(|| Arc::new(ended(self.name))),
-            Err(_) => Arc::new(ended(self.name)),
-        }
+        why_it_stopped(&mut self.failure, &format!("{}: the polling thread ended", self.name)).await
     }
 
     /// Stops pulling, lets batches in hand settle, leaves the group. False when [`DRAIN_DEADLINE`] passed first.
@@ -150,10 +148,6 @@ impl Drop for PipelineHandle {
     fn drop(&mut self) {
         self.stop.cancel();
     }
-}
-
-fn ended(name: &str) -> Failure {
-    Failure::stop(anyhow::anyhow!("{name}: the polling thread ended"))
 }
 
 /// Whatever ends the thread, somebody is told.

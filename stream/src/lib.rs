@@ -40,7 +40,7 @@ pub use crash::crash_at;
 pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetters};
 pub use deadline::answered;
 pub use decode::Decoder;
-pub use failure::{Failure, Reason, Reject};
+pub use failure::{Failure, Reason, Reject, why_it_stopped};
 pub use group::{DRAIN_DEADLINE, Pipeline, PipelineHandle, Spine};
 pub use memory::MemorySource;
 pub use metrics::Metrics;

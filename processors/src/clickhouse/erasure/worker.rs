@@ -13,7 +13,7 @@ use super::config::ErasureConfig;
 use super::ledger::{Ledger, Recorded};
 use super::metrics::ErasureMetrics;
 use super::personal::{self, Personal};
-use millrace_stream::{Failure, crash_at, retry_until};
+use millrace_stream::{Failure, crash_at, retry_until, why_it_stopped};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -152,11 +152,7 @@ impl Worker {
 impl WorkerHandle {
     /// Waits until it had to stop; never returns while it runs.
     pub async fn failed(&mut self) -> Arc<Failure> {
-        let ended = || Arc::new(Failure::stop(anyhow::anyhow!("the erasing worker ended")));
-        match self.failure.wait_for(Option::is_some).await {
-            Ok(failure) => failure.clone().unwrap_or_else(ended),
-            Err(_) => ended(),
-        }
+        why_it_stopped(&mut self.failure, "the erasing worker ended").await
     }
 
     /// False when it did not stop in time.
