@@ -101,8 +101,9 @@ pub async fn keep_as_it_is(pool: &PgPool, topic: &str) -> Result<Transaction<'st
 
 async fn shared(pool: &PgPool, lock: i32, topic: &str) -> Result<Option<Transaction<'static, Postgres>>, Failure> {
     let mut transaction = pool.begin().await?;
-    let ours = sqlx::query_scalar("select pg_try_advisory_xact_lock_shared($1, hashtext($2))").bind(lock).bind(topic);
-    Ok(ours.fetch_one(&mut *transaction).await.map(|ours: bool| ours)?.then_some(transaction))
+    let take = sqlx::query_scalar("select pg_try_advisory_xact_lock_shared($1, hashtext($2))").bind(lock).bind(topic);
+    let ours: bool = take.fetch_one(&mut *transaction).await?;
+    Ok(ours.then_some(transaction))
 }
 
 pub(crate) fn stands_still(topic: &str) -> Failure {
