@@ -13,7 +13,6 @@ use anyhow::Context;
 use millrace_schemas::{Cleanup, Contract, Contracts, WriterSchema};
 use millrace_stream::{Batch, Failure, Handler, Incoming, Position, Range, Reason, Reject};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -112,15 +111,9 @@ impl Comparison {
         contracts: &Contracts,
         discarded: HashSet<Position>,
     ) -> anyhow::Result<Self> {
-        let mut by_topic: BTreeMap<String, Vec<Arc<Contract>>> = BTreeMap::new();
-        for contract in contracts.iter() {
-            by_topic.entry(contract.topic.clone()).or_default().push(contract.clone());
-        }
-        let readers = Readers::new(super::tables(config, contracts)?, Plan::compile);
         // A scan of a large table takes longer than an insert.
         let server = Server::with_timeout(config, config.migrate_timeout())?;
-        let personal = erasure::marks(&server).await.map_err(to_anyhow)?;
-        Ok(Self { server, readers, personal, contracts: by_topic, discarded, found: Mutex::default() })
+        Self::of(server, super::tables(config, contracts)?, contracts.iter(), discarded).await
     }
 
     /// What was found since the last call.
@@ -135,9 +128,22 @@ impl Comparison {
         shadow: &Table,
         discarded: HashSet<Position>,
     ) -> anyhow::Result<Self> {
-        let readers = Readers::new(Tables::one(&contract.event_type, shadow.clone()), Plan::compile);
-        let contracts = BTreeMap::from([(contract.topic.clone(), vec![contract.clone()])]);
-        let personal = erasure::marks(&server).await.map_err(to_anyhow)?;
+        let tables = Tables::one(&contract.event_type, shadow.clone());
+        Self::of(server, tables, std::iter::once(contract), discarded).await
+    }
+
+    async fn of<'c>(
+        server: Server,
+        tables: Tables,
+        compared: impl Iterator<Item = &'c Arc<Contract>>,
+        discarded: HashSet<Position>,
+    ) -> anyhow::Result<Self> {
+        let mut contracts: BTreeMap<String, Vec<Arc<Contract>>> = BTreeMap::new();
+        for contract in compared {
+            contracts.entry(contract.topic.clone()).or_default().push(contract.clone());
+        }
+        let (readers, personal) = (Readers::new(tables, Plan::compile), erasure::marks(&server).await);
+        let personal = personal.map_err(to_anyhow)?;
         Ok(Self { server, readers, personal, contracts, discarded, found: Mutex::default() })
     }
 
@@ -261,12 +267,12 @@ impl Handler for Comparison {
         let Some(reader) = self.readers.get(&incoming.contract.event_type, incoming.writer) else { return Ok(false) };
         let plan = reader.plan.as_ref().map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
         let value = incoming.writer.decode(incoming.datum).map_err(|error| Reject::new(Reason::Undecodable, error))?;
-        let hash = |left_out| {
-            let row = plan.row(left_out, &value, incoming.envelope, incoming.position);
-            Ok(Sha256::digest(row.map_err(|error| Reject::new(Reason::DoesNotFit, error))?).into())
+        let hash = plan.hash(&BTreeSet::new(), &value, incoming)?;
+        let hash_once_erased = match &self.personal(&reader.table).columns {
+            none if none.is_empty() => hash, // most tables: an event is encoded once
+            personal => plan.hash(personal, &value, incoming)?,
         };
-        let (personal, event_id) = (self.personal(&reader.table), incoming.envelope.id);
-        let row = Row { event_id, hash: hash(&BTreeSet::new())?, hash_once_erased: hash(&personal.columns)? };
+        let row = Row { event_id: incoming.envelope.id, hash, hash_once_erased };
         let (_, rows) = expected.tables.entry(reader.place).or_insert_with(|| (reader.table.clone(), Rows::new()));
         rows.insert(incoming.position.offset, row);
         Ok(true)

@@ -8,7 +8,6 @@ use super::super::server::Server;
 use super::super::table::{Table, Tables};
 use millrace_schemas::{Contract, WriterSchema};
 use millrace_stream::{Batch, Failure, Handler, Incoming, Position, Reason, Reject};
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -38,10 +37,9 @@ impl Sum {
         self.hashes = self.hashes.wrapping_add(other.hashes);
     }
 
-    fn of(row: &[u8]) -> Self {
-        let digest = Sha256::digest(row);
+    fn of(hash: [u8; 32]) -> Self {
         let mut first = [0; 8];
-        first.copy_from_slice(&digest[..8]);
+        first.copy_from_slice(&hash[..8]);
         Self { rows: 1, hashes: u64::from_le_bytes(first) }
     }
 }
@@ -72,12 +70,10 @@ impl Filling {
     }
 
     fn sum(&self, incoming: &Incoming<'_>) -> Result<Sum, Reject> {
-        let unfit = |error: String| Reject::new(Reason::DoesNotFit, error);
         let Some(judge) = self.judges.get(&self.event_type, incoming.writer) else { return Ok(Sum::default()) };
-        let plan = judge.plan.as_ref().map_err(|error| unfit(error.clone()))?;
+        let plan = judge.plan.as_ref().map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
         let value = incoming.writer.decode(incoming.datum).map_err(|error| Reject::new(Reason::Undecodable, error))?;
-        let row = plan.row(&BTreeSet::new(), &value, incoming.envelope, incoming.position).map_err(unfit)?;
-        Ok(Sum::of(&row))
+        Ok(Sum::of(plan.hash(&BTreeSet::new(), &value, incoming)?))
     }
 }
 

@@ -7,7 +7,8 @@ use super::{Step, encode, put_bytes, put_occurred_at, put_time, put_uuid, steps}
 use apache_avro::schema::ResolvedSchema;
 use apache_avro::types::Value;
 use millrace_schemas::{Envelope, WriterSchema};
-use millrace_stream::Position;
+use millrace_stream::{Incoming, Position, Reason, Reject};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 
 /// A usual row; larger ones grow.
@@ -59,6 +60,20 @@ impl Plan {
         put_envelope(envelope, &mut row)?;
         put_lineage(envelope, position, self.schema_id, &mut row)?;
         Ok(row)
+    }
+
+    /// The SHA-256 of such a row.
+    ///
+    /// # Errors
+    /// The same, as the reason why the record is set aside.
+    pub fn hash(
+        &self,
+        left_out: &BTreeSet<String>,
+        value: &Value,
+        incoming: &Incoming<'_>,
+    ) -> Result<[u8; 32], Reject> {
+        let row = self.row(left_out, value, incoming.envelope, incoming.position);
+        Ok(Sha256::digest(row.map_err(|error| Reject::new(Reason::DoesNotFit, error))?).into())
     }
 
     pub fn body(&self, left_out: &BTreeSet<String>, value: &Value, row: &mut Vec<u8>) -> Result<(), String> {
