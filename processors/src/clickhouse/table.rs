@@ -246,7 +246,7 @@ impl Table {
 
     /// Rows of one hour and one subject lie together: analysts filter by time first, then by whom. The key
     /// is deterministic from the event, so that a repeated event meets its first copy and replaces it.
-    pub(super) fn create(&self, layer: &Layer) -> String {
+    fn create(&self, layer: &Layer) -> String {
         let columns: Vec<_> = self.columns.iter().map(|column| format!("    {}", column.definition())).collect();
         let settings: Vec<_> = layer.settings.iter().map(|(name, least)| format!("{name} = {least}")).collect();
         let rows = match settings.is_empty() {

@@ -259,19 +259,13 @@ impl Work<'_> {
         self.copy(&format!("_inserted_at >= fromUnixTimestamp64Milli({since}, 'UTC') and not {within}")).await
     }
 
-    /// Also values of columns that came meanwhile.
+    /// Also the values of columns that came meanwhile.
     async fn copy(&self, which: &str) -> anyhow::Result<()> {
-        self.add_columns().await?;
-        self.execute(&statements::copy(&self.table, &self.found().await?, which)).await
-    }
-
-    /// What the table in use gained since the shadow was made of it.
-    async fn add_columns(&self) -> anyhow::Result<()> {
         let found = self.found().await?;
         for statement in statements::add_columns(&self.table, &found) {
             self.execute(&statement).await?;
         }
-        Ok(())
+        self.execute(&statements::copy(&self.table, &found, which)).await
     }
 
     /// A clock that was set back would hide rows from a copy by time.

@@ -24,16 +24,12 @@ pub(super) fn behind(ranges: &[Range]) -> String {
 /// An empty table like the one in use, with what somebody added to that by hand.
 pub(super) fn create(table: &Table) -> [String; 3] {
     let (shadow, live) = (table.shadow().raw(), table.raw());
-    [
-        format!("create database if not exists {SHADOW}"),
-        format!("drop table if exists {shadow} sync"),
-        format!("create table {shadow} as {live}"),
-    ]
+    [format!("create database if not exists {SHADOW}"), drop_shadow(table), format!("create table {shadow} as {live}")]
 }
 
-/// Rows from the table in use to its shadow.
+/// Rows from the table in use to its shadow, which has all its columns.
 pub(super) fn copy(table: &Table, found: &Found, which: &str) -> String {
-    let names = common(table, found).iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ");
+    let names = columns(found, table).iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ");
     let (shadow, live) = (table.shadow().raw(), table.raw());
     // Two copies of the same rows are two inserts that look alike.
     format!(
@@ -49,13 +45,6 @@ pub(super) fn add_columns(table: &Table, found: &Found) -> Vec<String> {
     let lacking = |column: &&Column| there.iter().all(|other| other.name != column.name);
     let add = |column: &Column| format!("alter table {shadow} add column {}", column.definition());
     columns(found, table).iter().filter(lacking).map(add).collect()
-}
-
-/// Columns that both have.
-fn common<'f>(table: &Table, found: &'f Found) -> Vec<&'f Column> {
-    let shadow = columns(found, &table.shadow());
-    let both = |column: &&Column| shadow.iter().any(|other| other.name == column.name);
-    columns(found, table).iter().filter(both).collect()
 }
 
 fn columns<'f>(found: &'f Found, table: &Table) -> &'f [Column] {
