@@ -3,12 +3,15 @@
 use crate::clients::judge;
 use crate::platform::{Role, eventually};
 use crate::shop::Shop;
+use millrace_local::Server;
 use millrace_schemas::{Contracts, Envelope, WriterSchema, value_from_json, wire};
 use millrace_stream::{KafkaConfig, Outgoing, Publisher};
 use rustix::process::Signal;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::Command;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -79,6 +82,67 @@ async fn lose_half_a_block(shop: &Shop) -> (i64, i64) {
     let lost = before - count(shop, table).await;
     assert!(0 < lost && lost < planned, "{lost} of {planned} rows were deleted by `{half}`");
     (lost, planned)
+}
+
+/// What the look after a repeated insert found missing, and of how many rows.
+fn found_missing(log: &str) -> Vec<(i64, i64)> {
+    let found = |line: &str| {
+        let (counts, _) = line.split_once(" rows were not there after a repeated insert")?;
+        let (missing, all) = counts.rsplit_once('"').unwrap().1.split_once(" of ")?;
+        Some((missing.parse().unwrap(), all.parse().unwrap()))
+    };
+    log.lines().filter_map(found).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_killed_between_a_parts_token_and_its_rename_loses_nothing() {
+    let mut shop = Shop::open().await;
+    let _others = [
+        shop.member("projections", &["process", "order_status", "customer_summary"], &[]),
+        shop.member("webhook", &["sink"], &[]),
+    ];
+    // A block is a part a month, so the second rename can also leave half of one.
+    for rename in [1, 2] {
+        let crashing = [("MILLRACE_CRASH_AT", "clickhouse_planned")];
+        let mut crashed = shop.member("clickhouse", &["process", "clickhouse"], &crashing);
+        shop.publish(2_000, &[]);
+        assert_eq!(crashed.ended().await.signal(), Some(Signal::ABORT.as_raw()), "{}", crashed.log());
+        let (_strace, calls) = killed_at_rename(&shop, rename).await;
+        let process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
+        shop.assert_equals_the_oracle();
+        let calls = std::fs::read_to_string(calls).unwrap();
+        assert!(calls.contains("/tmp_insert_"), "it was not killed at the rename of what an insert wrote:\n{calls}");
+        let missing = found_missing(&process.log());
+        println!("killed at rename {rename}, rows missing though their token was known, and of how many: {missing:?}");
+        assert!(!missing.is_empty(), "nothing was lost, so nothing was shown:\n{}", process.log());
+        assert_eq!(process.stop(), 0);
+    }
+    shop.platform.stop().await;
+}
+
+/// Lets the engine die when any of its threads is about to give a part its name for the n-th time: what it wrote down
+/// before, its token among it, is on the disk. Who watches for that, and
+/// the file of what they saw.
+async fn killed_at_rename(shop: &Shop, n: u32) -> (Role, PathBuf) {
+    shop.platform.clickhouse("system stop merges").await; // they rename too
+    let engine = shop.platform.stack.pid(Server::ClickHouse).unwrap().to_string();
+    let calls = shop.platform.data.join(format!("renames-{n}"));
+    let mut command = match rustix::process::geteuid().is_root() {
+        true => Command::new("strace"),
+        false => Command::new("sudo"), // who is not root may trace only what they have started themselves
+    };
+    if command.get_program() == "sudo" {
+        command.args(["-n", "strace"]);
+    }
+    command.args(["-f", "-p", &engine, "-e", "trace=/^rename", "-e"]);
+    command.arg(format!("inject=/^rename:signal=KILL:when={n}")).arg("-o").arg(&calls);
+    let mut strace = Role::start(&mut command, &shop.platform.data, "strace");
+    eventually("the engine is watched", async || {
+        assert!(strace.is_running(), "`make test` installs strace, and who is not root needs sudo: {}", strace.log());
+        strace.log().contains("attached")
+    })
+    .await;
+    (strace, calls)
 }
 
 #[tokio::test(flavor = "multi_thread")]
