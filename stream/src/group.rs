@@ -18,15 +18,16 @@ use crate::{Decoder, Failure, Handler, KafkaConfig, Metrics, PipelineConfig, Pos
 use anyhow::Context;
 use chrono::{DateTime, Datelike, Utc};
 use rdkafka::client::ClientContext;
+use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -44,6 +45,9 @@ const CLAIM_DEADLINE: Duration = Duration::from_secs(60);
 const BROKER_DEADLINE: Duration = Duration::from_secs(10);
 /// How long we may go on in a topic that was recreated under its name; a question this rare costs nothing.
 const TOPICS_EVERY: Duration = Duration::from_secs(15);
+/// A restarted broker fences a member once or twice; so often within so long, somebody else has our place.
+const FENCED_MAX: usize = 3;
+const FENCED_WITHIN: Duration = Duration::from_mins(5);
 
 /// What every pipeline of a process stands on.
 #[derive(Clone)]
@@ -81,17 +85,12 @@ impl<H: Handler> Pipeline<H> {
         let (failed, failure) = watch::channel(None);
         let stop = CancellationToken::new();
         let name = self.name;
-        let config = consumer_config(&spine.kafka, name)?;
-        let topics = self.topics.clone();
-        let group = Group::new(self, spine.clone(), failed, stop.clone());
+        let group = Arc::new(Group::new(self, spine.clone(), failed, stop.clone()));
         let reports = group.reports.clone();
-        let consumer: BaseConsumer<Group<H>> =
-            rdkafka::config::FromClientConfigAndContext::from_config_and_context(&config, group)?;
-        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics)?;
-        tokio::spawn(watch_topics(consumer.context().clone()));
-        let poller =
-            std::thread::Builder::new().name(format!("poll-{name}")).spawn(move || poll_until_stopped(&consumer))?;
+        let member = group.join()?;
+        tokio::spawn(watch_topics(group.clone()));
+        let poller = std::thread::Builder::new().name(format!("poll-{name}"));
+        let poller = poller.spawn(move || poll_until_stopped(&group, member))?;
         Ok(PipelineHandle { name, stop, failure, reports, poller: Some(poller) })
     }
 }
@@ -151,18 +150,33 @@ impl Drop for PipelineHandle {
 }
 
 /// Whatever ends the thread, somebody is told.
-fn poll_until_stopped<H: Handler>(consumer: &BaseConsumer<Group<H>>) {
-    let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll(consumer)));
-    if polled.is_err() {
-        let group = consumer.context();
-        group.fail(Failure::stop(anyhow::anyhow!("{}: the polling thread panicked; its message is above", group.name)));
+fn poll_until_stopped<H: Handler>(group: &Arc<Group<H>>, member: Member<H>) {
+    let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll_and_join_again(group, member)));
+    match polled {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => group.fail(Failure::stop(error.context(format!("{}: could not join again", group.name)))),
+        Err(_) => {
+            let error = anyhow::anyhow!("{}: the polling thread panicked; its message is above", group.name);
+            group.fail(Failure::stop(error));
+        }
     }
 }
 
-/// The thread: serves rebalances, moves records into queues, passes progress on. Ends by leaving the group.
-fn poll<H: Handler>(consumer: &BaseConsumer<Group<H>>) {
-    let group = consumer.context().clone();
-    while !group.stop.is_cancelled() {
+fn poll_and_join_again<H: Handler>(group: &Arc<Group<H>>, mut member: Member<H>) -> anyhow::Result<()> {
+    loop {
+        poll(group, &member);
+        if group.stop.is_cancelled() {
+            return Ok(()); // Dropping the member revokes everything (rebalance callback: drain), commits, and leaves.
+        }
+        group.give_everything_up();
+        drop(member);
+        member = group.join()?;
+    }
+}
+
+/// The thread: serves rebalances, moves records into queues, passes progress on. Until it is to stop, or was fenced.
+fn poll<H: Handler>(group: &Group<H>, consumer: &Member<H>) {
+    while !group.stop.is_cancelled() && !group.fenced.swap(false, Ordering::Relaxed) {
         group.resume_drained(consumer);
         group.store_progress(consumer);
         // One wait, then whatever else is there: a worker is woken once for many records.
@@ -177,7 +191,6 @@ fn poll<H: Handler>(consumer: &BaseConsumer<Group<H>>) {
         }
         group.hand_over();
     }
-    // Dropping the consumer revokes everything (rebalance callback: drain), commits, and leaves.
 }
 
 /// Where a topic is recreated under its name, the client reads on at the old offset and says nothing: so ask.
@@ -191,6 +204,12 @@ async fn watch_topics<H: Handler>(group: Arc<Group<H>>) {
 }
 
 type Key = (Arc<str>, i32);
+
+/// The Kafka client of one membership.
+type Member<H> = BaseConsumer<Membership<H>>;
+
+/// What its callbacks know: the group outlives a membership.
+struct Membership<H>(Arc<Group<H>>);
 
 /// The callbacks' state: the workers, and what they report.
 struct Group<H> {
@@ -210,6 +229,9 @@ struct Group<H> {
     /// The ids of the topics when we first took partitions over.
     topic_ids: Mutex<BTreeMap<String, String>>,
     reports: Arc<Reports>,
+    /// The broker has given our place to somebody else: it is to be taken again.
+    fenced: AtomicBool,
+    fencings: Mutex<VecDeque<Instant>>,
 }
 
 /// What workers tell the polling thread, and it the handle.
@@ -273,7 +295,19 @@ impl<H: Handler> Group<H> {
             lanes: Mutex::default(),
             topic_ids: Mutex::default(),
             reports: Arc::default(),
+            fenced: AtomicBool::default(),
+            fencings: Mutex::default(),
         }
+    }
+
+    /// # Errors
+    /// A Kafka property that does not exist or has no such value.
+    fn join(self: &Arc<Self>) -> anyhow::Result<Member<H>> {
+        let config = consumer_config(&self.spine.kafka, &self.name)?;
+        let member = Member::from_config_and_context(&config, Membership(self.clone()))?;
+        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+        member.subscribe(&topics)?;
+        Ok(member)
     }
 
     fn fail(&self, failure: Failure) {
@@ -283,7 +317,7 @@ impl<H: Handler> Group<H> {
 
     // ---- records ----
 
-    fn route(&self, consumer: &BaseConsumer<Self>, message: &BorrowedMessage<'_>) {
+    fn route(&self, consumer: &Member<H>, message: &BorrowedMessage<'_>) {
         let mut lanes = locked(&self.lanes);
         let lane = lanes.get_mut(message.topic()).and_then(|lanes| lanes.get_mut(&message.partition()));
         let Some(lane) = lane else { return }; // revoked meanwhile: its next owner reads it again
@@ -310,7 +344,7 @@ impl<H: Handler> Group<H> {
         }
     }
 
-    fn resume_drained(&self, consumer: &BaseConsumer<Self>) {
+    fn resume_drained(&self, consumer: &Member<H>) {
         let low_water = self.memory.share(self.config.queue_bytes) / 2;
         for (topic, lanes) in locked(&self.lanes).iter_mut() {
             let drained = |lane: &Lane| lane.paused && lane.queued.0.load(Ordering::Relaxed) <= low_water;
@@ -321,7 +355,7 @@ impl<H: Handler> Group<H> {
         }
     }
 
-    fn store_progress(&self, consumer: &BaseConsumer<Self>) {
+    fn store_progress(&self, consumer: &Member<H>) {
         let progress = std::mem::take(&mut *locked(&self.reports.progress));
         let mut offsets = TopicPartitionList::new();
         for ((topic, partition), next) in progress {
@@ -337,15 +371,28 @@ impl<H: Handler> Group<H> {
     }
 
     fn notice(&self, error: KafkaError) {
-        use RDKafkaErrorCode::{AutoOffsetReset, OffsetOutOfRange};
+        use RDKafkaErrorCode::{AutoOffsetReset, FencedInstanceId, OffsetOutOfRange};
         match error {
             KafkaError::PartitionEOF(_) => {}
+            KafkaError::MessageConsumptionFatal(FencedInstanceId) if self.may_join_again() => {
+                tracing::warn!(pipeline = %self.name, "kafka took our place in the group for somebody else's: joining again");
+                self.fenced.store(true, Ordering::Relaxed);
+            }
             KafkaError::MessageConsumptionFatal(code) => self.fail(Failure::stop(anyhow::anyhow!(
                 "{}: the Kafka client gave up ({code}); if another process uses the same kafka.instance, give each its own", self.name
             ))),
             KafkaError::MessageConsumption(AutoOffsetReset | OffsetOutOfRange) => self.fail(self.out_of_range()),
             error => tracing::warn!(pipeline = %self.name, "kafka: {error}; the client keeps trying"),
         }
+    }
+
+    /// A broker that was restarted hears late of the member we were and takes it for a rival. A real one, who has our
+    /// kafka.instance, fences us again and again.
+    fn may_join_again(&self) -> bool {
+        let mut fencings = locked(&self.fencings);
+        fencings.retain(|at| at.elapsed() < FENCED_WITHIN);
+        fencings.push_back(Instant::now());
+        fencings.len() <= FENCED_MAX
     }
 
     /// The pipeline is about to stop, so the polling thread may wait for an answer.
@@ -378,7 +425,7 @@ impl<H: Handler> Group<H> {
 
     // ---- rebalances ----
 
-    fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) {
+    fn assign(&self, consumer: &Member<H>, partitions: &mut TopicPartitionList) {
         let wanted: Vec<Key> = partitions.elements().iter().map(|e| (Arc::from(e.topic()), e.partition())).collect();
         let claims = match self.claim_all(consumer, &wanted) {
             Ok(claims) => claims,
@@ -399,7 +446,7 @@ impl<H: Handler> Group<H> {
         }
     }
 
-    fn claim_all(&self, consumer: &BaseConsumer<Self>, wanted: &[Key]) -> Result<Vec<(Claim, i64)>, Failure> {
+    fn claim_all(&self, consumer: &Member<H>, wanted: &[Key]) -> Result<Vec<(Claim, i64)>, Failure> {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
@@ -495,23 +542,33 @@ impl<H: Handler> Group<H> {
         }
     }
 
-    fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+    fn revoke(&self, consumer: &Member<H>, partitions: &TopicPartitionList) {
         let lost = consumer.assignment_lost();
         let lanes: Vec<Lane> = {
             let mut all = locked(&self.lanes);
             let mut take = |topic: &str, partition| all.get_mut(topic)?.remove(&partition);
             partitions.elements().iter().filter_map(|e| take(e.topic(), e.partition())).collect()
         };
-        self.metrics.paused.dec_by(lanes.iter().filter(|lane| lane.paused).count() as i64);
-        let drained = self.runtime.block_on(drain(lanes, if lost { Duration::ZERO } else { DRAIN_DEADLINE }));
-        if self.stop.is_cancelled() && !drained {
-            self.reports.late.store(true, Ordering::Relaxed);
-        }
+        self.close(lanes, if lost { Duration::ZERO } else { DRAIN_DEADLINE });
         if !lost {
             self.store_progress(consumer);
         }
         if let Err(error) = consumer.incremental_unassign(partitions) {
             tracing::warn!(pipeline = %self.name, "could not give partitions back: {error}");
+        }
+    }
+
+    /// For a client that the broker has shut out: it tells nobody of a revocation any more.
+    fn give_everything_up(&self) {
+        let lanes = std::mem::take(&mut *locked(&self.lanes));
+        self.close(lanes.into_values().flat_map(BTreeMap::into_values).collect(), DRAIN_DEADLINE);
+    }
+
+    fn close(&self, lanes: Vec<Lane>, deadline: Duration) {
+        self.metrics.paused.dec_by(lanes.iter().filter(|lane| lane.paused).count() as i64);
+        let drained = self.runtime.block_on(drain(lanes, deadline));
+        if self.stop.is_cancelled() && !drained {
+            self.reports.late.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -543,13 +600,13 @@ async fn drain(lanes: Vec<Lane>, deadline: Duration) -> bool {
     in_time
 }
 
-impl<H: Handler> ClientContext for Group<H> {}
+impl<H: Handler> ClientContext for Membership<H> {}
 
-impl<H: Handler> ConsumerContext for Group<H> {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+impl<H: Handler> ConsumerContext for Membership<H> {
+    fn rebalance(&self, consumer: &Member<H>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         match error {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, partitions),
-            _ => self.revoke(consumer, partitions),
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.0.assign(consumer, partitions),
+            _ => self.0.revoke(consumer, partitions),
         }
     }
 }

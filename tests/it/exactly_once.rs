@@ -290,6 +290,28 @@ fn has_joined_again(role: &Role, pipelines: &[&str]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_place_another_took_for_a_moment_takes_it_back_and_goes_on() {
+    let mut shop = Shop::open().await;
+    let _others = [
+        shop.member("projections", &["process", "clickhouse", "customer_summary"], &[]),
+        shop.member("webhook", &["sink"], &[]),
+    ];
+    let mut first = shop.member("same", &["process", "order_status"], &[]);
+    eventually("it has everything", async || first.log().contains("took 6 partitions over")).await;
+    let mut rival = shop.member("same", &["process", "order_status"], &[]);
+    let fenced = "took our place in the group for somebody else's: joining again";
+    eventually("it has noticed", async || first.log().contains(fenced)).await;
+    if rival.is_running() {
+        rival.kill();
+    }
+    shop.publish(1_000, &[]);
+    shop.assert_equals_the_oracle();
+    assert!(first.is_running(), "{}", first.log());
+    assert_eq!(first.stop(), 0);
+    shop.platform.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_move_while_events_flow_lose_and_double_nothing() {
     let mut shop = Shop::open().await;
     let postgres = shop.platform.postgres().await;

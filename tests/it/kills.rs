@@ -1,8 +1,14 @@
 //! Whatever dies in the middle of the flow, ClickHouse, Postgres and the receiver end up equal to the oracle.
 
 use crate::platform::{Platform, Role, eventually};
+use crate::shop::Shop;
 use millrace_local::Server;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
+use sqlx::PgPool;
+use std::time::Instant;
 
 const EVENTS: i64 = 20_000;
 /// The kill comes when about a fifth has taken effect: everything is moving, and much is still to come.
@@ -119,4 +125,147 @@ async fn a_killed_postgres_loses_no_row_and_no_checkpoint() {
 /// Another flow each time, and printed: `Flow::midway(seed)` repeats it.
 fn rand_seed() -> u64 {
     u64::from(uuid::Uuid::new_v4().as_fields().0)
+}
+
+// ---- at random ----
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Processor,
+    Sink,
+    Of(Server),
+}
+
+/// Each as often as it is here, in random order.
+const VICTIMS: [Victim; 10] = [
+    Victim::Processor,
+    Victim::Processor,
+    Victim::Processor,
+    Victim::Sink,
+    Victim::Of(Server::ClickHouse),
+    Victim::Of(Server::ClickHouse),
+    Victim::Of(Server::Kafka),
+    Victim::Of(Server::Kafka),
+    Victim::Of(Server::Postgres),
+    Victim::Of(Server::Postgres),
+];
+/// Between two kills so many records take effect, or the second falls into what the first has left.
+const BETWEEN: std::ops::Range<i64> = 50..1_500;
+/// Of ten kills so many come at once after the one before.
+const AT_ONCE_OF_TEN: u32 = 3;
+
+/// A shop whose roles and servers are killed under its traffic.
+struct UnderFire {
+    shop: Shop,
+    postgres: PgPool,
+    process: Role,
+    sink: Role,
+}
+
+impl UnderFire {
+    async fn start(seed: u64) -> Self {
+        let shop = Shop::of(Platform::start().await, seed);
+        let postgres = shop.platform.postgres().await;
+        let (process, sink) = (shop.member("process", &["process"], &[]), shop.member("sink", &["sink"], &[]));
+        Self { shop, postgres, process, sink }
+    }
+
+    /// Log positions that took effect, over all pipelines; none while Postgres is away.
+    async fn applied(&self) -> Option<i64> {
+        let sql = "select coalesce(sum(next), 0)::bigint from millrace.checkpoint";
+        sqlx::query_scalar(sql).fetch_one(&self.postgres).await.ok()
+    }
+
+    async fn until_applied(&mut self, more: i64) {
+        let mut from = None;
+        eventually("records take effect again", async || {
+            self.start_again_what_could_not_start();
+            let now = self.applied().await;
+            from = from.or(now);
+            now.zip(from).is_some_and(|(now, from)| now >= from + more)
+        })
+        .await;
+    }
+
+    async fn until_all_have_started(&mut self) {
+        eventually("both roles have started", async || {
+            self.start_again_what_could_not_start();
+            [&self.process, &self.sink].iter().all(|role| has_started(role))
+        })
+        .await;
+    }
+
+    /// A role that finds a server down when it starts says so and ends: somebody starts it again. One that had started
+    /// never ends by itself.
+    fn start_again_what_could_not_start(&mut self) {
+        for (role, name) in [(&mut self.process, "process"), (&mut self.sink, "sink")] {
+            if !role.is_running() {
+                assert!(!has_started(role), "{name} ended by itself:\n{}", role.log());
+                *role = self.shop.member(name, &[name], &[]);
+            }
+        }
+    }
+
+    async fn kill(&mut self, victim: Victim) {
+        match victim {
+            Victim::Processor => kill_role(&self.shop, &mut self.process, "process"),
+            Victim::Sink => kill_role(&self.shop, &mut self.sink, "sink"),
+            // One that is down already comes up first: each kill is one.
+            Victim::Of(server) => {
+                eventually("there is one to kill", async || self.shop.platform.stack.kill(server)).await;
+            }
+        }
+    }
+
+    /// Rows beyond one an event: what merges have not taken away yet, and views don't show.
+    async fn raw_duplicates(&self) -> Vec<Value> {
+        let sql = "select _table as name, count() as raw, uniqExact(event_id) as events
+                   from merge('events_raw', '.*') group by name having raw > events order by name";
+        self.shop.platform.clickhouse(sql).await
+    }
+}
+
+fn has_started(role: &Role) -> bool {
+    role.log().contains("ops on http://")
+}
+
+fn kill_role(shop: &Shop, role: &mut Role, name: &str) {
+    if role.is_running() {
+        role.kill();
+    }
+    *role = shop.member(name, &[name], &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_dies_at_random_under_load_nothing_is_lost_and_nothing_counts_twice() {
+    let seed = std::env::var("MILLRACE_KILLS_SEED").map_or_else(|_| rand_seed(), |seed| seed.parse().unwrap());
+    println!("MILLRACE_KILLS_SEED={seed} kills the same in the same order");
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut victims = VICTIMS;
+    victims.shuffle(&mut random);
+    let mut fire = UnderFire::start(seed).await;
+    let traffic = fire.shop.publishing(400);
+    fire.until_applied(1_000).await;
+    let begun = Instant::now();
+    for victim in victims {
+        let (more, at_once) = (random.random_range(BETWEEN), random.random_ratio(AT_ONCE_OF_TEN, 10));
+        if !at_once {
+            fire.until_applied(more).await;
+        }
+        println!("{:.1?}: {victim:?} dies", begun.elapsed());
+        fire.kill(victim).await;
+    }
+    fire.until_all_have_started().await;
+    fire.until_applied(1_000).await;
+    fire.shop.stop_publishing(traffic);
+    fire.shop.assert_equals_the_oracle();
+    println!(
+        "{:.1?}: {} events, equal in count, ids and sums; copies beneath the views: {}",
+        begun.elapsed(),
+        fire.shop.published(),
+        Value::from(fire.raw_duplicates().await)
+    );
+    let UnderFire { shop, process, sink, .. } = fire;
+    assert_eq!((process.stop(), sink.stop()), (0, 0));
+    shop.platform.stop().await;
 }

@@ -22,7 +22,16 @@ impl Shop {
     pub fn on(platform: Platform) -> Self {
         let seed = u64::from(uuid::Uuid::new_v4().as_fields().0);
         println!("seed {seed}");
+        Self::of(platform, seed)
+    }
+
+    pub fn of(platform: Platform, seed: u64) -> Self {
         Self { platform, seed, published: 0 }
+    }
+
+    /// How many of the seed's events the log holds.
+    pub fn published(&self) -> u64 {
+        self.published
     }
 
     /// Starts a role as the group member of this name.
