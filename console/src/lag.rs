@@ -24,7 +24,19 @@ pub struct PipelineStatus {
     pub lag_seconds: f64,
     /// Open dead letters.
     pub dead_letters: i64,
+    /// What stands against it, in the words of the last try; nothing is lost meanwhile.
+    pub held_up: Option<HeldUpStatus>,
     pub partitions: Vec<PartitionStatus>,
+}
+
+/// Why records do not take effect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HeldUpStatus {
+    /// How many partitions.
+    pub partitions: usize,
+    pub since: DateTime<Utc>,
+    /// In the partition that has waited longest.
+    pub by: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -34,6 +46,8 @@ pub enum State {
     CaughtUp,
     /// Somebody works on it and records wait.
     Behind,
+    /// Somebody works on it, and what is to be done fails and is tried again.
+    HeldUp,
     /// Members are joining or leaving.
     Rebalancing,
     /// Nobody works on it.
@@ -105,15 +119,23 @@ fn pipeline(
     let partitions = partitions(rows, ends);
     let lag_records = partitions.iter().map(|partition| partition.lag_records).sum();
     let lag_seconds = partitions.iter().map(|partition| lag_seconds(partition, now)).fold(0.0, f64::max);
+    let held_up = held_up(rows);
     PipelineStatus {
         name,
-        state: state(group, lag_records),
+        state: state(group, lag_records, held_up.is_some()),
         members: group.members,
         lag_records,
         lag_seconds,
         dead_letters,
+        held_up,
         partitions,
     }
+}
+
+fn held_up(rows: &[Checkpoint]) -> Option<HeldUpStatus> {
+    let held_up = || rows.iter().filter_map(|row| row.held_up.as_ref());
+    let first = held_up().min_by_key(|held_up| held_up.since)?;
+    Some(HeldUpStatus { partitions: held_up().count(), since: first.since, by: first.by.clone() })
 }
 
 /// Every partition of the topics that the pipeline reads; one that nobody has taken yet has all of its log to come.
@@ -145,8 +167,9 @@ fn lag_seconds(partition: &PartitionStatus, now: DateTime<Utc>) -> f64 {
     }
 }
 
-fn state(group: &GroupProgress, lag_records: i64) -> State {
+fn state(group: &GroupProgress, lag_records: i64, held_up: bool) -> State {
     match group.state.as_str() {
+        "Stable" if held_up => State::HeldUp,
         "Stable" if lag_records == 0 => State::CaughtUp,
         "Stable" => State::Behind,
         "PreparingRebalance" | "CompletingRebalance" => State::Rebalancing,
@@ -157,6 +180,7 @@ fn state(group: &GroupProgress, lag_records: i64) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use millrace_stream::HeldUp;
 
     fn checkpoint(partition: i32, next: i64, reached_at: DateTime<Utc>) -> Checkpoint {
         Checkpoint {
@@ -167,6 +191,7 @@ mod tests {
             next,
             reached_at: Some(reached_at),
             updated_at: reached_at,
+            held_up: None,
         }
     }
 
@@ -197,8 +222,22 @@ mod tests {
     #[test]
     fn a_group_without_members_is_stopped_however_small_its_lag() {
         let group = |state: &str| GroupProgress { state: state.into(), members: 0 };
-        assert_eq!(state(&group("Empty"), 0), State::Stopped);
-        assert_eq!(state(&group("Dead"), 5), State::Stopped);
-        assert_eq!(state(&group("CompletingRebalance"), 5), State::Rebalancing);
+        assert_eq!(state(&group("Empty"), 0, false), State::Stopped);
+        assert_eq!(state(&group("Dead"), 5, true), State::Stopped);
+        assert_eq!(state(&group("CompletingRebalance"), 5, false), State::Rebalancing);
+    }
+
+    #[test]
+    fn a_pipeline_that_is_held_up_says_since_when_and_by_what_came_first() {
+        let at = |seconds: i64| DateTime::from_timestamp(seconds, 0).unwrap();
+        let held_up = |partition, since, by: &str| Checkpoint {
+            held_up: Some(HeldUp { by: by.into(), since: at(since) }),
+            ..checkpoint(partition, 5, at(0))
+        };
+        let rows = [checkpoint(0, 10, at(0)), held_up(1, 300, "too many parts"), held_up(2, 200, "no space")];
+        let group = GroupProgress { state: "Stable".into(), members: 1 };
+        let status = pipeline("p".into(), &group, &rows, &ends(vec![end(0, 10), end(1, 10)]), 0, at(1_000));
+        let expected = HeldUpStatus { partitions: 2, since: at(200), by: "no space".into() };
+        assert_eq!((status.state, status.held_up), (State::HeldUp, Some(expected)));
     }
 }

@@ -2,4 +2,4 @@
 
 mod lag;
 
-pub use lag::{PartitionStatus, PipelineStatus, State, Status, status};
+pub use lag::{HeldUpStatus, PartitionStatus, PipelineStatus, State, Status, status};

@@ -4,7 +4,7 @@
 use crate::commands::Global;
 use crate::config::Config;
 use crate::exit::Exit;
-use millrace_console::{PipelineStatus, State, Status};
+use millrace_console::{HeldUpStatus, PipelineStatus, State, Status};
 use millrace_processors::clickhouse::erasure;
 use millrace_sinks::Progress;
 use millrace_stream::{Admin, Checkpoints};
@@ -52,13 +52,22 @@ pub fn table(status: &Status) -> String {
     if status.pipelines.is_empty() {
         text += "no pipeline has run yet: `millrace process` and `millrace sink` start them\n";
     }
+    text.extend(status.pipelines.iter().filter_map(held_up));
     text
+}
+
+/// What it waits for, or what it stopped at.
+fn held_up(pipeline: &PipelineStatus) -> Option<String> {
+    let HeldUpStatus { partitions, since, by } = pipeline.held_up.as_ref()?;
+    let (name, since) = (&pipeline.name, since.format("%F %T"));
+    Some(format!("{name} is held up since {since} in {partitions} partitions: {by}\n"))
 }
 
 fn row(pipeline: &PipelineStatus) -> String {
     let state = match pipeline.state {
         State::CaughtUp => "caught up",
         State::Behind => "behind",
+        State::HeldUp => "held up",
         State::Rebalancing => "rebalancing",
         State::Stopped => "stopped",
     };

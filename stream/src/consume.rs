@@ -4,7 +4,7 @@ use crate::dead_letter::Rejected;
 use crate::decode::{Decoded, Decoder};
 use crate::dedup::Window;
 use crate::memory_bound::{Held, MemoryBound};
-use crate::metrics::Shared;
+use crate::metrics::{Shared, Trying};
 use crate::offsets::{Batch, Checkpoints, Claim, Event, Purpose};
 use crate::pace::Pace;
 use crate::retry::retry_until;
@@ -127,6 +127,9 @@ impl PipelineConfig {
 /// is wrong with the project or the publisher, and a full table of dead letters helps nobody.
 const STORM_RATIO: f64 = 0.5;
 const STORM_WINDOW: usize = 1_000;
+
+/// How long the next try may wait until the failure of the last one is written down.
+const NOTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A batch, or why there is none and will be none.
 type Gathered<H> = Result<Batch<<H as Handler>::Block>, Failure>;
@@ -284,11 +287,12 @@ impl<H: Handler> Worker<H> {
             self.metrics.duplicate();
             return Ok(Some(Decoded::Ignored));
         }
-        let ask = || self.decoder.writer(record);
+        let trying = self.metrics.trying();
+        let ask = async || self.told(partition.next, &trying, self.decoder.writer(record).await).await;
         let Some(writer) = retry_until(&self.abort, "could not look a schema up", ask).await? else { return Ok(None) };
         let decoded = match writer {
             Ok(writer) => {
-                let met = self.meet(record, &envelope, &writer, &mut partition.met).await?;
+                let met = self.meet(record, &envelope, &writer, partition).await?;
                 if met.is_none() {
                     return Ok(None);
                 }
@@ -308,15 +312,16 @@ impl<H: Handler> Worker<H> {
         record: &Record,
         envelope: &Envelope<'_>,
         writer: &WriterSchema,
-        met: &mut HashSet<u32>,
+        partition: &mut Partition,
     ) -> Result<Option<()>, Failure> {
-        if met.contains(&writer.id) {
+        if partition.met.contains(&writer.id) {
             return Ok(Some(()));
         }
         let Ok(contract) = self.decoder.contract(envelope, writer, record) else { return Ok(Some(())) };
-        let tell = || self.handler.meet(contract, writer);
+        let (next, trying) = (partition.next, self.metrics.trying());
+        let tell = async || self.told(next, &trying, self.handler.meet(contract, writer).await).await;
         let told = retry_until(&self.abort, "could not make room for a new schema", tell).await?;
-        met.extend(told.map(|()| writer.id));
+        partition.met.extend(told.map(|()| writer.id));
         Ok(told)
     }
 
@@ -324,17 +329,31 @@ impl<H: Handler> Worker<H> {
     async fn apply_until_settled(&self, batch: &Batch<H::Block>) -> Result<bool, Failure> {
         let started = Instant::now();
         let what = format!("{} could not apply {}[{}]", batch.pipeline, self.claim.topic, self.claim.partition);
-        let mut tried = false;
+        let (mut tried, trying) = (false, &self.metrics.trying());
+        let from = batch.range().map_or(0, |(from, _)| from);
         // Nothing is in flight between two tries: who must give the partition up does not wait for the next one.
         let settled = retry_until(&self.closing, &what, || {
             let again = std::mem::replace(&mut tried, true);
-            self.try_once(batch, again)
+            async move { self.told(from, trying, self.try_once(batch, again).await).await }
         });
         let settled = settled.await?.is_some_and(|settled| settled);
         if settled {
             self.count(batch, started.elapsed());
         }
         Ok(settled)
+    }
+
+    /// Says of a try that failed what failed, where `status` and the metrics look.
+    async fn told<T>(&self, from: i64, trying: &Trying<'_>, tried: Result<T, Failure>) -> Result<T, Failure> {
+        let Err(failure) = &tried else { return tried };
+        trying.has_failed();
+        if !self.claim.is_nobodys() {
+            let (checkpoints, claim, by) = (self.checkpoints.clone(), self.claim.clone(), failure.to_string());
+            let note = tokio::spawn(async move { checkpoints.note_held_up(&claim, from, &by).await });
+            // Where Postgres is what failed, nobody waits for the note.
+            let _ = tokio::time::timeout(NOTED_WITHIN, note).await;
+        }
+        tried
     }
 
     /// A batch that waits for its next try holds no permit: the others go on. False when given up.

@@ -7,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PipelineLabel {
@@ -36,6 +37,7 @@ pub struct Metrics {
     age: Histograms,
     inflight: Family<PipelineLabel, Gauge>,
     paused: Family<PipelineLabel, Gauge>,
+    held_up: Family<PipelineLabel, Gauge>,
 }
 
 impl Metrics {
@@ -48,6 +50,7 @@ impl Metrics {
             age: Family::new_with_constructor(seconds),
             inflight: Family::default(),
             paused: Family::default(),
+            held_up: Family::default(),
         };
         metrics.register_all(registry);
         metrics
@@ -62,6 +65,11 @@ impl Metrics {
         with.register("millrace_event_age_seconds", "From the log's timestamp to taking effect", self.age.clone());
         with.register("millrace_inflight_records", "Records read and not yet settled", self.inflight.clone());
         with.register("millrace_paused", "Partitions paused because their queue is full", self.paused.clone());
+        with.register(
+            "millrace_held_up",
+            "Batches whose last try failed, and which are tried again",
+            self.held_up.clone(),
+        );
     }
 
     /// One pipeline's own handles, so that the hot path looks no label up.
@@ -79,6 +87,7 @@ impl Metrics {
             age: self.age.get_or_create_owned(&label),
             inflight: self.inflight.get_or_create_owned(&label),
             paused: self.paused.get_or_create_owned(&label),
+            held_up: self.held_up.get_or_create_owned(&label),
         }
     }
 }
@@ -101,6 +110,7 @@ pub(crate) struct PipelineMetrics {
     pub age: Histogram,
     pub inflight: Gauge,
     pub paused: Gauge,
+    held_up: Gauge,
 }
 
 impl PipelineMetrics {
@@ -109,9 +119,36 @@ impl PipelineMetrics {
         self.duplicates.inc();
     }
 
+    /// Something that is about to be tried.
+    pub fn trying(&self) -> Trying<'_> {
+        Trying { held_up: &self.held_up, has_failed: AtomicBool::new(false) }
+    }
+
     pub fn dead_letter(&self, reason: crate::Reason) {
         self.rejected.inc();
         self.dead_letters.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
+    }
+}
+
+/// Counts as held up from its first failed try until it is over, however it ends.
+pub(crate) struct Trying<'m> {
+    held_up: &'m Gauge,
+    has_failed: AtomicBool,
+}
+
+impl Trying<'_> {
+    pub fn has_failed(&self) {
+        if !self.has_failed.swap(true, Ordering::Relaxed) {
+            self.held_up.inc();
+        }
+    }
+}
+
+impl Drop for Trying<'_> {
+    fn drop(&mut self) {
+        if *self.has_failed.get_mut() {
+            self.held_up.dec();
+        }
     }
 }
 

@@ -18,6 +18,9 @@ use std::sync::Arc;
 /// ends the transaction: long enough for a slow batch's next statement, short enough for who waits to take over.
 const NOT_FOR_EVER: &str = "set local idle_in_transaction_session_timeout = '15s'";
 
+/// Of a reason: a server's message can quote a whole statement.
+const HELD_UP_CHARS_MAX: usize = 2_000;
+
 /// The checkpoint table.
 #[derive(Clone)]
 pub struct Checkpoints {
@@ -34,6 +37,14 @@ pub struct Checkpoint {
     pub next: i64,
     pub reached_at: Option<DateTime<Utc>>,
     pub updated_at: DateTime<Utc>,
+    pub held_up: Option<HeldUp>,
+}
+
+/// Why what comes next has not taken effect, and since when. Everything waits, nothing is lost.
+#[derive(Debug, Clone)]
+pub struct HeldUp {
+    pub by: String,
+    pub since: DateTime<Utc>,
 }
 
 /// The right to write a partition's effects, until somebody claims it after us.
@@ -82,7 +93,8 @@ impl Checkpoints {
              select $1, topic, partition, topic_id, 1, log_start
              from unnest($2::text[], $3::int[], $4::text[], $5::bigint[]) as w (topic, partition, topic_id, log_start)
              order by topic, partition
-             on conflict (pipeline, topic, partition) do update set epoch = c.epoch + 1, updated_at = now()
+             on conflict (pipeline, topic, partition) do update
+             set epoch = c.epoch + 1, held_up_by = null, held_up_since = null, updated_at = now()
              returning topic, partition, topic_id, epoch, next, plan",
         )
         .bind(&**pipeline)
@@ -103,10 +115,21 @@ impl Checkpoints {
     /// All checkpoints, for people.
     pub async fn list(&self) -> Result<Vec<Checkpoint>, sqlx::Error> {
         let rows = sqlx::query(
-            "select pipeline, topic, partition, epoch, next, reached_at, updated_at
+            "select pipeline, topic, partition, epoch, next, reached_at, updated_at, held_up_by, held_up_since
              from millrace.checkpoint order by pipeline, topic, partition",
         );
         rows.fetch_all(&self.pool).await?.iter().map(checkpoint).collect()
+    }
+
+    /// Notes why a range that begins at `from` has not taken effect. Settling it takes the note back.
+    pub(crate) async fn note_held_up(&self, claim: &Claim, from: i64, by: &str) -> Result<(), sqlx::Error> {
+        let by: String = by.chars().take(HELD_UP_CHARS_MAX).collect();
+        let note = sqlx::query(
+            "update millrace.checkpoint set held_up_by = $6, held_up_since = coalesce(held_up_since, now())
+             where pipeline = $1 and topic = $2 and partition = $3 and epoch = $4 and next <= $5",
+        );
+        let note = note.bind(&*claim.pipeline).bind(&*claim.topic).bind(claim.partition);
+        note.bind(claim.epoch).bind(from).bind(by).execute(&self.pool).await.map(drop)
     }
 
     /// After an answer was lost: did the settlement up to `to` reach the disk?
@@ -137,6 +160,10 @@ fn checkpoint(row: &PgRow) -> Result<Checkpoint, sqlx::Error> {
         next: row.try_get("next")?,
         reached_at: row.try_get("reached_at")?,
         updated_at: row.try_get("updated_at")?,
+        held_up: match (row.try_get("held_up_by")?, row.try_get("held_up_since")?) {
+            (Some(by), Some(since)) => Some(HeldUp { by, since }),
+            _ => None,
+        },
     })
 }
 
@@ -344,7 +371,8 @@ impl Claim {
     ) -> Result<(), Failure> {
         let done = sqlx::query(
             "update millrace.checkpoint
-             set next = $6, plan = null, reached_at = greatest(reached_at, $7), updated_at = now()
+             set next = $6, plan = null, reached_at = greatest(reached_at, $7), held_up_by = null, held_up_since = null,
+                 updated_at = now()
              where pipeline = $1 and topic = $2 and partition = $3 and epoch = $4 and next = $5",
         )
         .bind(&*self.pipeline)
