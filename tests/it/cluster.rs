@@ -2,13 +2,11 @@
 //! itself. Through a distributed table it writes and reads as any server does. What needs Keeper it can't: so before
 //! it stands somebody who takes `on cluster` out of its statements, and passes plain tables off as replicated ones.
 
+use crate::between::{Asked, stand_before};
 use crate::erasure;
 use crate::platform::{BINARY, Finished, Platform, directory, shared};
 use crate::shop::Shop;
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
-use axum::response::Response;
+use axum::body::Bytes;
 use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
 
@@ -35,7 +33,8 @@ const MIGRATED_DATABASES: [&str; 4] = ["erasure", "metrics", "events", "events_r
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_cluster_every_number_is_the_oracles_whatever_dies_or_comes_twice() {
     let mut shop = Shop::on(platform().await);
-    let url = stand_before(&shop.platform.addresses().clickhouse).await;
+    let engine = &shop.platform.addresses().clickhouse;
+    let url = stand_before(engine, |asked| Asked { body: as_the_engine_can(asked.body), ..asked }).await;
     let in_cluster = [("MILLRACE_CLICKHOUSE__URL", &*url), ("MILLRACE_CLICKHOUSE__CLUSTER", "main")];
     let migrate = |shop: &Shop| Finished::of(shop.platform.command().arg("migrate").envs(in_cluster));
     let refused = migrate(&shop);
@@ -103,33 +102,6 @@ async fn what_a_cluster_is_told_can_be_read_by_a_server() {
         let read = shared().platform.clickhouse(&format!("select formatQuerySingleLine('{literal}') as it")).await;
         assert!(read[0]["it"].as_str().unwrap().contains(".order_placed ON CLUSTER main"), "{read:?}");
     }
-}
-
-// ---- who stands before the engine ----
-
-/// Where it does.
-async fn stand_before(engine: &str) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let router = Router::new().fallback(pass_on).with_state((reqwest::Client::new(), engine.to_owned()));
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    url
-}
-
-async fn pass_on(State((client, engine)): State<(reqwest::Client, String)>, request: Request) -> Response {
-    let (head, body) = request.into_parts();
-    let body = as_the_engine_can(axum::body::to_bytes(body, usize::MAX).await.unwrap());
-    let url = format!("{engine}{}", head.uri.path_and_query().unwrap());
-    let mut headers = head.headers;
-    for ours in ["host", "content-length", "transfer-encoding"] {
-        headers.remove(ours);
-    }
-    let answer = client.request(head.method, url).headers(headers).body(body).send().await.unwrap();
-    let mut response = Response::builder().status(answer.status());
-    for (name, value) in answer.headers().iter().filter(|(name, _)| *name != "transfer-encoding") {
-        response = response.header(name, value);
-    }
-    response.body(Body::from(answer.bytes().await.unwrap())).unwrap()
 }
 
 const REPLICATED_SETTINGS: &str =

@@ -3,8 +3,8 @@
 use clickhouse::error::Error;
 use millrace_stream::Failure;
 
-/// What heals by itself: the same statement may work in a moment. Every other exception is ours: a table
-/// or a column that is missing, a type that differs, a password that is wrong. `src/Common/ErrorCodes.cpp`.
+/// What heals by itself: the same statement may work in a moment. What is neither here nor in [`MENDED`] is ours.
+/// `src/Common/ErrorCodes.cpp`.
 const HEALS: [u32; 49] = [
     3,    // UNEXPECTED_END_OF_FILE: our body was cut off on its way
     23,   // CANNOT_READ_FROM_ISTREAM
@@ -57,9 +57,55 @@ const HEALS: [u32; 49] = [
     1001, // STD_EXCEPTION
 ];
 
+/// What somebody has to mend, and then the same statement works: a table that was changed by hand, rights that were
+/// taken away. Our batch waits, nothing of it is there, and nobody need start anything again.
+const MENDED: [u32; 14] = [
+    10,  // NOT_FOUND_COLUMN_IN_BLOCK
+    16,  // NO_SUCH_COLUMN_IN_TABLE
+    47,  // UNKNOWN_IDENTIFIER
+    48,  // NOT_IMPLEMENTED: something that takes no inserts has the table's name
+    53,  // TYPE_MISMATCH
+    60,  // UNKNOWN_TABLE
+    81,  // UNKNOWN_DATABASE
+    117, // INCORRECT_DATA
+    192, // UNKNOWN_USER
+    193, // WRONG_PASSWORD
+    452, // SETTING_CONSTRAINT_VIOLATION
+    469, // VIOLATED_CONSTRAINT
+    497, // ACCESS_DENIED
+    516, // AUTHENTICATION_FAILED
+];
+
+/// What to do about it, where the server's words don't say.
+fn advice(code: u32) -> Option<&'static str> {
+    Some(match code {
+        10 | 16 | 47 | 48 | 53 | 60 | 81 | 117 => {
+            "the table is not as it was made: `millrace migrate` adds what is missing, \
+             `millrace rebuild clickhouse TABLE` makes it anew from the log"
+        }
+        164 | 242 => "the server, or this user's profile, is read-only: let it write",
+        192 | 193 | 452 | 497 | 516 => "see to clickhouse.user, its password and its rights",
+        241 => "give this user or the server more memory, or let process.clickhouse.batch_bytes be less",
+        243 => "make room on the server's disk",
+        252 => "merges are behind: see system.merges, and the table's parts_to_throw_insert",
+        469 => "drop the constraint that somebody gave the table",
+        _ => return None,
+    })
+}
+
 /// The failure an error amounts to.
 pub(super) fn failure(error: Error) -> Failure {
-    if heals(&error) { Failure::retry(error) } else { Failure::stop(error) }
+    let heals = heals(&error);
+    let error = match code(&error).and_then(advice) {
+        Some(advice) => anyhow::anyhow!("{error}; {advice}"),
+        None => error.into(),
+    };
+    if heals { Failure::Retry(error) } else { Failure::Stop(error) }
+}
+
+fn code(error: &Error) -> Option<u32> {
+    let Error::BadResponse(text) = error else { return None };
+    exception_code(text)
 }
 
 fn heals(error: &Error) -> bool {
@@ -68,7 +114,7 @@ fn heals(error: &Error) -> bool {
         // Half an answer: the server or the way to it died meanwhile.
         Error::Decompression(_) | Error::NotEnoughData => true,
         Error::BadResponse(text) => match exception_code(text) {
-            Some(code) => HEALS.contains(&code),
+            Some(code) => HEALS.contains(&code) || MENDED.contains(&code),
             None => !refuses_us(text),
         },
         _ => false,
@@ -105,9 +151,17 @@ mod tests {
             let text = format!("Code: {code}. DB::Exception: no. (NO) (version 26.7.3.1)");
             assert!(heals(&answered(&text)), "{text}");
         }
-        for code in [60, 81, 16, 47, 53, 117, 62, 192, 516, 497] {
+        for code in [62, 115, 27, 36, 70] {
             let text = format!("Code: {code}. DB::Exception: no. (NO) (version 26.7.3.1)");
             assert!(!heals(&answered(&text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_person_must_mend_is_waited_for_and_says_what_to_mend() {
+        for (code, said) in [(16, "millrace rebuild clickhouse"), (60, "millrace migrate"), (497, "its rights")] {
+            let failed = failure(answered(&format!("Code: {code}. DB::Exception: no.")));
+            assert!(matches!(&failed, Failure::Retry(error) if error.to_string().contains(said)), "{failed}");
         }
     }
 
