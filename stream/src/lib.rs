@@ -45,7 +45,7 @@ pub use group::{DRAIN_DEADLINE, Pipeline, PipelineHandle, Spine};
 pub use memory::MemorySource;
 pub use metrics::Metrics;
 pub use migrate::{Migration, migrate};
-pub use offsets::{Batch, Checkpoint, Checkpoints, Claim, Event, HeldUp, Settled};
+pub use offsets::{Batch, Checkpoint, Checkpoints, Claim, Event, HeldUp, Planned, Settled};
 pub use publish::{Acknowledgement, Outgoing, PublishError, Publisher};
 pub use record::{Position, Record, RecordBuilder};
 pub use replay::{ReplayOutcome, replay};

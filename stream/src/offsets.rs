@@ -13,6 +13,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 use std::collections::HashMap;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// A process that freezes within a transaction keeps the row it has settled from its next owner. After this Postgres
 /// ends the transaction: long enough for a slow batch's next statement, short enough for who waits to take over.
@@ -335,13 +336,14 @@ impl<B> Batch<B> {
 
     /// Writes down what is about to be written elsewhere, before it is; not while its topic stands still. A replay needs
     /// no plan.
-    pub async fn plan(&self, pool: &PgPool, note: &Value) -> Result<(), Failure> {
-        let Purpose::Advance { claim, from, to, .. } = &self.purpose else { return Ok(()) };
-        let plan = serde_json::json!({ "to": to, "note": note });
+    pub async fn plan(&self, pool: &PgPool, note: &Value) -> Result<Option<Planned>, Failure> {
+        let Purpose::Advance { claim, from, to, .. } = &self.purpose else { return Ok(None) };
+        let planned = Planned { claim: claim.clone(), attempt: Uuid::new_v4() };
+        let plan = serde_json::json!({ "to": to, "note": note, "attempt": planned.attempt });
         let statement = sqlx::query(
             "update millrace.checkpoint set plan = $6, updated_at = now()
              where pipeline = $1 and topic = $2 and partition = $3 and epoch = $4 and next = $5
-             and (plan is not null or pg_try_advisory_xact_lock_shared($7, hashtext($2)))",
+             and ((plan is not null and plan -> 'waits' is null) or pg_try_advisory_xact_lock_shared($7, hashtext($2)))",
         )
         .bind(&*claim.pipeline)
         .bind(&*claim.topic)
@@ -353,11 +355,33 @@ impl<B> Batch<B> {
         answered(pool, async |connection| {
             let done = statement.execute(&mut *connection).await?;
             match done.rows_affected() {
-                1 => Ok(()),
+                1 => Ok(Some(planned)),
                 _ => Err(claim.not_planned(*from, *to, connection).await?),
             }
         })
         .await
+    }
+}
+
+/// An attempt at a plan.
+#[derive(Debug)]
+pub struct Planned {
+    claim: Arc<Claim>,
+    attempt: Uuid,
+}
+
+impl Planned {
+    /// Says that this attempt is over and nothing settled: the next one asks again whether its topic stands still, so a
+    /// rebuild need not wait for it. A statement that takes effect late finds another attempt and changes nothing.
+    pub async fn lay_down(&self, pool: &PgPool) -> Result<(), Failure> {
+        let statement = sqlx::query(
+            "update millrace.checkpoint set plan = plan || '{\"waits\": true}'
+             where pipeline = $1 and topic = $2 and partition = $3 and epoch = $4 and plan ->> 'attempt' = $5",
+        );
+        let claim = &self.claim;
+        let statement = statement.bind(&*claim.pipeline).bind(&*claim.topic).bind(claim.partition);
+        let statement = statement.bind(claim.epoch).bind(self.attempt.to_string());
+        answered(pool, async |connection| Ok(statement.execute(connection).await.map(drop)?)).await
     }
 }
 

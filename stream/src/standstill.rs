@@ -66,11 +66,11 @@ impl Checkpoints {
     }
 }
 
-/// Partitions with a plan.
+/// Partitions with a plan that somebody carries out.
 async fn on_their_way(connection: &mut PgConnection, pipeline: &str, topic: &str) -> Result<Vec<i32>, Failure> {
     let open = sqlx::query_scalar(
         "select partition from millrace.checkpoint
-         where pipeline = $1 and topic = $2 and plan is not null order by partition",
+         where pipeline = $1 and topic = $2 and plan is not null and plan -> 'waits' is null order by partition",
     );
     Ok(open.bind(pipeline).bind(topic).fetch_all(connection).await?)
 }

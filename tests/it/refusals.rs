@@ -101,6 +101,21 @@ async fn a_server_that_refuses_for_a_while_is_named_and_waited_for_and_loses_not
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_column_of_another_type_is_made_right_from_the_log_though_a_batch_waits_for_it() {
+    let mut refused = Refused::start().await;
+    refused.shop.publish(300, &[]);
+    refused.goes_on().await;
+    refused.run(&["alter table events_raw.order_placed modify column currency Nullable(String)"]).await;
+    refused.is_held_up(&["(TYPE_MISMATCH)", "events_raw.order_placed", "`millrace rebuild clickhouse TABLE`"]).await;
+    let rebuilt = refused.shop.platform.run(&["rebuild", "clickhouse", "order_placed"]);
+    assert_eq!(rebuilt.code(), 0, "{}{}", rebuilt.out, rebuilt.err);
+    refused.goes_on().await;
+    let verified = refused.shop.platform.run(&["verify", "clickhouse"]);
+    assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
+    refused.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_somebody_changed_is_named_and_waited_for_and_loses_nothing() {
     let mut refused = Refused::start().await;
     refused.shop.publish(300, &[]);

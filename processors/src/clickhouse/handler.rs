@@ -16,7 +16,7 @@ use super::readers::Readers;
 use super::server::Server;
 use millrace_schemas::{Contract, Contracts, WriterSchema};
 use millrace_stream::{
-    Batch, Failure, Handler, Incoming, Reason, Reject, answered, crash_at, keep_as_it_is, keep_moving,
+    Batch, Failure, Handler, Incoming, Planned, Reason, Reject, answered, crash_at, keep_as_it_is, keep_moving,
 };
 use sqlx::{Connection, PgPool};
 use std::collections::HashMap;
@@ -59,7 +59,19 @@ impl ClickHouse {
         })
     }
 
-    async fn insert_all(&self, batch: &Batch<Rows>, span: &Span) -> Result<(), Failure> {
+    /// What could not be inserted waits for another try, and holds up no rebuild of its table meanwhile.
+    async fn insert_or_lay_down(&self, batch: &Batch<Rows>, span: &Span) -> Result<(), Failure> {
+        let mut planned = None;
+        let inserted = self.insert_all(batch, span, &mut planned).await;
+        if let (Err(_), Some(planned)) = (&inserted, planned)
+            && let Err(failure) = planned.lay_down(&self.pool).await
+        {
+            tracing::debug!("a rebuild would wait for {}[{}]: {failure}", span.topic, span.partition);
+        }
+        inserted
+    }
+
+    async fn insert_all(&self, batch: &Batch<Rows>, span: &Span, planned: &mut Option<Planned>) -> Result<(), Failure> {
         let _as_it_is = match batch.range() {
             None => Some(keep_as_it_is(&self.pool, &span.topic).await?),
             Some(_) => None,
@@ -69,7 +81,7 @@ impl ClickHouse {
         let mut missing = None;
         loop {
             match attempt.step() {
-                Step::Plan => self.plan(batch, &blocks).await?,
+                Step::Plan => *planned = self.plan(batch, &blocks).await?,
                 Step::Insert(at) => self.insert(&blocks[at], &blocks[at].token(span)).await?,
                 Step::Look(at) => missing = self.look(&blocks[at], span).await?,
                 Step::InsertMissing(_) => self.insert_missing(missing.take().as_ref(), span).await?,
@@ -87,10 +99,10 @@ impl ClickHouse {
         blocks.iter().map(|block| Known::of(begun, plan.map(|note| block.is_in(note)))).collect()
     }
 
-    async fn plan(&self, batch: &Batch<Rows>, blocks: &[Block<'_>]) -> Result<(), Failure> {
-        batch.plan(&self.pool, &note(blocks)).await?;
+    async fn plan(&self, batch: &Batch<Rows>, blocks: &[Block<'_>]) -> Result<Option<Planned>, Failure> {
+        let planned = batch.plan(&self.pool, &note(blocks)).await?;
         crash_at("clickhouse_planned");
-        Ok(())
+        Ok(planned)
     }
 
     async fn insert(&self, block: &Block<'_>, token: &str) -> Result<(), Failure> {
@@ -188,7 +200,7 @@ impl Handler for ClickHouse {
 
     async fn apply(&self, batch: &Batch<Rows>) -> Result<(), Failure> {
         let Some(span) = batch.block.span(batch.range()) else { return self.settle(batch).await }; // nothing for a table
-        self.insert_all(batch, &span).await?;
+        self.insert_or_lay_down(batch, &span).await?;
         self.settle(batch).await?;
         self.begun.end(&span);
         Ok(())

@@ -299,9 +299,10 @@ impl Table {
         for (at, column) in self.columns.iter().enumerate() {
             match found.columns.iter().find(|found| found.name == column.name) {
                 None => changes.push(self.add_column(at)),
-                // It is empty.
+                // It is empty: there is no value that would have to become one of ours, as a null could not.
                 Some(found) if found.type_name != column.type_name && self.database == SHADOW => {
-                    changes.push(format!("modify column {}", column.definition()));
+                    changes.push(format!("drop column {}", quote(&column.name)));
+                    changes.push(self.add_column(at));
                 }
                 Some(found) if found.type_name != column.type_name => {
                     return Err(self.other_type(layer, column, found));
