@@ -6,6 +6,7 @@ mod analytics;
 mod backpressure;
 mod bad_days;
 mod bad_records;
+mod bad_values;
 mod between;
 mod clients;
 mod cluster;
