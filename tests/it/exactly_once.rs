@@ -442,7 +442,7 @@ async fn double_every_row(shop: &Shop) {
 const TOPIC: &str = "shop.order.v1";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_created_anew_stops_the_pipeline_which_names_it() {
+async fn a_topic_created_anew_stops_the_pipeline_which_names_it_and_goes_on_as_it_says() {
     let mut shop = Shop::open().await;
     let postgres = shop.platform.postgres().await;
     let mut running = shop.member("clickhouse", &["process", "clickhouse"], &[]);
@@ -455,6 +455,12 @@ async fn a_topic_created_anew_stops_the_pipeline_which_names_it() {
     assert_says_that_it_was_recreated(&mut running).await;
     let mut again = shop.member("clickhouse", &["process", "clickhouse"], &[]);
     assert_says_that_it_was_recreated(&mut again).await;
+    // Nothing of the old log is lost, and everything of the new one comes, though offsets begin anew.
+    let forget = "delete from millrace.checkpoint where pipeline = 'clickhouse' and topic = $1";
+    sqlx::query(forget).bind(TOPIC).execute(&postgres).await.unwrap();
+    let process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
+    eventually("both logs are there", async || count(&shop, "merge('events', '.*')").await == 4_000).await;
+    assert_eq!(process.stop(), 0);
     shop.platform.stop().await;
 }
 
