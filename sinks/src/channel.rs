@@ -1,6 +1,7 @@
 //! The trait a channel implements, and what it is told and answers. Retries, leases and identity are not its business.
 
-use std::time::Duration;
+use chrono::{DateTime, Utc};
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// One attempt's worth of work: send this, under this id.
@@ -18,6 +19,25 @@ pub struct Delivery {
     pub attempt: i32,
     /// How many attempts this is since the delivery became due.
     pub tries: i32,
+    pub clock: Clock,
+}
+
+/// The time of day as Postgres has it: a receiver refuses what was signed by a clock that is minutes off, and then each
+/// machine's own would have to be right.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    asked: DateTime<Utc>,
+    at: Instant,
+}
+
+impl Clock {
+    pub fn showing(now: DateTime<Utc>) -> Self {
+        Self { asked: now, at: Instant::now() }
+    }
+
+    pub fn now(&self) -> DateTime<Utc> {
+        self.asked + self.at.elapsed()
+    }
 }
 
 /// What came of an attempt. The channel knows its protocol, so it decides.

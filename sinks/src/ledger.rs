@@ -7,7 +7,7 @@
 //! ```
 //! A claim raises `attempt`; an outcome is recorded only for the newest attempt. All times are the database's.
 
-use crate::channel::{Delivery, Outcome};
+use crate::channel::{Clock, Delivery, Outcome};
 use crate::retry::Next;
 use chrono::{DateTime, Utc};
 use millrace_stream::Failure;
@@ -140,7 +140,8 @@ impl Ledger {
              update millrace.delivery as d
              set state = 'leased', attempt = d.attempt + 1, tries = d.tries + 1, leased_by = $5, due_at = now() + $6
              from due where d.id = due.id
-             returning d.id, d.rule, d.endpoint, d.body, d.traceparent, d.attempt, d.tries, due.unknown",
+             returning d.id, d.rule, d.endpoint, d.body, d.traceparent, d.attempt, d.tries, due.unknown,
+                 clock_timestamp() as asked",
         )
         .bind(self.channel)
         .bind(ask.endpoint)
@@ -236,6 +237,7 @@ fn delivery(row: &PgRow) -> Result<Delivery, Failure> {
         traceparent: row.try_get("traceparent")?,
         attempt: row.try_get("attempt")?,
         tries: row.try_get("tries")?,
+        clock: Clock::showing(row.try_get("asked")?),
     })
 }
 

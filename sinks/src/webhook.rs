@@ -68,10 +68,10 @@ impl Channel for Webhook {
         let request = client
             .post(target.url.clone())
             .timeout(target.timeout)
-            .headers(headers(target, delivery, Utc::now()))
+            .headers(headers(target, delivery, delivery.clock.now()))
             .body(delivery.body.clone());
         match request.send().await {
-            Ok(response) => judge(response).await,
+            Ok(response) => judge(response, delivery.clock.now()).await,
             // No answer is no refusal: the receiver may have it, or may be down.
             // The whole chain: reqwest says the useful part last.
             Err(error) => Outcome::retry(format!("{:#}", anyhow::Error::from(error.without_url()))),
@@ -99,9 +99,9 @@ fn headers(target: &Target, delivery: &Delivery, now: DateTime<Utc>) -> HeaderMa
     headers
 }
 
-async fn judge(response: Response) -> Outcome {
+async fn judge(response: Response, now: DateTime<Utc>) -> Outcome {
     let (status, headers) = (response.status(), response.headers());
-    let after = headers.get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, Utc::now()));
+    let after = headers.get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, now));
     let code = Some(status.as_u16());
     let said = read(response).await;
     let error = || format!("the receiver answered {status}{}", quote(&said));
@@ -153,6 +153,7 @@ fn retry_after(text: &str, now: DateTime<Utc>) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::Clock;
     use crate::signature::Signer;
     use axum::Router;
     use axum::body::{Body, Bytes};
@@ -233,6 +234,7 @@ mod tests {
             traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
             attempt: 1,
             tries: 1,
+            clock: Clock::showing(Utc::now()),
         }
     }
 

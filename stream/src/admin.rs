@@ -143,6 +143,8 @@ impl Admin {
 
     fn new_topic<'a>(&self, topic: &'a Topic, (partitions, retention_ms): &'a (i32, String)) -> NewTopic<'a> {
         let new = NewTopic::new(&topic.name, *partitions, TopicReplication::Fixed(self.kafka.replication));
+        // A record's time is the broker's: it refuses one from a publisher whose clock is an hour ahead.
+        let new = new.set("message.timestamp.type", "LogAppendTime");
         match topic.cleanup {
             Cleanup::Delete => new.set("cleanup.policy", "delete").set("retention.ms", retention_ms),
             Cleanup::Compact => new.set("cleanup.policy", "compact").set("delete.retention.ms", "604800000"),

@@ -41,10 +41,21 @@ pub struct Outgoing<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// It may be in the log or not: publish again with the same id.
-    #[error("could not publish to {topic}: {error}")]
+    #[error("could not publish to {topic}: {error}{}", advice(error))]
     Kafka { topic: String, error: KafkaError },
     #[error("the Kafka client was dropped before {topic} answered")]
     Cancelled { topic: String },
+}
+
+/// Only a topic that `migrate` did not make minds a publisher's clock.
+fn advice(error: &KafkaError) -> &'static str {
+    match error {
+        KafkaError::MessageProduction(RDKafkaErrorCode::InvalidTimestamp) => {
+            "; this machine's clock is too far from the broker's: set it right, or let the topic's \
+             message.timestamp.type be LogAppendTime"
+        }
+        _ => "",
+    }
 }
 
 /// A producer: cheap to clone, shared by a whole process.

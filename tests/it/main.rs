@@ -9,6 +9,7 @@ mod bad_records;
 mod bad_values;
 mod between;
 mod clients;
+mod clocks;
 mod cluster;
 mod commands;
 mod crash_points;

@@ -41,7 +41,12 @@ impl Shop {
 
     /// The next events of the seed, as fast as the log takes them; the simulator's report.
     pub fn publish(&mut self, events: u64, more: &[&str]) -> Value {
-        let report = self.simulate(events, more);
+        self.publish_in(&[], events, more)
+    }
+
+    /// The same from a publisher with this environment.
+    pub fn publish_in(&mut self, environment: &[(&str, &str)], events: u64, more: &[&str]) -> Value {
+        let report = self.simulate(environment, events, more);
         assert_eq!(report.code(), 0, "{}{}", report.out, report.err);
         self.published += events;
         report.json()
@@ -65,14 +70,15 @@ impl Shop {
 
     /// Waits until everything published took effect, and finds it where it must be, once, field by field.
     pub fn assert_equals_the_oracle(&self) {
-        let verified = self.simulate(0, &["--verify"]);
+        let verified = self.simulate(&[], 0, &["--verify"]);
         assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
         assert_eq!(verified.json()["next"], self.published);
     }
 
-    fn simulate(&self, events: u64, more: &[&str]) -> Finished {
+    fn simulate(&self, environment: &[(&str, &str)], events: u64, more: &[&str]) -> Finished {
         let Self { platform, seed, published } = self;
         let line = format!("simulate --json --rate 0 --seed {seed} --first {published} --events {events}");
-        platform.run(&line.split(' ').chain(more.iter().copied()).collect::<Vec<_>>())
+        let arguments = line.split(' ').chain(more.iter().copied());
+        Finished::of(platform.command().args(arguments).envs(environment.iter().copied()))
     }
 }
