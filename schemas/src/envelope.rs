@@ -90,15 +90,14 @@ impl<'a> Envelope<'a> {
     ///
     /// # Errors
     /// Which header is missing or wrong.
-    pub fn from_headers(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Self, EnvelopeError> {
+    pub fn from_headers(headers: impl Iterator<Item = (Header, &'a [u8])>) -> Result<Self, EnvelopeError> {
         let found = Headers::collect(headers);
-        let version = found.required(SPECVERSION)?;
-        if version != "1.0" {
-            return Err(malformed(SPECVERSION, version, "1.0"));
+        if found.bytes(SPECVERSION)? != b"1.0" {
+            return Err(malformed(SPECVERSION, found.required(SPECVERSION)?, "1.0"));
         }
-        let id = found.required(ID)?;
-        let id = Uuid::parse_str(id).map_err(|_| malformed(ID, id, "a UUID"))?;
-        let text = |name| Ok::<_, EnvelopeError>(found.optional(name)?.map(Cow::Borrowed));
+        let id = Uuid::try_parse_ascii(found.bytes(ID)?);
+        let id = id.or_else(|_| Err(malformed(ID, found.required(ID)?, "a UUID")))?;
+        let text = |header| Ok::<_, EnvelopeError>(found.optional(header)?.map(Cow::Borrowed));
         Ok(Self {
             id,
             source: found.required(SOURCE)?.into(),
@@ -131,66 +130,98 @@ impl<'a> Envelope<'a> {
             (PARTITION_KEY, Some(Cow::Borrowed(self.subject.as_bytes()))),
             (CORRELATION, some(&self.correlation_id)),
             (CAUSATION, some(&self.causation_id)),
-            ("content-type", text("application/avro")),
+            (CONTENT_TYPE, text("application/avro")),
             (TRACEPARENT, some(&self.traceparent)),
             (TRACESTATE, some(&self.tracestate)),
         ]
         .into_iter()
-        .filter_map(|(name, value)| Some((name, value?)))
+        .filter_map(|(header, value)| Some((header.name(), value?)))
     }
 }
 
-const SPECVERSION: &str = "ce_specversion";
-const ID: &str = "ce_id";
-const SOURCE: &str = "ce_source";
-const TYPE: &str = "ce_type";
-const SUBJECT: &str = "ce_subject";
-const TIME: &str = "ce_time";
-const DATASCHEMA: &str = "ce_dataschema";
-const RECORDED: &str = "ce_recordedtime";
-const PARTITION_KEY: &str = "ce_partitionkey";
-const CORRELATION: &str = "ce_correlationid";
-const CAUSATION: &str = "ce_causationid";
-const TRACEPARENT: &str = "traceparent";
-const TRACESTATE: &str = "tracestate";
+/// A header that events have, known by its number: names are compared once, where a record comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header(u8);
 
-const READ: [&str; 12] = [
-    SPECVERSION,
-    ID,
-    SOURCE,
-    TYPE,
-    SUBJECT,
-    TIME,
-    DATASCHEMA,
-    RECORDED,
-    CORRELATION,
-    CAUSATION,
-    TRACEPARENT,
-    TRACESTATE,
+/// In the order in which publishers of ours write them.
+const NAMES: [&str; 14] = [
+    "ce_specversion",
+    "ce_id",
+    "ce_source",
+    "ce_type",
+    "ce_subject",
+    "ce_time",
+    "ce_dataschema",
+    "ce_recordedtime",
+    "ce_partitionkey",
+    "ce_correlationid",
+    "ce_causationid",
+    "content-type",
+    "traceparent",
+    "tracestate",
 ];
 
-/// The headers that count, found in one pass and without a map.
-struct Headers<'a>([Option<&'a [u8]>; READ.len()]);
+const SPECVERSION: Header = Header(0);
+const ID: Header = Header(1);
+const SOURCE: Header = Header(2);
+const TYPE: Header = Header(3);
+const SUBJECT: Header = Header(4);
+const TIME: Header = Header(5);
+const DATASCHEMA: Header = Header(6);
+const RECORDED: Header = Header(7);
+const PARTITION_KEY: Header = Header(8);
+const CORRELATION: Header = Header(9);
+const CAUSATION: Header = Header(10);
+const CONTENT_TYPE: Header = Header(11);
+const TRACEPARENT: Header = Header(12);
+const TRACESTATE: Header = Header(13);
+
+impl Header {
+    /// None where events have no such header.
+    pub fn named(name: &[u8]) -> Option<Self> {
+        let at = NAMES.iter().position(|known| known.as_bytes() == name)?;
+        u8::try_from(at).ok().and_then(Self::numbered)
+    }
+
+    /// What [`Header::number`] gave.
+    pub fn numbered(number: u8) -> Option<Self> {
+        (usize::from(number) < NAMES.len()).then_some(Self(number))
+    }
+
+    pub fn number(self) -> u8 {
+        self.0
+    }
+
+    pub fn name(self) -> &'static str {
+        NAMES[usize::from(self.0)]
+    }
+}
+
+/// The headers of one record, each in its place.
+struct Headers<'a>([Option<&'a [u8]>; NAMES.len()]);
 
 impl<'a> Headers<'a> {
-    fn collect(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Self {
-        let mut found = [None; READ.len()];
-        for (name, value) in headers {
-            if let Some(at) = READ.iter().position(|read| *read == name) {
-                found[at].get_or_insert(value);
-            }
+    fn collect(headers: impl Iterator<Item = (Header, &'a [u8])>) -> Self {
+        let mut found = [None; NAMES.len()];
+        for (header, value) in headers {
+            found[usize::from(header.0)].get_or_insert(value);
         }
         Self(found)
     }
 
-    fn optional(&self, name: &'static str) -> Result<Option<&'a str>, EnvelopeError> {
-        let at = READ.iter().position(|read| *read == name);
-        let Some(value) = at.and_then(|at| self.0[at]) else { return Ok(None) };
-        std::str::from_utf8(value).map(Some).map_err(|_| EnvelopeError::NotText(name))
+    fn optional(&self, header: Header) -> Result<Option<&'a str>, EnvelopeError> {
+        let Some(value) = self.0[usize::from(header.0)] else { return Ok(None) };
+        std::str::from_utf8(value).map(Some).map_err(|_| EnvelopeError::NotText(header.name()))
     }
 
-    fn required(&self, name: &'static str) -> Result<&'a str, EnvelopeError> {
-        self.optional(name)?.filter(|value| !value.is_empty()).ok_or(EnvelopeError::Missing(name))
+    fn required(&self, header: Header) -> Result<&'a str, EnvelopeError> {
+        self.optional(header)?.filter(|value| !value.is_empty()).ok_or(EnvelopeError::Missing(header.name()))
+    }
+
+    /// As [`Headers::required`], whatever they are.
+    fn bytes(&self, header: Header) -> Result<&'a [u8], EnvelopeError> {
+        let value = self.0[usize::from(header.0)];
+        value.filter(|value| !value.is_empty()).ok_or(EnvelopeError::Missing(header.name()))
     }
 }
 
@@ -205,17 +236,17 @@ fn occurred_at(found: &Headers<'_>, id: Uuid) -> Result<DateTime<Utc>, EnvelopeE
     i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, nanos)).ok_or(no_time)
 }
 
-fn parse_time(name: &'static str, text: &str) -> Result<DateTime<Utc>, EnvelopeError> {
+fn parse_time(header: Header, text: &str) -> Result<DateTime<Utc>, EnvelopeError> {
     let time = DateTime::parse_from_rfc3339(text);
-    time.map(|time| time.to_utc()).map_err(|_| malformed(name, text, "an RFC 3339 time"))
+    time.map(|time| time.to_utc()).map_err(|_| malformed(header, text, "an RFC 3339 time"))
 }
 
 fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-fn malformed(name: &'static str, found: &str, wanted: &'static str) -> EnvelopeError {
-    EnvelopeError::Malformed { name, found: found.chars().take(QUOTE_CHARS_MAX).collect(), wanted }
+fn malformed(header: Header, found: &str, wanted: &'static str) -> EnvelopeError {
+    EnvelopeError::Malformed { name: header.name(), found: found.chars().take(QUOTE_CHARS_MAX).collect(), wanted }
 }
 
 #[cfg(test)]
@@ -231,15 +262,17 @@ mod tests {
     }
 
     fn read<'a>(headers: &[(&'a str, &'a [u8])]) -> Result<Envelope<'a>, EnvelopeError> {
-        Envelope::from_headers(headers.iter().copied())
+        Envelope::from_headers(
+            headers.iter().filter_map(|(name, value)| Some((Header::named(name.as_bytes())?, *value))),
+        )
     }
 
     #[test]
     fn what_was_written_is_read_back() {
         let envelope = envelope();
         let headers: Vec<_> = envelope.to_headers().collect();
-        let back = Envelope::from_headers(headers.iter().map(|(name, value)| (*name, &**value)));
-        assert_eq!(back.unwrap(), envelope);
+        let borrowed: Vec<_> = headers.iter().map(|(name, value)| (*name, &**value)).collect();
+        assert_eq!(read(&borrowed).unwrap(), envelope);
         assert_eq!(envelope.trace_id(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
         let time = headers.iter().find(|(name, _)| *name == "ce_time").unwrap();
         assert_eq!(&*time.1, b"2026-01-01T00:00:00.123456Z");
@@ -252,6 +285,21 @@ mod tests {
         let with = |id| read(&[&base[..], &[("ce_id", id)]].concat());
         assert_eq!(rfc3339(with(v7).unwrap().occurred_at), "2026-01-01T00:00:00.000000Z");
         assert!(matches!(with(b"5f0c7d0e-95b5-4c7a-8a4b-1f9c0f0f0f0f"), Err(EnvelopeError::NoTime(_))));
+    }
+
+    #[test]
+    fn each_header_has_its_number_and_its_name() {
+        for (number, name) in (0_u8..).zip(NAMES) {
+            let header = Header::named(name.as_bytes()).unwrap();
+            assert_eq!((Header::numbered(number), header.number(), header.name()), (Some(header), number, name));
+        }
+        assert_eq!((Header::named(b"ce_typo"), Header::numbered(14)), (None, None));
+        let named = [(ID, "ce_id"), (TYPE, "ce_type"), (TIME, "ce_time"), (RECORDED, "ce_recordedtime")];
+        named.into_iter().for_each(|(header, name)| assert_eq!(header.name(), name));
+        let named = [(CORRELATION, "ce_correlationid"), (CAUSATION, "ce_causationid"), (CONTENT_TYPE, "content-type")];
+        named.into_iter().for_each(|(header, name)| assert_eq!(header.name(), name));
+        let named = [(TRACEPARENT, "traceparent"), (TRACESTATE, "tracestate"), (PARTITION_KEY, "ce_partitionkey")];
+        named.into_iter().for_each(|(header, name)| assert_eq!(header.name(), name));
     }
 
     #[test]

@@ -15,6 +15,6 @@ pub mod wire;
 
 pub use codec::{DecodeError, EncodeError, WriterSchema};
 pub use contract::{Cleanup, Contract, ContractError, Contracts, Version};
-pub use envelope::{Envelope, EnvelopeError};
+pub use envelope::{Envelope, EnvelopeError, Header};
 pub use json::{JsonError, value_from_json, value_to_json};
 pub use login::{has_login, without_password};

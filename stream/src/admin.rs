@@ -136,9 +136,8 @@ impl Admin {
 
     fn settings(&self, topic: &Topic) -> (i32, String) {
         let own = self.kafka.topics.get(&topic.name);
-        let partitions = own.and_then(|own| own.partitions).unwrap_or(self.kafka.partitions);
         let days = own.and_then(|own| own.retention_days).unwrap_or(RETENTION_DAYS);
-        (partitions, (u64::from(days) * 24 * 60 * 60 * 1000).to_string())
+        (self.kafka.partitions_of(&topic.name), (u64::from(days) * 24 * 60 * 60 * 1000).to_string())
     }
 
     fn new_topic<'a>(&self, topic: &'a Topic, (partitions, retention_ms): &'a (i32, String)) -> NewTopic<'a> {

@@ -1,7 +1,7 @@
 //! The one loop: pull, decode, batch, handle, commit.
 
 use crate::dead_letter::Rejected;
-use crate::decode::{Decoded, Decoder};
+use crate::decode::{Decoded, Decoder, Known, framed};
 use crate::dedup::Window;
 use crate::memory_bound::{Held, MemoryBound};
 use crate::metrics::{Shared, Trying};
@@ -13,7 +13,7 @@ use crate::{Failure, Position, Record, Reject, Source};
 use chrono::{DateTime, Utc};
 use millrace_schemas::{Contract, Envelope, WriterSchema};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
@@ -66,6 +66,13 @@ pub trait Handler: Send + Sync + 'static {
     /// What is wrong with this record: it becomes a dead letter and the flow goes on. The block is as it was.
     fn decode(&self, incoming: &Incoming<'_>, block: &mut Self::Block) -> Result<bool, Reject>;
 
+    /// What the block takes in memory, in bytes, where that is less than the records that it was made of: a batch holds
+    /// as much more of them. `None` where it is not. Cheap: asked every few hundred records.
+    fn weight(&self, block: &Self::Block) -> Option<usize> {
+        let _ = block;
+        None
+    }
+
     /// Gives the batch its effect and settles it ([`Batch::settle`]) in the same transaction where there is
     /// one. Called again with the same batch after [`Failure::Retry`]. A key's later events do not wait behind its
     /// dead letter, which may be replayed any time: an effect must not depend on the order (docs/adr/0007).
@@ -78,7 +85,8 @@ pub trait Handler: Send + Sync + 'static {
 pub struct PipelineConfig {
     /// Records in a batch, at most.
     pub batch_rows: usize,
-    /// Bytes in a batch, at most (a record larger than that still makes a batch of its own).
+    /// Bytes in a batch, at most (a record larger than that still makes a batch of its own): of its records, or of what
+    /// they became where that is less.
     pub batch_bytes: usize,
     /// How long the first record of a batch may wait for company.
     pub linger_ms: u64,
@@ -86,11 +94,11 @@ pub struct PipelineConfig {
     /// company (5 s at most). Without it each waits `linger_ms`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batches_per_second: Option<u32>,
-    /// Bytes waiting in one partition's queue before it is paused. Several fetches: a pause throws away what was
-    /// read ahead of the partition, and it is fetched again.
+    /// Bytes waiting in one partition's queue before no more is taken from what the Kafka client has read ahead of it.
     pub queue_bytes: usize,
     /// Bytes in all queues and batches together, over all partitions. Beyond, each holds little, and small batches
-    /// go on: more partitions cost no more memory.
+    /// go on: more partitions cost no more memory. What the Kafka client reads ahead comes on top: 32 MiB of values
+    /// over all partitions, and what it takes to manage them.
     pub memory_bytes: usize,
     /// Batches being applied at once, over all partitions: bounds connections and memory.
     pub concurrent_batches: usize,
@@ -105,7 +113,7 @@ impl Default for PipelineConfig {
             batch_bytes: 4 << 20,
             linger_ms: 200,
             batches_per_second: None,
-            queue_bytes: 8 << 20,
+            queue_bytes: 1 << 20,
             memory_bytes: 128 << 20,
             concurrent_batches: 4,
             dedup_window: 262_144,
@@ -197,7 +205,7 @@ impl<H: Handler> Worker<H> {
             window: Window::new(self.config.dedup_window),
             // Whoever only reads writes no dead letter that there could be too many of.
             storm: (!self.claim.is_nobodys()).then(Storm::default),
-            met: HashSet::new(),
+            met: BTreeMap::new(),
         }
     }
 
@@ -233,6 +241,7 @@ impl<H: Handler> Worker<H> {
                     if self.add(record, &mut batch, partition).await?.is_none() {
                         return Ok(None);
                     }
+                    filling.weigh(|| self.weight(&batch));
                 }
                 Pulled::Full => {
                     batch.held = Some(filling.into_held());
@@ -242,6 +251,12 @@ impl<H: Handler> Worker<H> {
                 Pulled::Ended => return Ok(None),
             }
         }
+    }
+
+    /// What the batch has come to weigh, if its records no longer tell.
+    fn weight(&self, batch: &Batch<H::Block>) -> Option<usize> {
+        let rejected = batch.rejected.iter().map(|rejected| rejected.record.weight());
+        Some(self.handler.weight(&batch.block)? + rejected.sum::<usize>())
     }
 
     async fn add(
@@ -287,42 +302,41 @@ impl<H: Handler> Worker<H> {
             self.metrics.duplicate();
             return Ok(Some(Decoded::Ignored));
         }
-        let trying = self.metrics.trying();
-        let ask = async || self.told(partition.next, &trying, self.decoder.writer(record).await).await;
-        let Some(writer) = retry_until(&self.abort, "could not look a schema up", ask).await? else { return Ok(None) };
-        let decoded = match writer {
-            Ok(writer) => {
-                let met = self.meet(record, &envelope, &writer, partition).await?;
-                if met.is_none() {
-                    return Ok(None);
-                }
-                self.decoder.decode(&*self.handler, record, &envelope, &writer, block)
-            }
-            Err(reject) => Decoded::Rejected(reject),
+        let id = match framed(record) {
+            Ok((id, _)) => id,
+            Err(reject) => return Ok(Some(Decoded::Rejected(reject))),
         };
+        if !partition.knows(id, &envelope) {
+            match self.meet(record, &envelope, partition.next).await? {
+                Some(Ok(known)) => partition.met.insert(id, known),
+                Some(Err(reject)) => return Ok(Some(Decoded::Rejected(reject))),
+                None => return Ok(None),
+            };
+        }
+        let decoded = self.decoder.decode(&*self.handler, record, &envelope, &partition.met[&id], block);
         if let Decoded::Ignored = decoded {
             self.metrics.ignored.inc();
         }
         Ok(Some(decoded))
     }
 
-    /// Tells the handler of a schema that this partition meets for the first time. `None` when given up.
+    /// Asks for a schema that this partition meets for the first time, and tells the handler of it. `None` when given
+    /// up.
     async fn meet(
         &self,
         record: &Record,
         envelope: &Envelope<'_>,
-        writer: &WriterSchema,
-        partition: &mut Partition,
-    ) -> Result<Option<()>, Failure> {
-        if partition.met.contains(&writer.id) {
-            return Ok(Some(()));
-        }
-        let Ok(contract) = self.decoder.contract(envelope, writer, record) else { return Ok(Some(())) };
-        let (next, trying) = (partition.next, self.metrics.trying());
-        let tell = async || self.told(next, &trying, self.handler.meet(contract, writer).await).await;
+        next: i64,
+    ) -> Result<Option<Result<Known, Reject>>, Failure> {
+        let trying = self.metrics.trying();
+        let ask = async || self.told(next, &trying, self.decoder.known(record, envelope).await).await;
+        let known = match retry_until(&self.abort, "could not look a schema up", ask).await? {
+            Some(Ok(known)) => known,
+            other => return Ok(other),
+        };
+        let tell = async || self.told(next, &trying, self.handler.meet(&known.contract, &known.writer).await).await;
         let told = retry_until(&self.abort, "could not make room for a new schema", tell).await?;
-        partition.met.extend(told.map(|()| writer.id));
-        Ok(told)
+        Ok(told.map(|()| Ok(known)))
     }
 
     /// False when given up.
@@ -391,8 +405,8 @@ struct Partition {
     planned: Option<i64>,
     window: Window,
     storm: Option<Storm>,
-    /// Schemas that the handler was told of.
-    met: HashSet<u32>,
+    /// Schemas that the handler was told of, by their ids.
+    met: BTreeMap<u32, Known>,
 }
 
 impl Partition {
@@ -402,6 +416,11 @@ impl Partition {
         let to = self.planned.unwrap_or(self.next);
         let purpose = Purpose::Advance { claim, from: self.next, to, reached_at: None };
         Batch::new(purpose, self.claim.pipeline.clone())
+    }
+
+    /// A schema's records are of one type, unless somebody mislabels them.
+    fn knows(&self, schema: u32, envelope: &Envelope<'_>) -> bool {
+        self.met.get(&schema).is_some_and(|known| known.contract.event_type == envelope.event_type)
     }
 
     fn gathered<B>(&mut self, batch: &Batch<B>) {

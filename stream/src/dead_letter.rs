@@ -201,7 +201,7 @@ fn record(row: &PgRow) -> Result<Record, Failure> {
     let mut builder = RecordBuilder::new(key.as_deref(), value.as_deref());
     for pair in headers.as_array().into_iter().flatten() {
         let value = pair[1].as_str().map(|text| BASE64_STANDARD.decode(text)).transpose().map_err(Failure::stop)?;
-        builder = builder.header(pair[0].as_str().unwrap_or_default(), value.as_deref());
+        builder = builder.header(pair[0].as_str().unwrap_or_default().as_bytes(), value.as_deref());
     }
     let topic: String = row.try_get("topic")?;
     let position =

@@ -19,6 +19,13 @@ pub(crate) enum Decoded {
     Rejected(Reject),
 }
 
+/// What a record is read with.
+pub(crate) struct Known {
+    pub writer: Arc<WriterSchema>,
+    /// That its event type names.
+    pub contract: Arc<Contract>,
+}
+
 /// Everything needed to read any record of the project.
 #[derive(Clone)]
 pub struct Decoder {
@@ -46,28 +53,33 @@ impl Decoder {
         if record.key().is_none_or(<[u8]>::is_empty) {
             return Err(Reject::new(Reason::NoKey, "the record has no key: publish it with its aggregate's id as key"));
         }
-        let headers = record.headers().filter_map(|(name, value)| Some((name, value?)));
-        Envelope::from_headers(headers).map_err(|error| Reject::new(Reason::BadHeader, error))
+        Envelope::from_headers(record.event_headers()).map_err(|error| Reject::new(Reason::BadHeader, error))
     }
 
     pub(crate) fn is_tombstone(&self, record: &Record) -> bool {
         record.value().is_none() && self.compacted.contains(&*record.position.topic)
     }
 
-    /// The schema this record was written with.
+    /// The schema that this record was written with, and the contract that it follows.
     ///
     /// # Errors
     /// [`Failure::Retry`] while the registry cannot be asked; what is wrong with the record is not an error.
-    pub(crate) async fn writer(&self, record: &Record) -> Result<Result<Arc<WriterSchema>, Reject>, Failure> {
+    pub(crate) async fn known(
+        &self,
+        record: &Record,
+        envelope: &Envelope<'_>,
+    ) -> Result<Result<Known, Reject>, Failure> {
         let id = match framed(record) {
             Ok((id, _)) => id,
             Err(reject) => return Ok(Err(reject)),
         };
-        match self.registry.by_id(id).await {
-            Ok(writer) => Ok(Ok(writer)),
-            Err(error @ RegistryError::Unreachable(_)) => Err(Failure::retry(error)),
-            Err(error) => Ok(Err(Reject::new(Reason::UnknownSchema, error))),
-        }
+        let writer = match self.registry.by_id(id).await {
+            Ok(writer) => writer,
+            Err(error @ RegistryError::Unreachable(_)) => return Err(Failure::retry(error)),
+            Err(error) => return Ok(Err(Reject::new(Reason::UnknownSchema, error))),
+        };
+        let contract = self.contract(envelope, &writer, record).cloned();
+        Ok(contract.map(|contract| Known { writer, contract }))
     }
 
     pub(crate) fn decode<H: Handler>(
@@ -75,10 +87,10 @@ impl Decoder {
         handler: &H,
         record: &Record,
         envelope: &Envelope<'_>,
-        writer: &Arc<WriterSchema>,
+        known: &Known,
         block: &mut H::Block,
     ) -> Decoded {
-        let appended = self.incoming(record, envelope, writer).and_then(|incoming| handler.decode(&incoming, block));
+        let appended = incoming(record, envelope, known).and_then(|incoming| handler.decode(&incoming, block));
         match appended {
             Ok(true) => Decoded::Event,
             Ok(false) => Decoded::Ignored,
@@ -86,20 +98,7 @@ impl Decoder {
         }
     }
 
-    fn incoming<'a>(
-        &'a self,
-        record: &'a Record,
-        envelope: &'a Envelope<'a>,
-        writer: &'a Arc<WriterSchema>,
-    ) -> Result<Incoming<'a>, Reject> {
-        let (_, datum) = framed(record)?;
-        let contract = self.contract(envelope, writer, record)?;
-        let (position, key, logged_at) = (&record.position, record.key().unwrap_or_default(), record.timestamp);
-        Ok(Incoming { position, logged_at, key, envelope, contract, writer, datum })
-    }
-
-    /// The contract that such a record follows.
-    pub(crate) fn contract(
+    fn contract(
         &self,
         envelope: &Envelope<'_>,
         writer: &WriterSchema,
@@ -125,7 +124,15 @@ impl Decoder {
     }
 }
 
-fn framed(record: &Record) -> Result<(u32, &[u8]), Reject> {
+fn incoming<'a>(record: &'a Record, envelope: &'a Envelope<'a>, known: &'a Known) -> Result<Incoming<'a>, Reject> {
+    let (_, datum) = framed(record)?;
+    let Known { writer, contract } = known;
+    let (position, key, logged_at) = (&record.position, record.key().unwrap_or_default(), record.timestamp);
+    Ok(Incoming { position, logged_at, key, envelope, contract, writer, datum })
+}
+
+/// The schema's id, and the datum.
+pub(crate) fn framed(record: &Record) -> Result<(u32, &[u8]), Reject> {
     let Some(value) = record.value() else {
         return Err(Reject::new(Reason::NoValue, "the value is null: tombstones belong on compacted topics"));
     };

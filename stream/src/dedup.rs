@@ -4,7 +4,7 @@
 //! log: a rebuild, a restart and a second replica agree. It is filled by reading the log itself from
 //! [`Window::warm_from`], before the first record that counts.
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use uuid::Uuid;
@@ -16,7 +16,8 @@ pub struct Window {
     seen: VecDeque<(i64, Uuid)>,
     first: u64,
     index: HashTable<u64>,
-    hasher: std::hash::RandomState,
+    /// Seeded at random: no publisher can choose ids that collide.
+    hasher: DefaultHashBuilder,
 }
 
 impl Window {
@@ -27,7 +28,7 @@ impl Window {
             seen: VecDeque::new(),
             first: 0,
             index: HashTable::new(),
-            hasher: std::hash::RandomState::new(),
+            hasher: DefaultHashBuilder::default(),
         }
     }
 

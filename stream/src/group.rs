@@ -1,27 +1,26 @@
 //! A pipeline's membership in its consumer group: one polling thread, one worker a partition.
 //!
-//! The polling thread copies records into bounded queues and never waits for a worker: a full queue
-//! pauses its partition. Workers own everything that takes time. Classic protocol, cooperative-sticky:
-//! a rebalance touches only the partitions that move.
+//! The polling thread copies records into bounded queues and never waits for a worker: from a partition whose queue is
+//! full it takes none, and the client stops reading ahead. Workers own everything that takes time. Classic protocol,
+//! cooperative-sticky: a rebalance touches only the partitions that move.
 
 use crate::consume::Worker;
 use crate::dedup::Window;
 use crate::failure::why_it_stopped;
-use crate::headers;
 use crate::memory_bound::{Held, MemoryBound};
 use crate::metrics::Shared;
 use crate::offsets::{self, Checkpoints, Claim, Wanted};
 use crate::pace::Pace;
+use crate::partition_queue::{PartitionQueue, Ready};
 use crate::retry::retry_until;
 use crate::topic_id::topic_ids;
-use crate::{Decoder, Failure, Handler, KafkaConfig, Metrics, PipelineConfig, Position, Record, RecordBuilder, Source};
+use crate::{Decoder, Failure, Handler, KafkaConfig, Metrics, PipelineConfig, Record, Source};
 use anyhow::Context;
-use chrono::{DateTime, Datelike, Utc};
 use rdkafka::client::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::Message;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -33,10 +32,18 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Short enough that a resume or a stop is noticed at once; long enough to cost nothing when idle.
+/// Between two looks for rebalances and a stop; records, and room for them, wake the thread themselves. Long enough to
+/// cost nothing when idle.
 const POLL: Duration = Duration::from_millis(20);
-/// Records handed over at once, at most: a worker need not wait for more.
-const POLLED_MAX: usize = 1_000;
+/// Records taken from a partition at once, at most: the others are not kept waiting, nor the worker for more.
+const TAKEN_MAX: usize = 1_000;
+/// What the client may read ahead of all partitions together, in bytes of values. Some fetches of each while they are
+/// few, so that none runs dry.
+const READ_AHEAD_BYTES: usize = 32 << 20;
+/// The same in records, each of which costs the client a few hundred bytes beside its value.
+const READ_AHEAD_RECORDS: usize = 100_000;
+/// Of one partition, at most: what a fetch brings. A packed one is several times as large once it is in the queue.
+const FETCH_BYTES: usize = 256 << 10;
 /// Long enough for one slow insert; short enough that a rebalance doesn't evict us.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 /// How long an assignment may wait for Postgres and the broker before the pipeline stops.
@@ -100,10 +107,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("auto.commit.interval.ms", "1000"),
     // A killed process without static membership frees its partitions after this.
     ("session.timeout.ms", "10000"),
-    // What librdkafka reads ahead, over all partitions of this pipeline.
-    ("queued.max.messages.kbytes", "32768"),
-    // One fetch of one partition: small beside its queue, since what a pause throws away is fetched again.
-    ("fetch.message.max.bytes", "131072"),
+    // How soon it looks again whether there is room; the default of a second would let busy partitions starve.
+    ("fetch.queue.backoff.ms", "10"),
 ];
 
 const FIXED: &[(&str, &str)] = &[
@@ -117,13 +122,28 @@ const FIXED: &[(&str, &str)] = &[
     ("allow.auto.create.topics", "false"),
 ];
 
-fn consumer_config(kafka: &KafkaConfig, name: &str) -> anyhow::Result<rdkafka::ClientConfig> {
-    let mut config = kafka.client_with(DEFAULTS, FIXED)?;
+fn consumer_config(kafka: &KafkaConfig, name: &str, topics: &[String]) -> anyhow::Result<rdkafka::ClientConfig> {
+    let read_ahead = read_ahead(topics.iter().map(|topic| kafka.partitions_of(topic)).sum());
+    let read_ahead = read_ahead.iter().map(|(key, value)| (*key, value.as_str()));
+    let defaults: Vec<_> = DEFAULTS.iter().copied().chain(read_ahead).collect();
+    let mut config = kafka.client_with(&defaults, FIXED)?;
     config.set("group.id", format!("millrace-{name}"));
     if let Some(instance) = &kafka.instance {
         config.set("group.instance.id", format!("{instance}-{name}"));
     }
     Ok(config)
+}
+
+/// The client's bounds are for one partition each, since each has a queue of its own: so that all together hold no
+/// more where there are many.
+fn read_ahead(partitions: i32) -> [(&'static str, String); 3] {
+    let partitions = usize::try_from(partitions.max(1)).unwrap_or(1);
+    let bytes = (READ_AHEAD_BYTES / partitions).max(64 << 10);
+    [
+        ("queued.max.messages.kbytes", (bytes >> 10).to_string()),
+        ("queued.min.messages", (READ_AHEAD_RECORDS / partitions).max(200).to_string()),
+        ("fetch.message.max.bytes", bytes.min(FETCH_BYTES).to_string()),
+    ]
 }
 
 impl PipelineHandle {
@@ -177,19 +197,11 @@ fn poll_and_join_again<H: Handler>(group: &Arc<Group<H>>, mut member: Member<H>)
 /// The thread: serves rebalances, moves records into queues, passes progress on. Until it is to stop, or was fenced.
 fn poll<H: Handler>(group: &Group<H>, consumer: &Member<H>) {
     while !group.stop.is_cancelled() && !group.fenced.swap(false, Ordering::Relaxed) {
-        group.resume_drained(consumer);
         group.store_progress(consumer);
-        // One wait, then whatever else is there: a worker is woken once for many records.
-        let mut wait = POLL;
-        for _ in 0..POLLED_MAX {
-            match consumer.poll(wait) {
-                None => break,
-                Some(Ok(message)) => group.route(consumer, &message),
-                Some(Err(error)) => group.notice(error),
-            }
-            wait = Duration::ZERO;
+        group.serve(consumer);
+        if !group.take() {
+            std::thread::park_timeout(POLL);
         }
-        group.hand_over();
     }
 }
 
@@ -244,12 +256,18 @@ struct Reports {
 
 /// The polling thread's end of one partition.
 struct Lane {
-    topic: Arc<str>,
-    /// Polled, and not handed over yet.
-    polled: Chunk,
+    records: PartitionQueue,
+    /// The offset of the next record, or less: what lies before it was taken already.
+    next: i64,
     queue: mpsc::UnboundedSender<Chunk>,
     queued: Arc<Queued>,
-    paused: bool,
+    /// There was no room for what is there.
+    full: bool,
+    work: Work,
+}
+
+/// A worker, and how it is told to end.
+struct Work {
     closing: CancellationToken,
     abort: CancellationToken,
     worker: JoinHandle<()>,
@@ -261,16 +279,16 @@ struct Chunk {
     held: Held,
 }
 
-/// Bytes waiting in a queue: what bounds it. (The channel itself has no bound, so that a record that
-/// arrives while a pause takes effect is neither lost nor waited for.)
-#[derive(Default)]
-struct Queued(AtomicUsize);
-
 impl Chunk {
-    fn empty(memory: &Arc<MemoryBound>) -> Self {
-        Self { records: Vec::new(), held: Held::nothing(memory) }
+    fn count(&self) -> i64 {
+        i64::try_from(self.records.len()).unwrap_or(i64::MAX)
     }
 }
+
+/// Bytes waiting in a queue: what bounds it. (The channel itself has no bound: there is room before records are taken,
+/// and they may be a little more than that.)
+#[derive(Default)]
+struct Queued(AtomicUsize);
 
 impl<H: Handler> Group<H> {
     fn new(
@@ -303,7 +321,7 @@ impl<H: Handler> Group<H> {
     /// # Errors
     /// A Kafka property that does not exist or has no such value.
     fn join(self: &Arc<Self>) -> anyhow::Result<Member<H>> {
-        let config = consumer_config(&self.spine.kafka, &self.name)?;
+        let config = consumer_config(&self.spine.kafka, &self.name, &self.topics)?;
         let member = Member::from_config_and_context(&config, Membership(self.clone()))?;
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         member.subscribe(&topics)?;
@@ -317,42 +335,74 @@ impl<H: Handler> Group<H> {
 
     // ---- records ----
 
-    fn route(&self, consumer: &Member<H>, message: &BorrowedMessage<'_>) {
-        let mut lanes = locked(&self.lanes);
-        let lane = lanes.get_mut(message.topic()).and_then(|lanes| lanes.get_mut(&message.partition()));
-        let Some(lane) = lane else { return }; // revoked meanwhile: its next owner reads it again
-        let record = copy(message, &lane.topic);
-        let weight = record.weight();
-        let queued = lane.queued.0.fetch_add(weight, Ordering::Relaxed);
-        lane.polled.held.take(weight);
-        lane.polled.records.push(record);
-        if queued > self.memory.share(self.config.queue_bytes) && !lane.paused {
-            lane.paused = consumer.pause(&one(message.topic(), message.partition())).is_ok();
-            self.metrics.paused.inc_by(i64::from(lane.paused));
-        }
-    }
-
-    fn hand_over(&self) {
-        let polled = |lane: &&mut Lane| !lane.polled.records.is_empty();
-        for lane in locked(&self.lanes).values_mut().flat_map(BTreeMap::values_mut).filter(polled) {
-            let chunk = std::mem::replace(&mut lane.polled, Chunk::empty(&self.memory));
-            let count = i64::try_from(chunk.records.len()).unwrap_or(i64::MAX);
-            // A worker that has ended has said why; its records are read again by whoever comes after it.
-            if lane.queue.send(chunk).is_ok() {
-                self.metrics.inflight.inc_by(count);
+    /// What is not a partition's: rebalances, and what the client has to say.
+    fn serve(&self, consumer: &Member<H>) {
+        while let Some(event) = consumer.poll(Duration::ZERO) {
+            match event {
+                Err(error) => self.notice(error),
+                // Taken, it would be skipped: the records of each partition have a queue of their own.
+                Ok(message) => self.fail(Failure::stop(anyhow::anyhow!(
+                    "{}: {}[{}]@{} came where no record may come; nothing was skipped",
+                    self.name,
+                    message.topic(),
+                    message.partition(),
+                    message.offset()
+                ))),
             }
         }
     }
 
-    fn resume_drained(&self, consumer: &Member<H>) {
-        let low_water = self.memory.share(self.config.queue_bytes) / 2;
-        for (topic, lanes) in locked(&self.lanes).iter_mut() {
-            let drained = |lane: &Lane| lane.paused && lane.queued.0.load(Ordering::Relaxed) <= low_water;
-            for (partition, lane) in lanes.iter_mut().filter(|(_, lane)| drained(lane)) {
-                lane.paused = consumer.resume(&one(topic, *partition)).is_err();
-                self.metrics.paused.dec_by(i64::from(!lane.paused));
-            }
+    /// Moves what is there to where there is room. False when nothing was moved.
+    fn take(&self) -> bool {
+        let mut errors = Vec::new();
+        let mut taken = false;
+        for lane in locked(&self.lanes).values_mut().flat_map(BTreeMap::values_mut) {
+            taken |= self.take_from(lane, &mut errors);
         }
+        errors.into_iter().for_each(|error| self.notice(error));
+        taken
+    }
+
+    fn take_from(&self, lane: &mut Lane, errors: &mut Vec<KafkaError>) -> bool {
+        if !lane.records.ready().is_set() {
+            return false;
+        }
+        let full = lane.queued.0.load(Ordering::Relaxed) >= self.memory.share(self.config.queue_bytes);
+        self.metrics.paused.inc_by(i64::from(full) - i64::from(lane.full));
+        lane.full = full;
+        if full {
+            return false;
+        }
+        lane.records.ready().clear(); // before: what comes while we take sets it again
+        let (mut records, mut held, mut weight) = (Vec::new(), Held::nothing(&self.memory), 0);
+        let more = lane.records.take(|found| match found {
+            Ok(record) if record.position.offset >= lane.next => {
+                lane.next = record.position.offset + 1;
+                weight += record.weight();
+                records.push(record);
+            }
+            Ok(_) => {}
+            Err(error) => errors.push(error),
+        });
+        held.take(weight);
+        if more {
+            lane.records.ready().set();
+        }
+        self.hand_over(lane, Chunk { records, held })
+    }
+
+    /// False when there is nothing to hand over.
+    fn hand_over(&self, lane: &Lane, chunk: Chunk) -> bool {
+        if chunk.records.is_empty() {
+            return false;
+        }
+        let count = chunk.count();
+        lane.queued.0.fetch_add(chunk.held.bytes(), Ordering::Relaxed);
+        // A worker that has ended has said why; its records are read again by whoever comes after it.
+        if lane.queue.send(chunk).is_ok() {
+            self.metrics.inflight.inc_by(count);
+        }
+        true
     }
 
     fn store_progress(&self, consumer: &Member<H>) {
@@ -438,10 +488,15 @@ impl<H: Handler> Group<H> {
             if let Err(error) = set {
                 return self.fail(Failure::stop(error));
             }
-            self.open_lane(claim);
+            // Before it is assigned: its first record must find its own queue.
+            let records = PartitionQueue::split(consumer, &claim.topic, claim.partition, Ready::here(), TAKEN_MAX);
+            let Some(records) = records else {
+                let unknown = anyhow::anyhow!("{}[{}] is unknown to the client", claim.topic, claim.partition);
+                return self.fail(Failure::stop(unknown));
+            };
+            self.open_lane(claim, records);
         }
-        // The client remembers a pause of ours across assignments; a new lane begins without one.
-        if let Err(error) = consumer.incremental_assign(partitions).and_then(|()| consumer.resume(partitions)) {
+        if let Err(error) = consumer.incremental_assign(partitions) {
             self.fail(Failure::stop(error));
         }
     }
@@ -482,22 +537,23 @@ impl<H: Handler> Group<H> {
         Ok((claim, *start))
     }
 
-    fn open_lane(&self, claim: Claim) {
-        let (queue, records) = mpsc::unbounded_channel();
+    fn open_lane(&self, claim: Claim, records: PartitionQueue) {
+        let (queue, chunks) = mpsc::unbounded_channel();
         let (closing, abort) = (CancellationToken::new(), CancellationToken::new());
         let queued = Arc::<Queued>::default();
         let (topic, partition) = (claim.topic.clone(), claim.partition);
         let source = LaneSource {
-            records,
+            records: chunks,
             current: Vec::new().into_iter(),
             held: Held::nothing(&self.memory),
             queued: queued.clone(),
+            ready: records.ready().clone(),
             closing: closing.clone(),
             metrics: self.metrics.clone(),
         };
         let worker = self.runtime.spawn(self.work(claim, source, abort.clone()));
-        let polled = Chunk::empty(&self.memory);
-        let lane = Lane { topic: topic.clone(), polled, queue, queued, paused: false, closing, abort, worker };
+        let work = Work { closing, abort, worker };
+        let lane = Lane { records, next: 0, queue, queued, full: false, work };
         locked(&self.lanes).entry(topic.to_string()).or_default().insert(partition, lane);
     }
 
@@ -549,13 +605,15 @@ impl<H: Handler> Group<H> {
             let mut take = |topic: &str, partition| all.get_mut(topic)?.remove(&partition);
             partitions.elements().iter().filter_map(|e| take(e.topic(), e.partition())).collect()
         };
-        self.close(lanes, if lost { Duration::ZERO } else { DRAIN_DEADLINE });
+        let mut queues = self.close(lanes, if lost { Duration::ZERO } else { DRAIN_DEADLINE });
         if !lost {
             self.store_progress(consumer);
         }
         if let Err(error) = consumer.incremental_unassign(partitions) {
             tracing::warn!(pipeline = %self.name, "could not give partitions back: {error}");
         }
+        // What was read ahead would stay in memory for as long as the client lives.
+        queues.iter_mut().for_each(PartitionQueue::empty);
     }
 
     /// For a client that the broker has shut out: it tells nobody of a revocation any more.
@@ -564,12 +622,15 @@ impl<H: Handler> Group<H> {
         self.close(lanes.into_values().flat_map(BTreeMap::into_values).collect(), DRAIN_DEADLINE);
     }
 
-    fn close(&self, lanes: Vec<Lane>, deadline: Duration) {
-        self.metrics.paused.dec_by(lanes.iter().filter(|lane| lane.paused).count() as i64);
-        let drained = self.runtime.block_on(drain(lanes, deadline));
+    /// The workers' end. What the client has read ahead is left.
+    fn close(&self, lanes: Vec<Lane>, deadline: Duration) -> Vec<PartitionQueue> {
+        self.metrics.paused.dec_by(lanes.iter().filter(|lane| lane.full).count() as i64);
+        let (work, queues) = lanes.into_iter().map(|lane| (lane.work, lane.records)).unzip();
+        let drained = self.runtime.block_on(drain(work, deadline));
         if self.stop.is_cancelled() && !drained {
             self.reports.late.store(true, Ordering::Relaxed);
         }
+        queues
     }
 }
 
@@ -585,15 +646,15 @@ fn fail(failed: &watch::Sender<Option<Arc<Failure>>>, name: &str, failure: Failu
 /// A late worker ends by itself at its next step; the next owner's epoch makes that step harmless. Ending its task
 /// instead would not be: cut off within a BEGIN, sqlx puts the connection back with its transaction open, and
 /// whoever gets it next writes into that transaction and believes it is done.
-async fn drain(lanes: Vec<Lane>, deadline: Duration) -> bool {
-    for lane in &lanes {
-        lane.closing.cancel();
+async fn drain(work: Vec<Work>, deadline: Duration) -> bool {
+    for work in &work {
+        work.closing.cancel();
     }
     let late = tokio::time::Instant::now() + deadline;
     let mut in_time = true;
-    for mut lane in lanes {
-        if tokio::time::timeout_at(late, &mut lane.worker).await.is_err() {
-            lane.abort.cancel();
+    for mut work in work {
+        if tokio::time::timeout_at(late, &mut work.worker).await.is_err() {
+            work.abort.cancel();
             in_time = false;
         }
     }
@@ -618,18 +679,17 @@ struct LaneSource {
     /// Of the chunk that is being given out.
     held: Held,
     queued: Arc<Queued>,
+    /// Of the client's queue.
+    ready: Arc<Ready>,
     closing: CancellationToken,
     metrics: Shared,
 }
 
 impl Source for LaneSource {
     async fn next(&mut self) -> Option<Record> {
-        let record = loop {
-            if self.closing.is_cancelled() {
-                return None;
-            }
-            if let Some(record) = self.current.next() {
-                break record;
+        loop {
+            if let Some(record) = self.ready() {
+                return Some(record);
             }
             let chunk = tokio::select! {
                 biased;
@@ -637,30 +697,23 @@ impl Source for LaneSource {
                 chunk = self.records.recv() => chunk,
             }?;
             self.queued.0.fetch_sub(chunk.held.bytes(), Ordering::Relaxed);
+            self.ready.set(); // there may be room again
+            self.metrics.inflight.dec_by(chunk.count());
             (self.current, self.held) = (chunk.records.into_iter(), chunk.held);
-        };
-        self.metrics.inflight.dec();
-        Some(record)
+        }
+    }
+
+    fn ready(&mut self) -> Option<Record> {
+        self.current.next()
     }
 }
 
 impl Drop for LaneSource {
     fn drop(&mut self) {
-        let mut left = self.current.len();
         while let Ok(chunk) = self.records.try_recv() {
-            left += chunk.records.len();
+            self.metrics.inflight.dec_by(chunk.count());
         }
-        self.metrics.inflight.dec_by(i64::try_from(left).unwrap_or_default());
     }
-}
-
-pub(crate) fn copy(message: &BorrowedMessage<'_>, topic: &Arc<str>) -> Record {
-    let builder = headers::copy(message, RecordBuilder::new(message.key(), message.payload()));
-    let position = Position { topic: topic.clone(), partition: message.partition(), offset: message.offset() };
-    let logged_at = message.timestamp().to_millis().and_then(DateTime::<Utc>::from_timestamp_millis);
-    // A producer may stamp anything; a time that no clock shows is no time, and Postgres could not hold it.
-    let logged_at = logged_at.filter(|at| (1970..=9999).contains(&at.year()));
-    builder.build(position, logged_at)
 }
 
 /// Where one partition's log begins and ends.
@@ -696,12 +749,6 @@ fn bounds<C: ConsumerContext>(consumer: &BaseConsumer<C>, wanted: &[Key]) -> any
         .collect()
 }
 
-fn one(topic: &str, partition: i32) -> TopicPartitionList {
-    let mut list = TopicPartitionList::with_capacity(1);
-    list.add_partition(topic, partition);
-    list
-}
-
 /// No code panics while holding these locks; a poisoned one still holds whole values.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -721,18 +768,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await; // the rest of its statement
             finish.store(true, Ordering::Relaxed);
         });
-        let (queue, _records) = mpsc::unbounded_channel();
-        let lane = Lane {
-            topic: "t".into(),
-            polled: Chunk::empty(&MemoryBound::new(0)),
-            queue,
-            queued: Arc::default(),
-            paused: false,
-            closing,
-            abort,
-            worker,
-        };
-        assert!(!drain(vec![lane], Duration::ZERO).await);
+        assert!(!drain(vec![Work { closing, abort, worker }], Duration::ZERO).await);
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert!(finished.load(Ordering::Relaxed));
     }

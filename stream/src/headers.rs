@@ -6,15 +6,17 @@
 
 use crate::RecordBuilder;
 use rdkafka::bindings as c;
-use rdkafka::message::BorrowedMessage;
 use std::ffi::CStr;
 use std::ptr;
 
-/// Adds a message's headers, in their order. A name that is not UTF-8 is kept with replacement characters.
-pub(crate) fn copy(message: &BorrowedMessage<'_>, mut builder: RecordBuilder) -> RecordBuilder {
+/// Adds a message's headers, in their order.
+///
+/// # Safety
+/// The message is alive.
+pub(crate) unsafe fn copy(message: *const c::rd_kafka_message_t, mut builder: RecordBuilder) -> RecordBuilder {
     let mut headers = ptr::null_mut();
-    // SAFETY: the message is alive; librdkafka parses its headers into memory that it owns.
-    let found = unsafe { c::rd_kafka_message_headers(message.ptr(), &raw mut headers) };
+    // SAFETY: the caller's promise; librdkafka parses its headers into memory that it owns.
+    let found = unsafe { c::rd_kafka_message_headers(message, &raw mut headers) };
     if found != c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
         return builder; // it has none
     }
@@ -28,9 +30,9 @@ pub(crate) fn copy(message: &BorrowedMessage<'_>, mut builder: RecordBuilder) ->
         // SAFETY: the name ends in NUL, and a value that is not null has `size` bytes; both live in `headers`.
         let (name, value) = unsafe {
             let value = (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), size));
-            (CStr::from_ptr(name).to_string_lossy(), value)
+            (CStr::from_ptr(name).to_bytes(), value)
         };
-        builder = builder.header(&name, value);
+        builder = builder.header(name, value);
     }
     builder
 }

@@ -25,6 +25,7 @@ mod metrics;
 mod migrate;
 mod offsets;
 mod pace;
+mod partition_queue;
 mod publish;
 mod record;
 mod replay;
@@ -101,6 +102,11 @@ impl Default for KafkaConfig {
 }
 
 impl KafkaConfig {
+    /// As configured; the topic may have been given more since.
+    pub(crate) fn partitions_of(&self, topic: &str) -> i32 {
+        self.topics.get(topic).and_then(|own| own.partitions).unwrap_or(self.partitions)
+    }
+
     fn client(&self) -> rdkafka::ClientConfig {
         let mut client = rdkafka::ClientConfig::new();
         client.set("bootstrap.servers", &self.brokers);

@@ -49,6 +49,13 @@ impl Held {
         self.memory.held.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Holds so much from now on.
+    pub fn set(&mut self, bytes: usize) {
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        self.memory.held.fetch_add(bytes, Ordering::Relaxed);
+        self.memory.held.fetch_sub(before, Ordering::Relaxed);
+    }
+
     /// See [`MemoryBound::share`].
     pub fn share(&self, wanted: usize) -> usize {
         self.memory.share(wanted)
@@ -72,6 +79,10 @@ mod tests {
         held.take(1 << 20);
         assert_eq!(memory.share(8 << 20), SHARE_MIN);
         assert_eq!(memory.share(10), 10);
+        held.set(10);
+        assert_eq!((held.bytes(), memory.share(8 << 20)), (10, 8 << 20));
+        held.set(2 << 20);
+        assert_eq!(memory.share(8 << 20), SHARE_MIN);
         drop(held);
         assert_eq!(memory.share(8 << 20), 8 << 20);
     }

@@ -1,6 +1,7 @@
 //! One record of the log as it was found: key, value and headers in a single allocation.
 
 use chrono::{DateTime, Utc};
+use millrace_schemas::Header;
 use std::fmt;
 use std::sync::Arc;
 
@@ -34,7 +35,8 @@ pub struct Record {
     bytes: Vec<u8>,
     key: Option<Span>,
     value: Option<Span>,
-    headers: Vec<(Span, Option<Span>)>,
+    /// From here to the buffer's end.
+    headers: u32,
 }
 
 impl Record {
@@ -49,9 +51,17 @@ impl Record {
 
     /// Headers in the order they were written; a name may repeat, a value may be null.
     pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
-        self.headers.iter().map(|(name, value)| {
-            let name = std::str::from_utf8(self.at(*name)).unwrap_or_default();
-            (name, value.map(|span| self.at(span)))
+        self.named().map(|(name, value)| match name {
+            Name::Known(header) => (header.name(), value),
+            Name::Other(name) => (std::str::from_utf8(name).unwrap_or_default(), value),
+        })
+    }
+
+    /// Those that an event has, where they are not null.
+    pub(crate) fn event_headers(&self) -> impl Iterator<Item = (Header, &[u8])> {
+        self.named().filter_map(|(name, value)| match name {
+            Name::Known(header) => Some((header, value?)),
+            Name::Other(_) => None,
         })
     }
 
@@ -59,10 +69,14 @@ impl Record {
         self.headers().find(|(name, _)| *name == wanted).and_then(|(_, value)| value)
     }
 
+    fn named(&self) -> impl Iterator<Item = (Name<'_>, Option<&[u8]>)> {
+        let mut left = &self.bytes[self.headers as usize..];
+        std::iter::from_fn(move || next_header(&mut left))
+    }
+
     /// What it weighs in a queue, in bytes.
     pub fn weight(&self) -> usize {
-        let headers = self.headers.capacity() * std::mem::size_of::<(Span, Option<Span>)>();
-        std::mem::size_of::<Self>() + self.bytes.capacity() + headers
+        std::mem::size_of::<Self>() + self.bytes.capacity()
     }
 
     fn at(&self, span: Span) -> &[u8] {
@@ -70,8 +84,37 @@ impl Record {
     }
 }
 
-/// An event's headers and their names, as our producers write them; more of them make the buffers grow.
-const HEADERS: usize = 16;
+/// A header's name within the buffer: its number, or [`SPELLED`] and what it is. Then its value.
+enum Name<'a> {
+    Known(Header),
+    Other(&'a [u8]),
+}
+
+const SPELLED: u8 = u8::MAX;
+/// In the place of a length.
+const NULL: u32 = u32::MAX;
+
+fn next_header<'a>(left: &mut &'a [u8]) -> Option<(Name<'a>, Option<&'a [u8]>)> {
+    let (number, rest) = left.split_first()?;
+    *left = rest;
+    let name = match *number {
+        SPELLED => Name::Other(next_bytes(left)?),
+        number => Name::Known(Header::numbered(number)?),
+    };
+    Some((name, next_bytes(left)))
+}
+
+/// What follows its length; none where that is [`NULL`].
+fn next_bytes<'a>(left: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (size, rest) = left.split_first_chunk()?;
+    *left = rest;
+    let size = Some(u32::from_le_bytes(*size)).filter(|size| *size != NULL)?;
+    let (bytes, rest) = left.split_at_checked(size as usize)?;
+    *left = rest;
+    Some(bytes)
+}
+
+/// An event's headers, as our producers write them; more of them make the buffer grow.
 const HEADERS_BYTES: usize = 512;
 
 /// Copies the parts of a record into its one buffer.
@@ -79,25 +122,37 @@ pub struct RecordBuilder {
     buffer: Vec<u8>,
     key: Option<Span>,
     value: Option<Span>,
-    headers: Vec<(Span, Option<Span>)>,
+    headers: u32,
 }
 
 impl RecordBuilder {
     pub fn new(key: Option<&[u8]>, value: Option<&[u8]>) -> Self {
         let size = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
-        let (buffer, headers) = (Vec::with_capacity(size + HEADERS_BYTES), Vec::with_capacity(HEADERS));
-        let mut builder = Self { buffer, key: None, value: None, headers };
+        let mut builder = Self { buffer: Vec::with_capacity(size + HEADERS_BYTES), key: None, value: None, headers: 0 };
         builder.key = key.map(|bytes| builder.push(bytes));
         builder.value = value.map(|bytes| builder.push(bytes));
+        builder.headers = builder.buffer.len() as u32;
         builder
     }
 
+    /// A name that is not UTF-8 is kept with replacement characters.
     #[must_use]
-    pub fn header(mut self, name: &str, value: Option<&[u8]>) -> Self {
-        let name = self.push(name.as_bytes());
-        let value = value.map(|bytes| self.push(bytes));
-        self.headers.push((name, value));
+    pub fn header(mut self, name: &[u8], value: Option<&[u8]>) -> Self {
+        match Header::named(name) {
+            Some(known) => self.buffer.push(known.number()),
+            None => {
+                self.buffer.push(SPELLED);
+                self.push_sized(Some(String::from_utf8_lossy(name).as_bytes()));
+            }
+        }
+        self.push_sized(value);
         self
+    }
+
+    fn push_sized(&mut self, bytes: Option<&[u8]>) {
+        let size = bytes.map_or(NULL, |bytes| bytes.len() as u32);
+        self.buffer.extend_from_slice(&size.to_le_bytes());
+        self.buffer.extend_from_slice(bytes.unwrap_or_default());
     }
 
     pub fn build(self, position: Position, timestamp: Option<DateTime<Utc>>) -> Record {
@@ -120,14 +175,30 @@ mod tests {
     fn every_part_is_read_back_as_it_was() {
         let position = Position { topic: "t".into(), partition: 1, offset: 7 };
         let record = RecordBuilder::new(Some(b"k"), Some(b""))
-            .header("a", Some(b"1"))
-            .header("b", None)
-            .header("a", Some(b"2"))
+            .header(b"a", Some(b"1"))
+            .header(b"ce_id", Some(b"7"))
+            .header(b"b", None)
+            .header(b"a", Some(b""))
+            .header(b"", Some(b"2"))
+            .header(b"ce_type", None)
+            .header(b"\xff", Some(b"3"))
             .build(position, None);
         assert_eq!((record.key(), record.value()), (Some(&b"k"[..]), Some(&b""[..])));
-        let headers: Vec<_> = record.headers().collect();
-        assert_eq!(headers, [("a", Some(&b"1"[..])), ("b", None), ("a", Some(&b"2"[..]))]);
-        assert_eq!(record.header("a"), Some(&b"1"[..]));
+        let headers: Vec<_> = record.headers().map(|(name, value)| (name, value.map(<[u8]>::to_vec))).collect();
+        let some = |value: &[u8]| Some(value.to_vec());
+        let written = [
+            ("a", some(b"1")),
+            ("ce_id", some(b"7")),
+            ("b", None),
+            ("a", some(b"")),
+            ("", some(b"2")),
+            ("ce_type", None),
+            ("\u{fffd}", some(b"3")),
+        ];
+        assert_eq!(headers, written);
+        assert_eq!((record.header("a"), record.header("ce_id")), (Some(&b"1"[..]), Some(&b"7"[..])));
+        let of_the_event: Vec<_> = record.event_headers().map(|(header, value)| (header.name(), value)).collect();
+        assert_eq!(of_the_event, [("ce_id", &b"7"[..])]);
         assert_eq!(record.position.to_string(), "t[1]@7");
     }
 }

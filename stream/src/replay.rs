@@ -29,12 +29,10 @@ pub async fn replay<H: Handler>(
     let pipeline = Arc::from(letter.pipeline.as_str());
     let mut batch = Batch::new(Purpose::Replay { letter: letter.id }, pipeline);
     let decoded = match decoder.identify(&letter.record) {
-        Ok(envelope) => match decoder.writer(&letter.record).await? {
-            Ok(writer) => {
-                if let Ok(contract) = decoder.contract(&envelope, &writer, &letter.record) {
-                    handler.meet(contract, &writer).await?;
-                }
-                decoder.decode(handler, &letter.record, &envelope, &writer, &mut batch.block)
+        Ok(envelope) => match decoder.known(&letter.record, &envelope).await? {
+            Ok(known) => {
+                handler.meet(&known.contract, &known.writer).await?;
+                decoder.decode(handler, &letter.record, &envelope, &known, &mut batch.block)
             }
             Err(reject) => Decoded::Rejected(reject),
         },

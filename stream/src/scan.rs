@@ -1,9 +1,9 @@
 //! Reading a range of the log again, outside of every group: what a pipeline made of it, asked of the log itself.
 
 use crate::consume::Worker;
-use crate::group::copy;
 use crate::memory_bound::MemoryBound;
 use crate::offsets::Claim;
+use crate::partition_queue::copy;
 use crate::{Failure, Handler, PipelineConfig, Record, Source, Spine};
 use rdkafka::client::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;

@@ -5,6 +5,11 @@ use crate::memory_bound::Held;
 use crate::pace::Pace;
 use tokio::time::{Instant, timeout_at};
 
+/// Records from one weighing of a batch to the next: a few hundred kilobytes.
+const WEIGHED_EVERY: usize = 256;
+/// What all partitions together hold is told of so many bytes at once: it is one number that all of them write.
+const TOLD_EVERY: usize = 64 << 10;
+
 /// When a batch is full.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -16,6 +21,11 @@ pub(crate) struct Limits {
 pub trait Source: Send {
     /// The next record, or `None` when this partition is being given up. Cancel-safe.
     fn next(&mut self) -> impl Future<Output = Option<Record>> + Send;
+
+    /// The next record, if it is there already: most are, and need not be waited for.
+    fn ready(&mut self) -> Option<Record> {
+        None
+    }
 }
 
 /// A source that can hold one record back, so that a batch may end exactly where a plan says.
@@ -45,18 +55,15 @@ impl<S: Source> Puller<S> {
         if filling.is_full() {
             return Pulled::Full;
         }
-        let record = match filling.until {
-            Until::Planned(_) => self.next().await,
-            Until::Linger(None) => {
-                let first = self.next().await;
-                filling.until = Until::Linger(Some(filling.pace.turn()));
-                first
-            }
-            Until::Linger(Some(deadline)) => match timeout_at(deadline, self.next()).await {
+        let record = match (self.held.take().or_else(|| self.source.ready()), filling.deadline()) {
+            (Some(record), _) => Some(record),
+            (None, None) => self.source.next().await,
+            (None, Some(deadline)) => match timeout_at(deadline, self.source.next()).await {
                 Ok(Some(record)) => Some(record),
                 Ok(None) | Err(_) => return Pulled::Full,
             },
         };
+        filling.begin();
         match record {
             None => Pulled::Ended,
             Some(record) if filling.is_beyond(&record) => {
@@ -87,6 +94,9 @@ pub(crate) struct Filling<'p> {
     until: Until,
     rows: usize,
     held: Held,
+    /// On top of it.
+    untold: usize,
+    bytes_max: usize,
     next: Option<i64>,
 }
 
@@ -100,15 +110,29 @@ enum Until {
 impl<'p> Filling<'p> {
     pub fn new(limits: Limits, pace: &'p Pace, planned: Option<i64>, held: Held) -> Self {
         let until = planned.map_or(Until::Linger(None), Until::Planned);
-        Self { limits, pace, until, rows: 0, held, next: None }
+        let bytes_max = held.share(limits.bytes);
+        Self { limits, pace, until, rows: 0, held, untold: 0, bytes_max, next: None }
     }
 
     fn is_full(&self) -> bool {
         match self.until {
             Until::Planned(to) => self.next.is_some_and(|next| next >= to),
-            Until::Linger(_) => {
-                self.rows >= self.limits.rows || self.held.bytes() >= self.held.share(self.limits.bytes)
-            }
+            Until::Linger(_) => self.rows >= self.limits.rows || self.held.bytes() + self.untold >= self.bytes_max,
+        }
+    }
+
+    /// Until when the next record may come.
+    fn deadline(&self) -> Option<Instant> {
+        match self.until {
+            Until::Planned(_) => None,
+            Until::Linger(deadline) => deadline,
+        }
+    }
+
+    /// From the first record on, company is waited for.
+    fn begin(&mut self) {
+        if let Until::Linger(None) = self.until {
+            self.until = Until::Linger(Some(self.pace.turn()));
         }
     }
 
@@ -118,12 +142,31 @@ impl<'p> Filling<'p> {
 
     fn count(&mut self, record: &Record) {
         self.rows += 1;
-        self.held.take(record.weight());
         self.next = Some(record.position.offset + 1);
+        self.untold += record.weight();
+        if self.untold >= TOLD_EVERY {
+            self.tell(self.held.bytes() + self.untold);
+        }
     }
 
-    /// What the batch's records weighed, to be held as long as the batch is.
-    pub fn into_held(self) -> Held {
+    fn tell(&mut self, bytes: usize) {
+        self.held.set(bytes);
+        self.untold = 0;
+        self.bytes_max = self.held.share(self.limits.bytes);
+    }
+
+    /// Every so many records: the batch weighs what it has become, not what its records were.
+    pub fn weigh(&mut self, weight: impl FnOnce() -> Option<usize>) {
+        if self.rows.is_multiple_of(WEIGHED_EVERY)
+            && let Some(bytes) = weight()
+        {
+            self.tell(bytes);
+        }
+    }
+
+    /// What the batch weighs, to be held as long as it is.
+    pub fn into_held(mut self) -> Held {
+        self.held.take(self.untold);
         self.held
     }
 }

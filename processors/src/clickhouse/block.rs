@@ -2,12 +2,14 @@
 //!
 //! Pure: the same events always give the same blocks, hashes and tokens, whoever makes them.
 
-use super::native::{Columns, hash};
+use super::native::{Columns, Origin, Plan, hash};
+use super::readers::{Reader, Readers};
 use super::table::Table;
 use bytes::Bytes;
-use millrace_stream::Position;
+use millrace_stream::{Incoming, Position, Reason, Reject};
 use serde_json::{Value, json};
 use std::borrow::Cow;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -16,9 +18,17 @@ use uuid::Uuid;
 /// a server remembers tokens of rows that were deleted since.
 const VERSION: u32 = 2;
 
-/// What the events of a batch become: each table's columns, and the partition that they all lie in.
+/// What the events of a batch become.
 #[derive(Debug, Default)]
 pub struct Rows {
+    filled: Filled,
+    /// By schema: how its records are read as long as this batch is filled.
+    readers: BTreeMap<u32, Arc<Reader<Plan>>>,
+}
+
+/// Each table's columns, and the partition that they all lie in.
+#[derive(Debug, Default)]
+struct Filled {
     /// By the table's place among all there were; without rows where every record was refused.
     tables: BTreeMap<usize, (Arc<Table>, Columns)>,
     partition: Option<(Arc<str>, i32)>,
@@ -41,27 +51,54 @@ pub(super) struct Block<'a> {
     hash: String,
 }
 
-impl Rows {
-    /// The columns for an event that was found there.
-    pub(super) fn of(&mut self, place: usize, table: &Arc<Table>, position: &Position) -> &mut Columns {
+impl Filled {
+    fn of(&mut self, place: usize, table: &Arc<Table>, position: &Position) -> &mut Columns {
         self.partition.get_or_insert_with(|| (position.topic.clone(), position.partition));
         &mut self.tables.entry(place).or_insert_with(|| (table.clone(), Columns::new(table))).1
+    }
+}
+
+impl Rows {
+    /// Appends an event to its table's columns; false where its type has no table.
+    pub(super) fn append(&mut self, incoming: &Incoming<'_>, known: &Readers<Plan>) -> Result<bool, Reject> {
+        let Incoming { position, writer, .. } = incoming;
+        let reader = match self.readers.entry(writer.id) {
+            Entry::Occupied(reader) => reader.into_mut(),
+            Entry::Vacant(unknown) => match known.get(&incoming.contract.event_type, writer) {
+                Some(reader) => unknown.insert(reader),
+                None => return Ok(false),
+            },
+        };
+        let plan = reader.plan.as_ref().map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
+        let columns = self.filled.of(reader.place, &reader.table, position);
+        plan.append(incoming.datum, &Origin::of(incoming.envelope, position), columns)?;
+        Ok(true)
+    }
+
+    /// The columns for an event that was found there.
+    pub(super) fn of(&mut self, place: usize, table: &Arc<Table>, position: &Position) -> &mut Columns {
+        self.filled.of(place, table, position)
+    }
+
+    /// About the bytes of their blocks.
+    pub(super) fn weight(&self) -> usize {
+        self.filled.tables.values().map(|(_, columns)| columns.weight()).sum()
     }
 
     /// Where the rows lie, given the batch's range; a dead letter has none. `None` when there are no rows.
     pub(super) fn span(&self, range: Option<(i64, i64)>) -> Option<Span> {
-        let first = self.tables.values().filter_map(|(_, columns)| columns.offsets().next()).min()?;
+        let first = self.filled.tables.values().filter_map(|(_, columns)| columns.offsets().next()).min()?;
         let offsets = match range {
             Some((from, to)) => format!("{from}-{}", to - 1),
             None => format!("letter-{first}"),
         };
-        let (topic, partition) = self.partition.clone()?;
+        let (topic, partition) = self.filled.partition.clone()?;
         Some(Span { topic, partition, offsets })
     }
 
     /// One block a table, in the order of the tables; two where the table gained a column within the batch.
     pub(super) fn blocks(&self) -> Vec<Block<'_>> {
-        let filled = self.tables.values().filter(|(_, columns)| columns.rows() > 0);
+        let filled = self.filled.tables.values().filter(|(_, columns)| columns.rows() > 0);
         filled.map(|(table, columns)| Block::new(table, Cow::Borrowed(columns))).collect()
     }
 }
@@ -132,7 +169,6 @@ fn bounds(values: impl Iterator<Item = i64>) -> (i64, i64) {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::native::{Origin, Plan};
     use super::super::table::Tables;
     use super::*;
     use chrono::DateTime;

@@ -10,7 +10,7 @@ use super::block::{Block, Rows, Span, note};
 use super::config::ClickHouseConfig;
 use super::metrics::SinkMetrics;
 use super::migrate;
-use super::native::{Origin, Plan};
+use super::native::Plan;
 use super::protocol::{Attempt, Known, Step};
 use super::readers::Readers;
 use super::server::Server;
@@ -188,14 +188,15 @@ impl Handler for ClickHouse {
     }
 
     fn decode(&self, incoming: &Incoming<'_>, rows: &mut Rows) -> Result<bool, Reject> {
-        let event_type = &incoming.contract.event_type;
-        let Some(reader) = self.readers.get(event_type, incoming.writer) else {
+        if !rows.append(incoming, &self.readers)? {
+            let event_type = &incoming.contract.event_type;
             return Err(Reject::new(Reason::UnknownType, format!("`{event_type}` has no table here")));
-        };
-        let plan = reader.plan.as_ref().map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
-        let columns = rows.of(reader.place, &reader.table, incoming.position);
-        plan.append(incoming.datum, &Origin::of(incoming.envelope, incoming.position), columns)?;
+        }
         Ok(true)
+    }
+
+    fn weight(&self, rows: &Rows) -> Option<usize> {
+        Some(rows.weight())
     }
 
     async fn apply(&self, batch: &Batch<Rows>) -> Result<(), Failure> {

@@ -26,6 +26,7 @@ struct Known<P> {
 }
 
 /// From one schema into one table.
+#[derive(Debug)]
 pub(super) struct Reader<P> {
     /// The table's place among all there were.
     pub place: usize,
