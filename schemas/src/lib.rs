@@ -11,6 +11,7 @@ mod json;
 mod login;
 pub mod registry;
 mod rules;
+mod transcode;
 pub mod wire;
 
 pub use codec::{DecodeError, EncodeError, WriterSchema};
@@ -18,3 +19,4 @@ pub use contract::{Cleanup, Contract, ContractError, Contracts, Version};
 pub use envelope::{Envelope, EnvelopeError, Header};
 pub use json::{JsonError, value_from_json, value_to_json};
 pub use login::{has_login, without_password};
+pub use transcode::{JsonPlan, VIOLATIONS_MAX, Violation};
