@@ -93,6 +93,11 @@ impl Publisher {
         }
     }
 
+    /// Why this producer will never send again, if so: idempotence could not be kept, and only a new one can go on.
+    pub fn fatal_error(&self) -> Option<String> {
+        self.producer.client().fatal_error().map(|(code, reason)| format!("{code}: {reason}"))
+    }
+
     /// Waits until everything enqueued has an answer, at most this long; false if something has not.
     pub async fn flush(&self, deadline: Duration) -> bool {
         let producer = self.producer.clone();
