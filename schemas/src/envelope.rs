@@ -62,6 +62,15 @@ impl Envelope<'static> {
     }
 }
 
+impl Envelope<'_> {
+    /// What a UUIDv7 says of when its event happened; other ids say nothing.
+    pub fn time_of(id: Uuid) -> Option<DateTime<Utc>> {
+        let stamp = id.get_timestamp().filter(|_| id.get_version_num() == 7)?;
+        let (seconds, nanos) = stamp.to_unix();
+        i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, nanos))
+    }
+}
+
 impl<'a> Envelope<'a> {
     /// The same, borrowing nothing.
     pub fn into_owned(self) -> Envelope<'static> {
@@ -230,10 +239,7 @@ fn occurred_at(found: &Headers<'_>, id: Uuid) -> Result<DateTime<Utc>, EnvelopeE
     if let Some(text) = found.optional(TIME)? {
         return parse_time(TIME, text);
     }
-    let no_time = EnvelopeError::NoTime(id);
-    let stamp = id.get_timestamp().filter(|_| id.get_version_num() == 7).ok_or(no_time.clone())?;
-    let (seconds, nanos) = stamp.to_unix();
-    i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, nanos)).ok_or(no_time)
+    Envelope::time_of(id).ok_or(EnvelopeError::NoTime(id))
 }
 
 fn parse_time(header: Header, text: &str) -> Result<DateTime<Utc>, EnvelopeError> {

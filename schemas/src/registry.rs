@@ -1,6 +1,6 @@
 //! The client of a Confluent-compatible schema registry: ids to schemas and back, asked once each.
 
-use crate::{Contract, Contracts, WriterSchema};
+use crate::{Contract, Contracts, Version, WriterSchema};
 use anyhow::Context;
 use reqwest::StatusCode;
 use serde::Deserialize;
@@ -124,8 +124,20 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Refused`] when the registry does not have it.
     pub async fn writer(&self, contract: &Contract) -> Result<Arc<WriterSchema>, RegistryError> {
+        self.version_writer(contract, contract.newest()).await
+    }
+
+    /// The schema to write an earlier version with, or the newest.
+    ///
+    /// # Errors
+    /// [`RegistryError::Refused`] when the registry does not have it.
+    pub async fn version_writer(
+        &self,
+        contract: &Contract,
+        version: &Version,
+    ) -> Result<Arc<WriterSchema>, RegistryError> {
         let subject = contract.subject();
-        let text = contract.newest().text.clone();
+        let text = version.text.clone();
         let answer = self.post(&format!("/subjects/{subject}")).json(&json!({ "schema": text })).send().await;
         match self.answer::<IdAnswer>(answer).await? {
             Ok(answer) => self.learn(answer.id, &SchemaAnswer { schema: text, schema_type: None }),
