@@ -12,8 +12,19 @@ use std::path::{Path, PathBuf};
 const MARKER: &str = "millrace-stack.json";
 const LOCK: &str = "lock";
 /// Everything else that the stack, or `millrace up` on top of it, keeps here. `--fresh` deletes these.
-const OURS: [&str; 10] =
-    ["kafka", "clickhouse", "postgres", "postgres.new", "redis", "receiver", "up", "run", "logs", "stack.json"];
+const OURS: [&str; 11] = [
+    "kafka",
+    "clickhouse",
+    "postgres",
+    "postgres.new",
+    "redis",
+    "receiver",
+    "gateway",
+    "up",
+    "run",
+    "logs",
+    "stack.json",
+];
 /// With less than this a server would stop in the middle of its first minutes.
 const SPACE_MIN: u64 = 512 * 1024 * 1024;
 

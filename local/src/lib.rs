@@ -24,6 +24,7 @@ mod redis;
 mod server;
 mod stack;
 mod supervise;
+mod token;
 
 pub use error::StackError;
 pub use parts::clickhouse_library;
@@ -31,3 +32,4 @@ pub use ports::{FreePorts, Ports};
 pub use receiver::{Received, Receiver, ReceiverOptions, Verified, receive, secret_file};
 pub use server::Server;
 pub use stack::{Addresses, Stack, StackOptions, start};
+pub use token::token_file;

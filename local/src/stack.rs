@@ -9,7 +9,7 @@ use crate::ports::{self, FreePorts, Ports};
 use crate::postgres::{self, Postgres};
 use crate::redis::Redis;
 use crate::supervise::{Place, Supervised};
-use crate::{Server, StackError, fetch};
+use crate::{Server, StackError, fetch, token};
 use futures_util::future::{join_all, select_all, try_join_all};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -64,6 +64,7 @@ pub async fn start(options: StackOptions) -> Result<Stack, StackError> {
     let (directory, parts, ports) = blocking(move || {
         let directory = Directory::take(&data_dir, fresh, marker())?;
         let chosen = Chosen::new(ports)?;
+        token::prepare(&data_dir)?;
         Ok((directory, parts::get(&cache)?, chosen))
     })
     .await?;
