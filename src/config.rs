@@ -9,6 +9,8 @@ use anyhow::Context;
 use millrace_local::Addresses;
 use millrace_processors::clickhouse::ClickHouseConfig;
 use millrace_processors::clickhouse::erasure::ErasureConfig;
+use millrace_producers::GatewayConfig;
+use millrace_producers::gateway::hash_of_key;
 use millrace_schemas::registry::Registry;
 use millrace_schemas::without_password;
 use millrace_sinks::WebhookConfig;
@@ -35,6 +37,7 @@ pub struct Config {
     pub registry: RegistryConfig,
     pub clickhouse: ClickHouseConfig,
     pub postgres: PostgresConfig,
+    pub gateway: GatewayConfig,
     pub process: ProcessConfig,
     pub sink: SinkConfig,
     pub telemetry: TelemetryConfig,
@@ -422,10 +425,17 @@ fn stack_table(stack: &Addresses, data_dir: &Path) -> Table {
     put(&["postgres", "url"], &stack.postgres);
     put(&["registry", "url"], &stack.registry);
     put(&["registry", "listen"], stack.registry.trim_start_matches("http://"));
+    put(&["gateway", "listen"], stack.gateway.trim_start_matches("http://"));
     put(&["telemetry", "ops"], stack.ops.trim_start_matches("http://"));
     let endpoint = |key| ["sink", "webhook", "endpoints", "shop_backoffice", key];
     put(&endpoint("url"), &format!("{}/hooks/shop_backoffice", stack.receiver));
     put(&endpoint("secret_file"), &millrace_local::secret_file(data_dir).display().to_string());
+    if let Ok(token) = std::fs::read_to_string(millrace_local::token_file(data_dir)) {
+        let key = toml::toml! { scopes = ["publish:*"] };
+        layers.put(&["gateway", "keys", "development"], Value::Table(key));
+        let hashes = Value::Array(vec![Value::String(hash_of_key(token.trim()))]);
+        layers.put(&["gateway", "keys", "development", "sha256"], hashes);
+    }
     layers.tree
 }
 

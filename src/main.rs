@@ -34,6 +34,7 @@ async fn run(cli: Cli) -> Result<(), Exit> {
         Command::Local(arguments) => commands::local::run(arguments, &global).await,
         Command::Check => commands::check::run(&global),
         Command::Migrate => commands::migrate::run(&config()?, &global).await,
+        Command::Gateway => commands::roles::gateway(&config()?, &global).await,
         Command::Registry => commands::roles::registry(&config()?).await,
         Command::Process(names) => commands::roles::process(&config()?, &global, &names).await,
         Command::Sink(names) => commands::roles::sink(&config()?, &global, &names).await,

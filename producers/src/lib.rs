@@ -1,13 +1,15 @@
-//! What publishes: the typed client, the schema registry it writes with, and the simulated shop.
+//! What publishes: the HTTP gateway, the typed client, the schema registry they write with, and the simulated shop.
 //!
 //! Never reads a topic, and shares nothing with processors and sinks but contracts and the spine.
 
 pub mod client;
+pub mod gateway;
 pub mod oracle;
 pub mod registry;
 pub mod simulate;
 
 pub use client::{Client, Occurrence, SendError};
+pub use gateway::{Gateway, GatewayConfig, GatewayMetrics};
 
 use millrace_stream::Migration;
 

@@ -56,6 +56,8 @@ pub enum Command {
     Check,
     /// Create or update topics, subjects, and the schemas of Postgres and ClickHouse; safe to repeat
     Migrate,
+    /// Role: take events by HTTP, and answer when the log has them
+    Gateway,
     /// Role: the schema registry (Confluent's HTTP API, kept in Postgres)
     Registry,
     /// Role: fold events into ClickHouse tables and Postgres projections, and erase whoever asks for it

@@ -8,6 +8,7 @@ use futures_util::future::{BoxFuture, FutureExt, join_all, select_all};
 use millrace_processors::clickhouse::erasure::{self, Erasure, ErasureHandle, ErasureMetrics};
 use millrace_processors::clickhouse::{self, ClickHouse, ClickHouseConfig};
 use millrace_processors::postgres;
+use millrace_producers::{Gateway, GatewayMetrics};
 use millrace_schemas::registry::Registry;
 use millrace_schemas::{Contracts, without_password};
 use millrace_sinks::{Rules, Sink, SinkHandle};
@@ -63,6 +64,54 @@ pub fn serve_registry(listener: TcpListener, pool: PgPool, stop: &CancellationTo
     let router = millrace_producers::registry::router(pool);
     let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     background("the schema registry", async { Ok(serving.await?) })
+}
+
+/// Stands on Kafka and the registry alone: no other server's bad day keeps events out.
+pub async fn gateway(config: &Config, global: &Global) -> Result<(), Exit> {
+    config.gateway.check().map_err(Exit::usage)?;
+    let contracts = global.contracts()?;
+    let ops_port = listen_ops(config).await?;
+    let port = listen(&config.gateway.listen, "gateway.listen").await?;
+    let registry = config.registry.client()?;
+    registry.reachable().await.map_err(|error| Exit::unreachable("the schema registry", error))?;
+    let meters = Meters::register();
+    let checks = vec![kafka_check(config), registry_check(&registry)];
+    let (stop, stop_ops) = (CancellationToken::new(), CancellationToken::new());
+    let serving = serve_gateway(port, config, &registry, contracts, meters.gateway, &stop).await?;
+    let ops = serve_ops(ops_port, Ops { metrics: meters.registry, checks }, &stop_ops);
+    asked_to_stop().await;
+    stop.cancel();
+    let drained = in_time(serving).await;
+    stop_ops.cancel();
+    drop(ops.await);
+    drained
+}
+
+/// Serves the gateway in the background, until cancelled and drained.
+///
+/// # Errors
+/// When the registry lacks a contract.
+pub async fn serve_gateway(
+    listener: TcpListener,
+    config: &Config,
+    registry: &Registry,
+    contracts: Arc<Contracts>,
+    metrics: GatewayMetrics,
+    stop: &CancellationToken,
+) -> Result<JoinHandle<bool>, Exit> {
+    let gateway = Gateway::connect(&config.gateway, &config.kafka, registry, contracts, metrics).await?;
+    tracing::info!("gateway on http://{}: POST /v1/events", address(&listener));
+    Ok(tokio::spawn(gateway.serve(listener, stop.clone())))
+}
+
+/// # Errors
+/// [`Exit::late`] when requests were left without an answer.
+pub async fn in_time(gateway: JoinHandle<bool>) -> Result<(), Exit> {
+    match gateway.await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Exit::late("the drain deadline passed; requests in hand were left without an answer")),
+        Err(error) => Err(Exit::failed(error)),
+    }
 }
 
 pub async fn process(config: &Config, global: &Global, names: &Names) -> Result<(), Exit> {
@@ -166,6 +215,16 @@ impl Base {
         self.meters.client.clone()
     }
 
+    /// Serves the gateway beside the other roles.
+    pub async fn serve_gateway(
+        &self,
+        listener: TcpListener,
+        stop: &CancellationToken,
+    ) -> Result<JoinHandle<bool>, Exit> {
+        let (config, metrics) = (&self.config, self.meters.gateway.clone());
+        serve_gateway(listener, config, &self.registry, self.contracts.clone(), metrics, stop).await
+    }
+
     /// Runs a dead letter through its own pipeline again.
     ///
     /// # Errors
@@ -187,19 +246,9 @@ impl Base {
 
     /// What the role shows of itself, once everything is started: its metrics, and each server it needs.
     pub fn into_ops(self, needs_clickhouse: bool) -> Ops {
-        let kafka = Admin::new(self.config.kafka.clone());
-        let (config, registry) = (self.config.clickhouse.clone(), self.registry.clone());
-        let mut checks: Vec<(&'static str, Check)> = vec![
-            postgres_check(&self.pool),
-            check("kafka", move || {
-                let kafka = kafka.clone();
-                async move { kafka.reachable().await }
-            }),
-            check("registry", move || {
-                let registry = registry.clone();
-                async move { Ok(registry.reachable().await?) }
-            }),
-        ];
+        let config = self.config.clickhouse.clone();
+        let mut checks: Vec<(&'static str, Check)> =
+            vec![postgres_check(&self.pool), kafka_check(&self.config), registry_check(&self.registry)];
         if needs_clickhouse {
             checks.push(check("clickhouse", move || {
                 let config = config.clone();
@@ -246,6 +295,7 @@ struct Meters {
     erasure: ErasureMetrics,
     sinks: millrace_sinks::Metrics,
     client: millrace_producers::client::Metrics,
+    gateway: GatewayMetrics,
 }
 
 impl Meters {
@@ -256,7 +306,8 @@ impl Meters {
         let erasure = ErasureMetrics::register(&mut registry);
         let sinks = millrace_sinks::Metrics::register(&mut registry);
         let client = millrace_producers::client::Metrics::register(&mut registry);
-        Self { registry, stream, clickhouse, erasure, sinks, client }
+        let gateway = GatewayMetrics::register(&mut registry, client.clone());
+        Self { registry, stream, clickhouse, erasure, sinks, client, gateway }
     }
 }
 
@@ -336,6 +387,22 @@ fn background(
         if let Err(error) = serving.await {
             tracing::error!("{what} ended: {error:#}");
         }
+    })
+}
+
+fn kafka_check(config: &Config) -> (&'static str, Check) {
+    let kafka = Admin::new(config.kafka.clone());
+    check("kafka", move || {
+        let kafka = kafka.clone();
+        async move { kafka.reachable().await }
+    })
+}
+
+fn registry_check(registry: &Registry) -> (&'static str, Check) {
+    let registry = registry.clone();
+    check("registry", move || {
+        let registry = registry.clone();
+        async move { Ok(registry.reachable().await?) }
     })
 }
 

@@ -1,7 +1,7 @@
 //! `millrace up`: the whole platform on one machine, in one process beside the servers, with traffic.
 //!
 //! ```text
-//! servers ─→ migrate ─→ registry, receiver ─→ pipelines, sinks ─→ traffic ─→ (--for) settle, compare ─→ drain
+//! servers ─→ migrate ─→ registry, receiver ─→ pipelines, sinks ─→ gateway, traffic ─→ (--for) settle, compare ─→ drain
 //! ```
 #![allow(clippy::print_stdout, reason = "this command's output")]
 
@@ -118,6 +118,9 @@ struct Platform {
     running: Vec<Running>,
     receiver: Receiver,
     receiver_url: String,
+    gateway: JoinHandle<bool>,
+    /// Ends the gateway, before all others.
+    receiving: CancellationToken,
     serving: CancellationToken,
     background: Vec<JoinHandle<()>>,
     begun: Instant,
@@ -131,13 +134,16 @@ impl Platform {
         let config = Config::load_at(global, stack.addresses(), data_dir)?;
         let contracts = global.contracts()?;
         migrate::postgres_schema(&config).await?;
-        let serving = CancellationToken::new();
+        config.gateway.check().map_err(Exit::usage)?;
+        let (serving, receiving) = (CancellationToken::new(), CancellationToken::new());
         let (ops_port, registry_port) =
             (roles::listen_ops(&config).await?, roles::listen(&config.registry.listen, "registry.listen").await?);
+        let gateway_port = roles::listen(&config.gateway.listen, "gateway.listen").await?;
         let registry = roles::serve_registry(registry_port, config.postgres.connect().await?, &serving);
         migrate::everything_else(&config, global, &contracts).await?;
         let base = Base::connect(&config, global).await?;
         let running = base.start_all(&roles::pipelines()).await?;
+        let gateway = base.serve_gateway(gateway_port, &receiving).await?;
         let pool = base.pool.clone();
         let client = simulate::client(&config, &contracts).await?.with_metrics(base.client_metrics());
         let ops = roles::serve_ops(ops_port, base.into_ops(true), &serving);
@@ -152,6 +158,8 @@ impl Platform {
             running,
             receiver,
             receiver_url,
+            gateway,
+            receiving,
             serving,
             background,
             begun,
@@ -161,7 +169,13 @@ impl Platform {
 
     fn welcome(&self, arguments: &Arguments, stack: &Stack) -> String {
         let addresses = stack.addresses();
-        let ours = [("Registry", &addresses.registry), ("Receiver", &addresses.receiver), ("Ops", &addresses.ops)];
+        let token = millrace_local::token_file(&arguments.stack.data_dir);
+        let ours = [
+            ("Gateway", &addresses.gateway),
+            ("Registry", &addresses.registry),
+            ("Receiver", &addresses.receiver),
+            ("Ops", &addresses.ops),
+        ];
         let ours: String = ours.iter().map(|(name, address)| format!("\n{name:<12} {address}")).collect();
         let stack_json = arguments.stack.data_dir.join("stack.json");
         format!(
@@ -169,13 +183,16 @@ impl Platform {
              curl {} -d 'select * from metrics.revenue order by day, currency format PrettyCompact'\n  \
              psql {} -c 'select status, count(*) from order_status group by 1'\n  \
              kcat -C -b {} -t shop.order.v1 -c 3 -f '%k %h\\n'\n  \
-             millrace --stack {} status\n\nCtrl-C drains and stops.",
+             millrace --stack {} status\n  \
+             curl {}/v1/contracts -H \"authorization: Bearer $(cat {})\"\n\nCtrl-C drains and stops.",
             self.begun.elapsed(),
             local::describe(stack),
             addresses.clickhouse,
             addresses.postgres,
             addresses.kafka,
             stack_json.display(),
+            addresses.gateway,
+            token.display(),
         )
     }
 
@@ -269,9 +286,11 @@ impl Platform {
         })
     }
 
-    /// In order: pipelines settle what they hold, then what they stand on ends.
+    /// In order: nobody new is let in, pipelines settle what they hold, then what they stand on ends.
     async fn drain(self) -> Result<(), Exit> {
-        let drained = roles::drain_all(self.running).await;
+        self.receiving.cancel();
+        let answered = roles::in_time(self.gateway).await;
+        let drained = roles::drain_all(self.running).await.and(answered);
         self.serving.cancel();
         for task in self.background {
             drop(task.await);

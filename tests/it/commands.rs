@@ -200,10 +200,10 @@ fn config_shows_each_value_with_its_origin_and_no_secret() {
         command.arg(project.path()).args(more);
         command
             .env("MILLRACE_POSTGRES__PASSWORD", "sesame")
-            .env("MILLRACE_KAFKA__PROPERTIES__SSL_KEY_PASSWORD", "open");
+            .env("MILLRACE_KAFKA__PROPERTIES__SSL_KEY_PASSWORD", "hocuspocus");
         let shown = Finished::of(command.env("MILLRACE_POSTGRES__URL", "postgres://me:abracadabra@db/shop"));
         assert_eq!(shown.code(), 0, "{}", shown.err);
-        for secret in ["sesame", "abracadabra", "open"] {
+        for secret in ["sesame", "abracadabra", "hocuspocus"] {
             assert!(!shown.out.contains(secret), "{secret} in {}", shown.out);
         }
         shown
@@ -236,7 +236,7 @@ fn first_word(line: &str) -> String {
 fn the_help_and_the_readme_list_every_command() {
     let commands = commands();
     let promised =
-        "up local check migrate registry process sink simulate status dead-letters deliveries erasure config";
+        "up local check migrate gateway registry process sink simulate status dead-letters deliveries erasure config";
     for command in promised.split(' ') {
         assert!(commands.iter().any(|listed| listed == command), "{command} is not in the help: {commands:?}");
     }

@@ -1,4 +1,4 @@
-//! What README.md and docs/getting-started.md tell a reader to type, typed.
+//! What README.md, docs/getting-started.md and docs/publishing.md tell a reader to type, typed.
 //!
 //! A fenced block marked `sh` is run by a shell in the repository's root, in the order of the pages:
 //! - `make up` (also with ARGS) starts `up`, in place of the one that runs; other `make` targets and `tools/…`
@@ -111,11 +111,14 @@ impl Reader {
             ("127.0.0.1:19092", ours.kafka.as_str()),
             ("127.0.0.1:15432", postgres),
             ("http://127.0.0.1:18123", &ours.clickhouse),
+            ("http://127.0.0.1:7070", &ours.gateway),
             ("http://127.0.0.1:7071", &ours.registry),
             ("http://127.0.0.1:7072", &ours.receiver),
             ("http://127.0.0.1:7090", &ours.ops),
         ];
-        addresses.iter().fold(text.to_owned(), |text, (documented, ours)| text.replace(documented, ours))
+        let token = millrace_local::token_file(self.data.path()).display().to_string();
+        let text = text.replace(".millrace/gateway/token", &token);
+        addresses.iter().fold(text, |text, (documented, ours)| text.replace(documented, ours))
     }
 }
 
@@ -127,6 +130,7 @@ fn blocks(page: &str) -> Vec<&str> {
 async fn every_command_that_the_pages_tell_to_type_works() {
     let mut reader = Reader::new();
     reader.read("README.md").await;
+    reader.read("docs/publishing.md").await;
     reader.read("docs/getting-started.md").await;
     assert_eq!(reader.up.take().unwrap().stop(), 0);
 }

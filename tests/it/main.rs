@@ -20,6 +20,7 @@ mod engine;
 mod erasure;
 mod evolution;
 mod exactly_once;
+mod gateway;
 mod kills;
 mod layout;
 mod platform;

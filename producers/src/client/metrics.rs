@@ -33,17 +33,22 @@ impl Metrics {
     }
 
     pub(super) fn published(&self, event_type: &str, acknowledged: bool, took: Duration) {
-        self.count(event_type, if acknowledged { "acknowledged" } else { "unknown" });
+        self.count(Some(event_type), if acknowledged { "acknowledged" } else { "unknown" });
+        self.took(took);
+    }
+
+    pub(crate) fn took(&self, took: Duration) {
         self.duration.observe(took.as_secs_f64());
     }
 
     /// `known`: whether a contract describes the type.
     pub(super) fn refused(&self, event_type: &str, known: bool) {
-        self.count(if known { event_type } else { UNKNOWN_TYPE }, "refused");
+        self.count(known.then_some(event_type), "refused");
     }
 
-    fn count(&self, event_type: &str, result: &'static str) {
-        let label = PublishedLabel { r#type: event_type.to_owned(), result };
+    /// `None` is a type that no contract describes.
+    pub(crate) fn count(&self, event_type: Option<&str>, result: &'static str) {
+        let label = PublishedLabel { r#type: event_type.unwrap_or(UNKNOWN_TYPE).to_owned(), result };
         self.published.get_or_create(&label).inc();
     }
 }

@@ -1,0 +1,224 @@
+//! The HTTP gateway: CloudEvents in, one answer for each event, success only for what all in-sync replicas have.
+//!
+//! ```text
+//! connection ─→ key ─→ body, inflated ─→ events ─→ attributes, contract ─→ datum ─┐
+//!                                                                                 │
+//! answer ←─ accepted │ duplicate │ invalid │ unauthorized │ throttled │ retry ←─ log (acks=all)
+//! ```
+//!
+//! Keeps nothing that it could lose: what it remembers of earlier ids is a convenience, the log's own deduplication
+//! decides. Never answers for the log what the log has not said.
+
+mod access;
+mod answer;
+mod body;
+mod cloudevent;
+mod contracts;
+mod metrics;
+mod prepare;
+mod publish;
+mod serve;
+mod window;
+
+pub use access::{KeyConfig, hash_of_key};
+pub use metrics::GatewayMetrics;
+
+use access::{Access, Principal};
+use answer::{Answer, Problem, Verdict, for_batch, for_one};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use body::{Inflight, Limits};
+use cloudevent::{Mode, Submitted};
+use millrace_schemas::Contracts;
+use millrace_schemas::registry::Registry;
+use millrace_stream::KafkaConfig;
+use prepare::Routes;
+use publish::Desk;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// `[gateway]` in `millrace.toml`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewayConfig {
+    /// Where it listens.
+    pub listen: String,
+    /// Anybody may publish anything: only behind something else that asks who is there.
+    pub open: bool,
+    /// API keys by whose they are.
+    pub keys: BTreeMap<String, KeyConfig>,
+    /// How long an event waits for the log; then it is `retry`. Clients wait a little longer than this.
+    pub deadline_ms: u64,
+    /// Of one request, inflated. Many small events; a record itself is at most 1 MiB.
+    pub body_bytes: usize,
+    /// Of all requests in hand; more are sent away. Encoding and the Kafka client hold about as much again each.
+    pub inflight_bytes: usize,
+    /// At once; more wait in the kernel's queue.
+    pub connections: usize,
+    /// Ids that `duplicate` is told by, newest first; each takes about 40 bytes. The log itself remembers as many
+    /// positions of each partition.
+    pub remembered_ids: usize,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:7070".into(),
+            open: false,
+            keys: BTreeMap::new(),
+            deadline_ms: 10_000, // outlives a leader's election, not a client's patience
+            body_bytes: 8 << 20,
+            inflight_bytes: 64 << 20,
+            connections: 4096,
+            remembered_ids: 262_144,
+        }
+    }
+}
+
+impl GatewayConfig {
+    /// # Errors
+    /// Names the key that is wrong, and what to do.
+    pub fn check(&self) -> Result<(), String> {
+        if self.keys.is_empty() && !self.open {
+            return Err(
+                "`gateway.keys` is empty, so nobody could publish: add [gateway.keys.<name>] with `sha256` and \
+                        `scopes` (docs/publishing.md), or set `gateway.open = true` behind something that asks"
+                    .into(),
+            );
+        }
+        let bounds = [
+            ("deadline_ms", self.deadline_ms, 100..=300_000),
+            ("body_bytes", self.body_bytes as u64, 1024..=64 << 20),
+            ("inflight_bytes", self.inflight_bytes as u64, self.body_bytes as u64..=16 << 30),
+            ("connections", self.connections as u64, 1..=1_000_000),
+            ("remembered_ids", self.remembered_ids as u64, 0..=100_000_000),
+        ];
+        for (key, value, bounds) in bounds {
+            if !bounds.contains(&value) {
+                let (least, most) = bounds.into_inner();
+                return Err(format!("`gateway.{key}` is {value}: {least} to {most} is possible"));
+            }
+        }
+        Access::of(self).map(drop)
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_millis(self.deadline_ms)
+    }
+}
+
+/// Ready to serve.
+pub struct Gateway {
+    state: Arc<Shared>,
+    config: GatewayConfig,
+}
+
+/// What every request meets.
+struct Shared {
+    access: Access,
+    limits: Limits,
+    inflight: Inflight,
+    routes: Routes,
+    desk: Desk,
+    metrics: GatewayMetrics,
+}
+
+impl Gateway {
+    /// Looks every version of every contract up in the registry. Kafka may be away.
+    ///
+    /// # Errors
+    /// When the registry does not answer or lacks a contract, or the configuration is wrong.
+    pub async fn connect(
+        config: &GatewayConfig,
+        kafka: &KafkaConfig,
+        registry: &Registry,
+        contracts: Arc<Contracts>,
+        metrics: GatewayMetrics,
+    ) -> anyhow::Result<Self> {
+        let access = Access::of(config).map_err(anyhow::Error::msg)?;
+        let routes = Routes::look_up(registry, contracts).await?;
+        let desk = Desk::new(kafka, config.deadline(), config.remembered_ids)?;
+        let inflight = Inflight::new(config.inflight_bytes, &metrics);
+        let limits = Limits { body_bytes: config.body_bytes };
+        let state = Arc::new(Shared { access, limits, inflight, routes, desk, metrics });
+        Ok(Self { state, config: config.clone() })
+    }
+
+    /// Serves until cancelled, then answers what is in hand. False when that took too long.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> bool {
+        let Self { state, config } = self;
+        let connections = state.metrics.connections.clone();
+        let limits = serve::Limits { connections: config.connections, drain: config.deadline() + serve::DRAIN_SLACK };
+        serve::serve(listener, router(state), limits, connections, stop).await
+    }
+}
+
+fn router(state: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/v1/events", post(events))
+        .route("/v1/contracts", get(contracts::list))
+        .route("/v1/contracts/{type}", get(contracts::one))
+        .route("/v1/contracts/{type}/versions/{number}", get(contracts::version))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such path here: POST /v1/events, GET /v1/contracts"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here: POST /v1/events, GET /v1/contracts")
+        })
+        .with_state(state)
+}
+
+async fn events(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let since = Instant::now();
+    let (parts, mut body) = request.into_parts();
+    let answer = match publish(&shared, &parts.headers, &mut body).await {
+        Ok(answer) => answer.into_response(),
+        Err(problem) => {
+            body::discard(&mut body, problem.status()).await;
+            problem.into_response()
+        }
+    };
+    shared.metrics.answered("/v1/events", answer.status(), since.elapsed());
+    answer
+}
+
+/// The whole flow, in order.
+async fn publish(shared: &Shared, headers: &HeaderMap, body: &mut Body) -> Result<Answer, Problem> {
+    let principal = shared.access.principal(headers)?;
+    let mode = Mode::of(headers)?;
+    let (body, _held) = read(shared, headers, body).await?;
+    let submitted = mode.read(headers, &body)?;
+    let verdicts = settle(shared, &principal, headers, submitted).await;
+    for verdict in &verdicts {
+        shared.metrics.event(verdict);
+    }
+    Ok(if mode == Mode::Batch { for_batch(&verdicts) } else { for_one(&verdicts) })
+}
+
+/// The body and its part of the memory that requests may have.
+async fn read(shared: &Shared, headers: &HeaderMap, body: &mut Body) -> Result<(Vec<u8>, body::Held), Problem> {
+    let read = body::read(headers, body, &shared.limits, &shared.inflight).await;
+    // Who holds the memory while Kafka is away waits for Kafka: that is not the sender's haste.
+    read.map_err(|problem| match problem.status() {
+        StatusCode::TOO_MANY_REQUESTS if shared.desk.log_is_away() => Problem::log_away(),
+        _ => problem,
+    })
+}
+
+async fn settle(
+    shared: &Shared,
+    principal: &Principal,
+    headers: &HeaderMap,
+    submitted: Vec<Submitted<'_>>,
+) -> Vec<Verdict> {
+    let trace = cloudevent::trace(headers);
+    let prepare = |event| shared.routes.prepare(event, principal, trace);
+    let events = submitted.into_iter().map(prepare).collect();
+    shared.desk.settle(events, &shared.metrics).await
+}

@@ -1,0 +1,187 @@
+//! What a sender hears: of each event, or why there was no event to speak of (RFC 9457, problem details).
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use millrace_schemas::Violation;
+use serde::Serialize;
+use serde_json::json;
+
+/// Seconds until another try makes sense: memory is free again soon, a broker takes a little to come back.
+const RETRY_SOON: &str = "1";
+const RETRY_LATER: &str = "5";
+
+/// What became of one event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Status {
+    /// All in-sync replicas have it.
+    Accepted,
+    /// They had it already.
+    Duplicate,
+    /// It will never fit: repair it.
+    Invalid,
+    /// The key's scopes don't cover its topic.
+    Unauthorized,
+    /// Too much at once: send it again later.
+    #[allow(dead_code, reason = "limits for each principal answer so; requests over the memory bound have a 429 whole")]
+    Throttled,
+    /// The log did not answer in time: it may be there or not. Send it again with the same id.
+    Retry,
+}
+
+impl Status {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Duplicate => "duplicate",
+            Self::Invalid => "invalid",
+            Self::Unauthorized => "unauthorized",
+            Self::Throttled => "throttled",
+            Self::Retry => "retry",
+        }
+    }
+
+    fn http(self) -> StatusCode {
+        match self {
+            Self::Accepted | Self::Duplicate => StatusCode::ACCEPTED,
+            Self::Invalid => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::FORBIDDEN,
+            Self::Throttled => StatusCode::TOO_MANY_REQUESTS,
+            Self::Retry => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// One event's answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Verdict {
+    /// As it was sent; none where there was none.
+    pub id: Option<String>,
+    pub status: Status,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<Violation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The contract's, for the count; none for a type that nobody described.
+    #[serde(skip)]
+    pub event_type: Option<String>,
+    /// The id stands for another event already.
+    #[serde(skip)]
+    pub conflict: bool,
+}
+
+impl Verdict {
+    fn http(&self) -> StatusCode {
+        if self.conflict { StatusCode::CONFLICT } else { self.status.http() }
+    }
+}
+
+/// The answer to a request that had events.
+#[derive(Debug)]
+pub(super) struct Answer {
+    status: StatusCode,
+    retry_after: bool,
+    body: String,
+}
+
+/// Of the one event.
+pub(super) fn for_one(verdicts: &[Verdict]) -> Answer {
+    answer(verdicts, serde_json::to_string(&verdicts.first()))
+}
+
+/// Of each event, in the order of the batch.
+pub(super) fn for_batch(verdicts: &[Verdict]) -> Answer {
+    answer(verdicts, serde_json::to_string(&json!({ "results": verdicts })))
+}
+
+/// One status for all events is the answer's; else it says that there are several.
+fn answer(verdicts: &[Verdict], body: serde_json::Result<String>) -> Answer {
+    let mut statuses = verdicts.iter().map(Verdict::http);
+    let first = statuses.next().unwrap_or(StatusCode::ACCEPTED);
+    let status = if statuses.all(|other| other == first) { first } else { StatusCode::MULTI_STATUS };
+    let retry_after = verdicts.iter().any(|verdict| matches!(verdict.status, Status::Retry | Status::Throttled));
+    Answer { status, retry_after, body: body.unwrap_or_default() } // text and numbers always serialize
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, [(header::CONTENT_TYPE, "application/json")], self.body).into_response();
+        if self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_LATER));
+        }
+        response
+    }
+}
+
+/// Why a request as a whole was refused; none of its events is in the log.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    detail: String,
+    header: Option<(header::HeaderName, &'static str)>,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into(), header: None }
+    }
+
+    pub fn busy() -> Self {
+        let detail = "as much is in hand as fits in memory (gateway.inflight_bytes); nothing was published";
+        Self { header: Some((header::RETRY_AFTER, RETRY_SOON)), ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
+    }
+
+    pub fn log_away() -> Self {
+        let detail = "the log does not answer, and requests that wait for it fill the memory; nothing was published";
+        Self { header: Some((header::RETRY_AFTER, RETRY_LATER)), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+    }
+
+    pub fn asking_for_a_key(self) -> Self {
+        Self { header: Some((header::WWW_AUTHENTICATE, "Bearer")), ..self }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let title = self.status.canonical_reason().unwrap_or_default();
+        let body = json!({ "title": title, "status": self.status.as_u16(), "detail": self.detail }).to_string();
+        let mut response = (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(status: Status) -> Verdict {
+        Verdict { id: None, status, errors: vec![], message: None, event_type: None, conflict: false }
+    }
+
+    #[test]
+    fn a_batch_has_the_status_of_its_events_where_they_have_one() {
+        use Status::{Accepted, Duplicate, Invalid, Retry, Unauthorized};
+        let cases: [(&[Status], u16, bool); 6] = [
+            (&[], 202, false),
+            (&[Accepted, Duplicate], 202, false),
+            (&[Accepted, Invalid], 207, false),
+            (&[Invalid, Invalid], 400, false),
+            (&[Unauthorized], 403, false),
+            (&[Retry, Retry], 503, true),
+        ];
+        for (statuses, http, retry_after) in cases {
+            let answer = for_batch(&statuses.iter().copied().map(verdict).collect::<Vec<_>>());
+            assert_eq!((answer.status.as_u16(), answer.retry_after), (http, retry_after), "{statuses:?}");
+        }
+        let conflict = Verdict { conflict: true, ..verdict(Invalid) };
+        assert_eq!(for_one(&[conflict]).status, StatusCode::CONFLICT);
+        assert_eq!(for_one(&[verdict(Accepted)]).body, r#"{"id":null,"status":"accepted"}"#);
+    }
+}

@@ -1,0 +1,68 @@
+//! What the gateway counts. Names and units: `docs/metrics.md`.
+
+use super::answer::Verdict;
+use crate::client;
+use axum::http::StatusCode;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use std::time::Duration;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabel {
+    route: &'static str,
+    status: u16,
+}
+
+/// Shared by every clone.
+#[derive(Clone)]
+pub struct GatewayMetrics {
+    /// Events are counted where the client counts them: they are published either way.
+    events: client::Metrics,
+    requests: Family<RequestLabel, Histogram, fn() -> Histogram>,
+    pub(super) inflight_bytes: Gauge,
+    pub(super) connections: Gauge,
+}
+
+impl GatewayMetrics {
+    pub fn register(registry: &mut Registry, events: client::Metrics) -> Self {
+        let histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
+        let requests = Family::new_with_constructor(histogram as fn() -> Histogram);
+        let metrics = Self { events, requests, inflight_bytes: Gauge::default(), connections: Gauge::default() };
+        registry.register(
+            "millrace_http_request_duration_seconds",
+            "A request, headers to answer",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "millrace_gateway_inflight_bytes",
+            "Bodies in hand, inflated",
+            metrics.inflight_bytes.clone(),
+        );
+        registry.register("millrace_gateway_connections", "Open connections", metrics.connections.clone());
+        metrics
+    }
+
+    pub(super) fn event(&self, verdict: &Verdict) {
+        self.events.count(verdict.event_type.as_deref(), verdict.status.word());
+    }
+
+    /// An event's way from its request to the log's answer.
+    pub(super) fn settled(&self, took: Duration) {
+        self.events.took(took);
+    }
+
+    pub(super) fn answered(&self, route: &'static str, status: StatusCode, took: Duration) {
+        let label = RequestLabel { route, status: status.as_u16() };
+        self.requests.get_or_create(&label).observe(took.as_secs_f64());
+    }
+}
+
+impl Default for GatewayMetrics {
+    /// Counts into nowhere: for tests.
+    fn default() -> Self {
+        Self::register(&mut Registry::default(), client::Metrics::default())
+    }
+}
