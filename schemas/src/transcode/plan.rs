@@ -16,6 +16,9 @@ const MICROS: RangeInclusive<i64> = *DAYS.start() * MICROS_A_DAY..=(*DAYS.end() 
 const INTS: RangeInclusive<i64> = i32::MIN as i64..=i32::MAX as i64;
 const LONGS: RangeInclusive<i64> = i64::MIN..=i64::MAX;
 
+/// No longer than any other attribute of an event.
+pub(super) const KEY_BYTES_MAX: usize = 1024;
+
 /// How a value is written.
 #[derive(Debug)]
 pub(super) enum Node {
@@ -29,7 +32,7 @@ pub(super) enum Node {
     Float,
     Double,
     Text {
-        /// Neither empty: it is what the log is ordered by.
+        /// Neither empty nor long: it is what the log is ordered by, and stands in two headers of the record besides.
         key: bool,
     },
     Uuid,
@@ -147,7 +150,7 @@ impl Node {
             Self::Integer { expected, .. } => (*expected).into(),
             Self::Float => "a number that a float (32 bits) holds".into(),
             Self::Double => "a number".into(),
-            Self::Text { key: true } => "text, not empty: it is the key".into(),
+            Self::Text { key: true } => format!("text of 1 to {KEY_BYTES_MAX} bytes: it is the key"),
             Self::Text { key: false } => "a string".into(),
             Self::Uuid => "a uuid".into(),
             Self::Enum(symbols) => format!("one of {}", symbols.join(", ")),

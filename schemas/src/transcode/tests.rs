@@ -222,7 +222,7 @@ fn what_no_consumer_could_use_is_refused() {
     }
     let cases = [
         (r#"{"id": "a\u0000b"}"#, "/id: expected text without NUL, found \"a\\0b\""),
-        (r#"{"id": ""}"#, "/id: expected text, not empty: it is the key, found \"\""),
+        (r#"{"id": ""}"#, "/id: expected text of 1 to 1024 bytes: it is the key, found \"\""),
         (
             r#"{"id": "x", "d": 120530}"#,
             "/d: expected days since 1970-01-01, within 1900-01-01 to 2299-12-31, found 120530",
@@ -244,6 +244,9 @@ fn what_no_consumer_could_use_is_refused() {
     ];
     for (text, expected) in cases {
         assert_eq!(wrong(&plan, text), [expected], "{text}");
+    }
+    for (bytes, fits) in [(1024, true), (1025, false)] {
+        assert_eq!(encoded(&plan, &json!({ "id": "k".repeat(bytes) }).to_string()).is_ok(), fits, "a key of {bytes}");
     }
 }
 
@@ -288,7 +291,7 @@ fn neither_depth_nor_size_nor_a_flood_of_errors_takes_more_than_its_bound() {
     assert!(datum.is_empty() && datum.capacity() < 3 * BYTES_MAX, "{} bytes", datum.capacity());
 
     let deep = format!(r#"{{"id": {}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
-    assert_eq!(wrong(&plan, &deep), ["/id: expected text, not empty: it is the key, found an array"]);
+    assert_eq!(wrong(&plan, &deep), ["/id: expected text of 1 to 1024 bytes: it is the key, found an array"]);
     let flood = format!(r#"{{"id": "x", "list": [{}1]}}"#, "1,".repeat(100_000));
     assert_eq!(wrong(&plan, &flood).len(), VIOLATIONS_MAX);
     let name = "n~/".repeat(10_000);

@@ -1,6 +1,6 @@
 //! What happens to each JSON value: it is written as its node of the plan says, or noted as a violation.
 
-use super::plan::{Field, Node, Record, Union};
+use super::plan::{Field, KEY_BYTES_MAX, Node, Record, Union};
 use super::{VIOLATIONS_MAX, Violation};
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -308,7 +308,7 @@ fn put(node: &Node, value: Scalar<'_>, into: &mut Vec<u8>) -> bool {
         (Node::Boolean, Scalar::Boolean(value)) => into.push(u8::from(value)),
         (Node::Integer { range, .. }, Scalar::Integer(value)) if range.contains(&value) => put_long(value, into),
         (Node::Float | Node::Double, value) => return put_number(node, value, into),
-        (Node::Text { key }, Scalar::Text(text)) if !(text.contains('\0') || *key && text.is_empty()) => {
+        (Node::Text { key }, Scalar::Text(text)) if !text.contains('\0') && (!key || is_key(text)) => {
             put_bytes(text.as_bytes(), into);
         }
         (Node::Uuid, Scalar::Text(text)) => return put_uuid(text, into),
@@ -318,6 +318,10 @@ fn put(node: &Node, value: Scalar<'_>, into: &mut Vec<u8>) -> bool {
         _ => return false,
     }
     true
+}
+
+fn is_key(text: &str) -> bool {
+    (1..=KEY_BYTES_MAX).contains(&text.len())
 }
 
 /// Without its tag a value is of the first branch that it fits, as in a default.
