@@ -123,6 +123,55 @@ fn one_pass_writes_what_the_value_tree_writes_and_refuses_what_it_refuses() {
     assert!(accepted > CONTRACTS && refused > CONTRACTS && stricter < accepted);
 }
 
+#[test]
+fn numbers_at_the_edges_of_their_types_are_taken_and_refused_as_the_value_tree_does() {
+    const TYPES: [&str; 4] = ["int", "long", "float", "double"];
+    // Which of the types hold it: a fraction is no integer, even where it is nought, and no number is infinite.
+    let cases = [
+        ("0", "int long float double"),
+        ("-0", "float double"),
+        ("1.0", "float double"),
+        ("1e2", "float double"),
+        ("2147483647", "int long float double"),
+        ("2147483648", "long float double"),
+        ("-2147483648", "int long float double"),
+        ("-2147483649", "long float double"),
+        ("9223372036854775807", "long float double"),
+        ("9223372036854775808", "float double"),
+        ("-9223372036854775808", "long float double"),
+        ("-9223372036854775809", "float double"),
+        ("18446744073709551616", "float double"),
+        ("3.5e38", "double"),
+        ("1e-400", "float double"),
+        ("1e400", ""),
+        ("-1e400", ""),
+        ("01", ""),
+        ("+1", ""),
+        (".5", ""),
+        ("1.", ""),
+        ("0x1", ""),
+        ("NaN", ""),
+        ("-Infinity", ""),
+        ("\"1\"", ""),
+        ("\"NaN\"", "float double"),
+        ("\"-Infinity\"", "float double"),
+        ("\"nan\"", ""),
+    ];
+    for (literal, holding) in cases {
+        for kind in TYPES {
+            let (plan, writer) = plan(&[json!({ "name": "n", "type": kind })]);
+            let text = format!(r#"{{"id": "x", "n": {literal}}}"#);
+            let datum = encoded(&plan, &text);
+            assert_eq!(datum.is_ok(), holding.split(' ').any(|held| held == kind), "{literal} as {kind}: {datum:?}");
+            let tree = serde_json::from_str(&text).ok().and_then(|json| value_from_json(writer.schema, &json).ok());
+            let Some(tree) = tree else { continue };
+            let mut expected = Vec::new();
+            writer.encode_value(&tree, &mut expected).unwrap();
+            assert!(datum.is_err() && literal == "3.5e38" || datum == Ok(expected), "{literal} as {kind}");
+        }
+    }
+}
+
 /// As text: a NaN equals no other.
 fn shown(writer: &WriterSchema, value: &apache_avro::types::Value) -> String {
     value_to_json(writer.schema, value).to_string()

@@ -1,6 +1,7 @@
 //! Random contracts, events that more or less follow them, and broken text. Test data only.
 
 use apache_avro::Schema;
+use apache_avro::schema::{InnerDecimalSchema, UuidSchema};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Map, Value as Json, json};
@@ -100,6 +101,12 @@ impl Generator {
             json!({ "type": "string", "logicalType": "uuid" }),
             json!({ "type": "int", "logicalType": "date" }),
             json!({ "type": "long", "logicalType": "timestamp-micros" }),
+            json!({ "type": "long", "logicalType": "timestamp-millis" }),
+            json!({ "type": "long", "logicalType": "local-timestamp-micros" }),
+            json!({ "type": "long", "logicalType": "time-micros" }),
+            json!({ "type": "int", "logicalType": "time-millis" }),
+            json!({ "type": "fixed", "name": name, "size": 4, "logicalType": "decimal", "precision": 9, "scale": 2 }),
+            json!({ "type": "fixed", "name": name, "size": 16, "logicalType": "uuid" }),
             json!({ "type": "bytes", "logicalType": "decimal", "precision": precision, "scale": 1 }),
             json!({ "type": "fixed", "name": name, "size": 3 }),
             json!({ "type": "enum", "name": name, "symbols": ["A", "B", "C"] }),
@@ -140,7 +147,7 @@ impl Generator {
             }
             Schema::Map(map) => {
                 let count = self.rng.random_range(0..4);
-                (0..count).map(|_| (self.text(), self.value(&map.types, odd))).collect()
+                (0..count).map(|_| (self.map_key(), self.value(&map.types, odd))).collect()
             }
             Schema::Union(union) => {
                 let branch = self.pick(union.variants());
@@ -152,12 +159,15 @@ impl Generator {
             }
             Schema::Null => json!(null),
             Schema::Boolean => json!(self.one_in(2)),
-            Schema::Int => json!(self.pick(&[0, 1, -1, 63, -64, 64, i32::MIN, i32::MAX])),
+            Schema::Int | Schema::TimeMillis => json!(self.pick(&[0, 1, -1, 63, -64, 64, i32::MIN, i32::MAX])),
             Schema::Date => json!(self.pick(&[0, 20_000, -25_567, 120_529])),
             Schema::TimestampMicros => json!(self.pick(&[0, 1_767_225_600_123_456_i64, -1])),
-            Schema::Long => json!(self.pick(&[0, 1, -1, 1 << 40, i64::MIN, i64::MAX])),
+            Schema::Long | Schema::TimeMicros | Schema::TimestampMillis | Schema::LocalTimestampMicros => {
+                json!(self.pick(&[0, 1, -1, 1 << 40, i64::MIN, i64::MAX]))
+            }
             Schema::Float => self.pick(&[json!(0.1), json!(-3), json!(1e30), json!("NaN"), json!("-Infinity")]),
             Schema::Double => self.pick(&[json!(0.1), json!(1e300), json!(u64::MAX), json!("Infinity")]),
+            Schema::Uuid(UuidSchema::Fixed(_)) => json!("0123456789abc\u{0}\u{ff}\u{80}"),
             Schema::Uuid(_) => {
                 let id = Uuid::from_u128(self.rng.random());
                 let forms = [id.to_string(), id.to_string().to_uppercase(), id.simple().to_string()];
@@ -165,7 +175,10 @@ impl Generator {
             }
             Schema::Enum(symbols) => json!(self.pick(&symbols.symbols)),
             Schema::Fixed(_) => json!(self.pick(&["abc", "\u{0}\u{ff}\u{80}"])),
-            Schema::Decimal(_) => json!(self.pick(&["\u{0}", "\u{9}", "\u{ff}", "\u{0}\u{1}"])),
+            Schema::Decimal(decimal) if matches!(decimal.inner, InnerDecimalSchema::Fixed(_)) => {
+                json!(self.pick(&["\u{0}\u{0}\u{0}\u{0}", "\u{ff}\u{ff}\u{ff}\u{fe}", "\u{7f}\u{ff}\u{ff}\u{ff}"]))
+            }
+            Schema::Decimal(_) => json!(self.pick(&["\u{0}", "\u{9}", "\u{ff}", "\u{0}\u{1}", "\u{a}", "\u{f6}"])),
             Schema::Bytes => json!(self.pick(&["", "a", "\u{0}\u{ff}"])),
             _ => json!(self.text()),
         }
@@ -174,6 +187,12 @@ impl Generator {
     fn text(&mut self) -> String {
         self.pick(&["", "a", "é\n\"\\", "string", "NaN", "7", "😀😀😀", "0198c0d4-1f6a-7b3e-8d27-5ac94e10b7f6"])
             .to_owned()
+    }
+
+    fn map_key(&mut self) -> String {
+        let hostile =
+            ["a\u{0}b", "string", "map", "null", "/~", "__proto__", "$ref", "\u{feff}", "\u{202e}x", "\\u0000"];
+        if self.one_in(2) { self.text() } else { self.pick(&hostile).to_owned() }
     }
 
     fn anything(&mut self) -> Json {
