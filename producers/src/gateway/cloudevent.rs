@@ -4,7 +4,7 @@ use super::answer::Problem;
 use axum::http::{HeaderMap, StatusCode, header};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use millrace_schemas::Violation;
+use millrace_schemas::{VIOLATIONS_MAX, Violation};
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -98,9 +98,10 @@ fn media_type(headers: &HeaderMap) -> String {
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// The trace of the request, which an event without one of its own continues (W3C Trace Context).
+/// The trace of the request, which an event without one of its own continues (W3C Trace Context). What is too long
+/// for an attribute is left out: it would travel with each event of a batch.
 pub(super) fn trace(headers: &HeaderMap) -> Trace<'_> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let text = |name| headers.get(name)?.to_str().ok().filter(|text| text.len() <= ATTRIBUTE_BYTES_MAX);
     (text("traceparent"), text("tracestate"))
 }
 
@@ -132,6 +133,7 @@ fn binary<'a>(headers: &'a HeaderMap, body: &'a [u8]) -> Submitted<'a> {
 }
 
 const DATA_TYPES: &str = "application/json or application/avro";
+const ONCE: &str = "the attribute once";
 
 fn is_json(media_type: &str) -> bool {
     media_type == "application/json" || media_type.ends_with("+json")
@@ -145,7 +147,7 @@ fn percent_decoded(text: &str) -> Option<Cow<'_, str>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, behind)) = rest.split_first() {
-        let decoded = (first == b'%').then(|| behind.get(..2)).flatten();
+        let decoded = behind.get(..2).filter(|digits| first == b'%' && digits.iter().all(u8::is_ascii_hexdigit));
         let decoded = decoded.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
         bytes.push(decoded.unwrap_or(first));
         rest = if decoded.is_some() { &behind[2..] } else { behind };
@@ -165,8 +167,11 @@ impl<'a> Submitted<'a> {
         self.values[at].take()
     }
 
+    /// Not more than a few: an attribute is six bytes of JSON, and what is said of it hundreds.
     pub fn wrong(&mut self, pointer: &str, expected: &str, found: &str) {
-        self.violations.push(Violation::new(pointer, expected, found));
+        if self.violations.len() < VIOLATIONS_MAX {
+            self.violations.push(Violation::new(pointer, expected, found));
+        }
     }
 
     /// `None` is something else than text.
@@ -188,9 +193,15 @@ impl<'a> Submitted<'a> {
             }
             Some(text) => {
                 if self.values[at].replace(text).is_some() {
-                    self.wrong(&pointer, "the attribute once", "it again");
+                    self.wrong(&pointer, ONCE, "it again");
                 }
             }
+        }
+    }
+
+    fn put_once<T>(&mut self, into: &mut Option<T>, pointer: &str, value: T) {
+        if into.replace(value).is_some() {
+            self.wrong(pointer, ONCE, "it again");
         }
     }
 
@@ -266,12 +277,13 @@ impl<'de> Visitor<'de> for OneEvent {
         let (mut data, mut base64) = (None, None);
         while let Some(Text(name)) = json.next_key()? {
             match name.as_deref() {
-                Some("data") => data = Some(json.next_value::<&RawValue>()?),
-                Some("data_base64") => base64 = Some(json.next_value::<Text<'de>>()?.0.unwrap_or_default()),
-                Some(name) => match json.next_value::<Attribute<'de>>()? {
-                    Attribute::Null => {} // as if it were not there (JSON event format, 2.2)
-                    Attribute::Other => event.set(name, None),
-                    Attribute::Text(text) => event.set(name, Some(text)),
+                Some("data") => event.put_once(&mut data, "/data", json.next_value::<&RawValue>()?),
+                Some(name) => match (name, json.next_value::<Attribute<'de>>()?) {
+                    (_, Attribute::Null) => {} // as if it were not there (JSON event format, 2.2)
+                    ("data_base64", Attribute::Other) => event.wrong("/data_base64", "text", "something else"),
+                    ("data_base64", Attribute::Text(text)) => event.put_once(&mut base64, "/data_base64", text),
+                    (name, Attribute::Other) => event.set(name, None),
+                    (name, Attribute::Text(text)) => event.set(name, Some(text)),
                 },
                 None => drop(json.next_value::<IgnoredAny>()?),
             }
@@ -418,11 +430,11 @@ mod tests {
         assert_eq!((one.get("type").unwrap().as_ref(), one.get("id").unwrap().as_ref()), ("a.b", "1"));
         assert!(one.get("subject").is_none());
 
-        let list = [("ce-type", "a.b"), ("ce-source", "/a%20b%C3%A9%"), ("content-type", "application/avro")];
+        let list = [("ce-type", "a.b"), ("ce-source", "/a%20b%C3%A9%+9%"), ("content-type", "application/avro")];
         let headers = headers(&list);
         let one = Mode::Binary.read(&headers, b"\0datum").unwrap().remove(0);
         assert!(matches!(&one.data, Some(Data::Avro(datum)) if **datum == *b"\0datum"));
-        assert_eq!(one.get("source").unwrap().as_ref(), "/a bé%");
+        assert_eq!(one.get("source").unwrap().as_ref(), "/a bé%+9%");
 
         let avro = r#"{"data_base64": "AAE=", "datacontenttype": "application/avro"}"#;
         let one = Mode::Structured.read(&none, avro.as_bytes()).unwrap().remove(0);
@@ -446,5 +458,28 @@ mod tests {
         assert_eq!(batch(&format!("[{}]", "[".repeat(100_000))), Err(400));
         assert_eq!(batch(&format!("[{}0]", "0,".repeat(BATCH_EVENTS_MAX))), Err(413));
         assert!(Mode::Batch.read(&HeaderMap::new(), b"[\"\xff\"]").is_err());
+    }
+
+    #[test]
+    fn data_comes_once_and_null_is_as_if_it_were_not_there() {
+        let found = batch(
+            r#"[{"data": {}, "data": {}}, {"data_base64": "AA==", "data_base64": "AA==", "datacontenttype": "avro/binary"},
+                {"data": {}, "data_base64": null}, {"data_base64": 7}, {"data": {}, "data_base64": "AA=="}]"#,
+        );
+        let expected: [&[&str]; 5] = [&["/data"], &["/data_base64"], &[], &["/data_base64"], &["/data_base64"]];
+        assert_eq!(found.unwrap(), expected);
+    }
+
+    #[test]
+    fn a_flood_of_unknown_attributes_is_answered_by_a_page_and_not_by_the_memory() {
+        let flood: String = (0..100_000).map(|n| format!(r#""x{n}":1,"#)).collect();
+        assert_eq!(batch(&format!(r#"[{{{flood}"id":"1"}}]"#)).unwrap()[0].len(), VIOLATIONS_MAX);
+    }
+
+    #[test]
+    fn the_state_of_a_trace_that_no_attribute_would_hold_does_not_travel_with_every_event() {
+        let long = "v".repeat(ATTRIBUTE_BYTES_MAX + 1);
+        assert_eq!(trace(&headers(&[("traceparent", "p"), ("tracestate", &long)])), (Some("p"), None));
+        assert_eq!(trace(&headers(&[("traceparent", "p"), ("tracestate", "v=1")])), (Some("p"), Some("v=1")));
     }
 }

@@ -7,7 +7,7 @@ use crate::client::VALUE_BYTES_MAX;
 use apache_avro::types::Value;
 use chrono::{DateTime, Utc};
 use millrace_schemas::registry::Registry;
-use millrace_schemas::{Contract, Contracts, Envelope, JsonPlan, Violation, WriterSchema, wire};
+use millrace_schemas::{Contract, Contracts, Envelope, JsonPlan, VIOLATIONS_MAX, Violation, WriterSchema, wire};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -41,6 +41,8 @@ struct Writer {
 
 /// A record, ready for the log.
 pub(super) struct Prepared<'a> {
+    /// As it was sent: by it the sender finds the answer.
+    pub id: String,
     pub topic: String,
     /// Its subject is the record's key.
     pub envelope: Envelope<'a>,
@@ -78,6 +80,7 @@ impl Routes {
         let refused =
             |status, errors, message| Box::new(Verdict { id, status, errors, message, event_type, conflict: false });
         let Some(route) = route else {
+            identity(&mut event);
             event.wrong("/type", &self.known_types(&event), &quoted(event.get("type")));
             return Err(refused(Status::Invalid, event.violations, None));
         };
@@ -106,15 +109,7 @@ impl Routes {
 
 impl Route {
     fn prepare<'a>(&self, mut event: Submitted<'a>, trace: Trace<'a>) -> Result<Prepared<'a>, Vec<Violation>> {
-        let id = identity(&mut event);
-        let occurred_at = id.and_then(|id| happened(&mut event, id));
-        if event.get("specversion").is_none_or(|version| version != "1.0") {
-            let found = quoted(event.get("specversion"));
-            event.wrong("/specversion", "1.0", &found);
-        }
-        if event.get("source").is_none_or(|source| source.is_empty()) {
-            event.wrong("/source", "who publishes, a URI reference such as /shop", "nothing");
-        }
+        let identity = identity(&mut event);
         let written = self.write(&mut event);
         let key = written.as_ref().map(|(_, _, key)| key.clone()).unwrap_or_default();
         for name in ["subject", "partitionkey"] {
@@ -124,14 +119,15 @@ impl Route {
                 event.wrong(&format!("/{name}"), &expected, &found);
             }
         }
-        let (Some((writer, value, subject)), Some(id), Some(occurred_at)) = (written, id, occurred_at) else {
+        let (Some((writer, value, subject)), Some(identity)) = (written, identity) else {
             return Err(event.violations);
         };
         if !event.violations.is_empty() {
             return Err(event.violations);
         }
-        let envelope = self.envelope(event, (id, occurred_at), subject, writer, trace);
-        Ok(Prepared { topic: self.contract.topic.clone(), envelope, value })
+        let id = event.take("id").unwrap_or_default().into_owned();
+        let envelope = self.envelope(event, identity, subject, writer, trace);
+        Ok(Prepared { id, topic: self.contract.topic.clone(), envelope, value })
     }
 
     /// The framed datum and its key.
@@ -150,7 +146,8 @@ impl Route {
             Err(violations) => {
                 let below_data =
                     |violation: Violation| Violation { pointer: format!("/data{}", violation.pointer), ..violation };
-                event.violations.extend(violations.into_iter().map(below_data));
+                let room = VIOLATIONS_MAX.saturating_sub(event.violations.len());
+                event.violations.extend(violations.into_iter().map(below_data).take(room));
                 None
             }
         }
@@ -224,22 +221,31 @@ fn quoted(value: Option<&Cow<'_, str>>) -> String {
     value.map_or_else(|| "nothing".into(), |text| format!("{:?}", text.chars().take(64).collect::<String>()))
 }
 
-fn identity(event: &mut Submitted<'_>) -> Option<Uuid> {
+/// Which event it is and when it happened; with what else every event must say, whatever its contract.
+fn identity(event: &mut Submitted<'_>) -> Option<(Uuid, DateTime<Utc>)> {
     let id = event.get("id").and_then(|id| Uuid::try_parse(id).ok());
     if id.is_none() {
         let found = quoted(event.get("id"));
         event.wrong("/id", "a UUID, best a UUIDv7, the same when it is sent again", &found);
     }
-    id
+    let occurred_at = happened(event, id);
+    if event.get("specversion").is_none_or(|version| version != "1.0") {
+        let found = quoted(event.get("specversion"));
+        event.wrong("/specversion", "1.0", &found);
+    }
+    if event.get("source").is_none_or(|source| source.is_empty()) {
+        event.wrong("/source", "who publishes, a URI reference such as /shop", "nothing");
+    }
+    Some((id?, occurred_at?))
 }
 
-/// As `time` says, or as a UUIDv7 does.
-fn happened(event: &mut Submitted<'_>, id: Uuid) -> Option<DateTime<Utc>> {
+/// As `time` says, or as a UUIDv7 does. Where both are missing it is the id that is wrong.
+fn happened(event: &mut Submitted<'_>, id: Option<Uuid>) -> Option<DateTime<Utc>> {
     let given = event.get("time");
     let found = quoted(given);
     let time = match given {
         Some(text) => DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc()),
-        None => Envelope::time_of(id),
+        None => Envelope::time_of(id?),
     };
     let time = time.filter(|time| OCCURRED.contains(&time.timestamp()));
     if time.is_none() {
@@ -330,6 +336,17 @@ mod tests {
         event.as_object_mut().unwrap().remove("dataschema");
         let found = prepared(&event).unwrap_err();
         assert_eq!(found, ["/id", "/specversion", "/source", "/data/user_id", "/data/colour", "/data/requested_by"]);
+        (event["time"], event["type"]) = (json!("yesterday"), json!("user.erasd"));
+        assert_eq!(prepared(&event).unwrap_err(), ["/id", "/time", "/specversion", "/source", "/type"]);
+    }
+
+    #[test]
+    fn an_events_errors_are_a_page_wherever_they_were_found() {
+        let mut event = erased();
+        for n in 0..20 {
+            (event[format!("x{n}")], event["data"][format!("x{n}")]) = (json!(1), json!(1));
+        }
+        assert_eq!(prepared(&event).unwrap_err().len(), VIOLATIONS_MAX);
     }
 
     #[test]

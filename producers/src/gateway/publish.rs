@@ -155,7 +155,7 @@ impl Desk {
 }
 
 async fn send(publisher: &Publisher, event: &Prepared<'_>, fingerprint: Fingerprint, until: Instant) -> Stage {
-    let Prepared { topic, envelope, value } = event;
+    let Prepared { topic, envelope, value, .. } = event;
     let outgoing = Outgoing { topic, key: &envelope.subject, envelope, value: Some(value) };
     let (id, verdict) = (envelope.id, Box::new(verdict(event)));
     match tokio::time::timeout_at(until, publisher.enqueue(&outgoing)).await {
@@ -176,7 +176,7 @@ async fn acknowledged(acknowledgement: Acknowledgement, until: Instant) -> Resul
 /// Of an event that fits and was not sent yet: what it will be when the log has it.
 fn verdict(event: &Prepared<'_>) -> Verdict {
     Verdict {
-        id: Some(event.envelope.id.to_string()),
+        id: Some(event.id.clone()),
         status: Status::Accepted,
         errors: Vec::new(),
         message: None,
