@@ -22,8 +22,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// Consumers turn a larger value into a dead letter; better its producer hears of it.
-pub const VALUE_BYTES_MAX: usize = 1 << 20;
+/// A broker takes records of 1 MiB unless told otherwise, and consumers no larger values. This much is left for the key
+/// and the headers; better a producer hears of what is too large than that its record has no way to go.
+pub const VALUE_BYTES_MAX: usize = (1 << 20) - (32 << 10);
 /// The Kafka client itself tries for two minutes each time; after this many the trouble is not a passing one.
 const ATTEMPTS_MAX: u32 = 3;
 /// Between those attempts.

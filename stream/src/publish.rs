@@ -19,6 +19,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("message.timeout.ms", "120000"),
     ("queue.buffering.max.messages", "100000"),
     ("queue.buffering.max.kbytes", "65536"),
+    // What a broker takes unless told otherwise, rather than the client's own million bytes.
+    ("message.max.bytes", "1048576"),
 ];
 
 const FIXED: &[(&str, &str)] = &[
@@ -55,6 +57,13 @@ fn advice(error: &KafkaError) -> &'static str {
              message.timestamp.type be LogAppendTime"
         }
         _ => "",
+    }
+}
+
+impl PublishError {
+    /// The client never takes a record of this size, however often it is asked: it is not in the log.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::Kafka { error: KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), .. })
     }
 }
 

@@ -17,6 +17,9 @@ use uuid::Uuid;
 
 /// Beyond the Kafka client's own deadline, so that it is the client who gives up: it knows what it sent.
 const ANSWER_SLACK: Duration = Duration::from_secs(1);
+/// How long a batch that the Kafka client took the first events of waits for room for the others. The client gives each
+/// event up by itself: had they waited long, the first would be given up alone and the last be in the log before them.
+const ROOM_DEADLINE: Duration = Duration::from_millis(100);
 
 pub(super) struct Desk {
     kafka: KafkaConfig,
@@ -26,6 +29,20 @@ pub(super) struct Desk {
     fingerprints: RandomState,
     /// The log's last answer was none.
     away: AtomicBool,
+}
+
+/// What kept events of a request out of the log. Told once: an outage has thousands of such events a second.
+#[derive(Default)]
+struct Trouble {
+    events: usize,
+    first: Option<String>,
+}
+
+impl Trouble {
+    fn note(&mut self, error: String) {
+        self.events += 1;
+        self.first.get_or_insert(error);
+    }
 }
 
 /// Where an event of a batch is.
@@ -62,8 +79,8 @@ impl Desk {
         events: Vec<Result<Prepared<'_>, Box<Verdict>>>,
         metrics: &GatewayMetrics,
     ) -> Vec<Verdict> {
-        let since = Instant::now();
-        let stages = self.hand_over(events, since + self.deadline).await;
+        let (since, mut trouble) = (Instant::now(), Trouble::default());
+        let stages = self.hand_over(events, since + self.deadline, &mut trouble).await;
         let mut verdicts: Vec<Verdict> = Vec::with_capacity(stages.len());
         for stage in stages {
             let verdict = match stage {
@@ -72,16 +89,28 @@ impl Desk {
                 Stage::Sent { acknowledgement, fingerprint, id, verdict } => {
                     let answer = acknowledged(acknowledgement, since + self.deadline + ANSWER_SLACK).await;
                     metrics.settled(since.elapsed());
-                    self.judge(answer, id, fingerprint, *verdict)
+                    match answer {
+                        Ok(()) => self.accepted(id, fingerprint, *verdict),
+                        Err(error) => {
+                            trouble.note(error);
+                            retry(*verdict, "the log did not answer in time: it may have the event or not")
+                        }
+                    }
                 }
             };
             verdicts.push(verdict);
         }
+        self.report(trouble);
         verdicts
     }
 
     /// In order; where one can't be handed over in time none behind it is, or a key's order would be lost.
-    async fn hand_over(&self, events: Vec<Result<Prepared<'_>, Box<Verdict>>>, until: Instant) -> Vec<Stage> {
+    async fn hand_over(
+        &self,
+        events: Vec<Result<Prepared<'_>, Box<Verdict>>>,
+        mut until: Instant,
+        trouble: &mut Trouble,
+    ) -> Vec<Stage> {
         let publisher = self.publisher.read().unwrap_or_else(PoisonError::into_inner).clone();
         let (mut stages, mut firsts) = (Vec::with_capacity(events.len()), HashMap::new());
         let mut full = false;
@@ -92,8 +121,11 @@ impl Desk {
                     Err(known) => known,
                     Ok(_) if full => Stage::Done(Box::new(retry(verdict(&prepared), "it was not tried"))),
                     Ok(fingerprint) => {
-                        let stage = send(&publisher, &prepared, fingerprint, until).await;
-                        full = matches!(stage, Stage::Done(_));
+                        let stage = send(&publisher, &prepared, fingerprint, until, trouble).await;
+                        match &stage {
+                            Stage::Done(verdict) => full = verdict.status == Status::Retry,
+                            _ => until = until.min(Instant::now() + ROOM_DEADLINE),
+                        }
                         stage
                     }
                 },
@@ -127,19 +159,18 @@ impl Desk {
         }
     }
 
-    fn judge(&self, answer: Result<(), String>, id: Uuid, fingerprint: Fingerprint, verdict: Verdict) -> Verdict {
-        self.away.store(answer.is_err(), Ordering::Relaxed);
-        match answer {
-            Ok(()) => {
-                self.window.remember(id, fingerprint);
-                verdict
-            }
-            Err(error) => {
-                tracing::warn!(event_id = %id, "{error}");
-                self.replace_broken_publisher();
-                retry(verdict, "the log did not answer in time: it may have the event or not")
-            }
-        }
+    /// The only way into the window: what has no answer is not remembered.
+    fn accepted(&self, id: Uuid, fingerprint: Fingerprint, verdict: Verdict) -> Verdict {
+        self.away.store(false, Ordering::Relaxed);
+        self.window.remember(id, fingerprint);
+        verdict
+    }
+
+    fn report(&self, trouble: Trouble) {
+        let Trouble { events, first: Some(error) } = trouble else { return };
+        self.away.store(true, Ordering::Relaxed);
+        tracing::warn!(events, "not known to be in the log, the first because: {error}");
+        self.replace_broken_publisher();
     }
 
     /// A producer that lost track of its sequence numbers refuses everything from then on; a new one begins anew.
@@ -148,23 +179,36 @@ impl Desk {
         let Some(reason) = publisher.fatal_error() else { return };
         tracing::error!("the Kafka producer gave up and is replaced: {reason}");
         match Publisher::new(&self.kafka) {
-            Ok(fresh) => *publisher = fresh,
+            Ok(fresh) => {
+                let broken = std::mem::replace(&mut *publisher, fresh);
+                tokio::task::spawn_blocking(move || drop(broken)); // which waits for its thread
+            }
             Err(error) => tracing::error!("no new Kafka producer: {error:#}"),
         }
     }
 }
 
-async fn send(publisher: &Publisher, event: &Prepared<'_>, fingerprint: Fingerprint, until: Instant) -> Stage {
+async fn send(
+    publisher: &Publisher,
+    event: &Prepared<'_>,
+    fingerprint: Fingerprint,
+    until: Instant,
+    trouble: &mut Trouble,
+) -> Stage {
     let Prepared { topic, envelope, value, .. } = event;
     let outgoing = Outgoing { topic, key: &envelope.subject, envelope, value: Some(value) };
     let (id, verdict) = (envelope.id, Box::new(verdict(event)));
     match tokio::time::timeout_at(until, publisher.enqueue(&outgoing)).await {
         Ok(Ok(acknowledgement)) => Stage::Sent { acknowledgement, fingerprint, id, verdict },
+        Ok(Err(error)) if error.is_too_large() => Stage::Done(Box::new(too_large(*verdict, value.len()))),
         Ok(Err(error)) => {
-            tracing::warn!(event_id = %id, "{error}");
+            trouble.note(error.to_string());
             Stage::Done(Box::new(retry(*verdict, "the Kafka client did not take it")))
         }
-        Err(_) => Stage::Done(Box::new(retry(*verdict, "the Kafka client's queue was full until the deadline"))),
+        Err(_) => {
+            trouble.note("the Kafka client's queue is full".to_owned());
+            Stage::Done(Box::new(retry(*verdict, "the Kafka client's queue was full")))
+        }
     }
 }
 
@@ -190,6 +234,12 @@ fn retry(verdict: Verdict, why: &str) -> Verdict {
     Verdict { status: Status::Retry, message: Some(message), ..verdict }
 }
 
+/// Where the project allows smaller records than the contracts are checked against.
+fn too_large(verdict: Verdict, bytes: usize) -> Verdict {
+    let error = Violation::new("/data", "an event that fits a record of the log", format!("{bytes} bytes as Avro"));
+    Verdict { status: Status::Invalid, errors: vec![error], ..verdict }
+}
+
 fn repeated(verdict: Verdict, same: bool) -> Verdict {
     if same {
         return Verdict { status: Status::Duplicate, ..verdict };
@@ -203,5 +253,81 @@ fn as_the_first(first: &Verdict, repetition: Verdict) -> Verdict {
     match first.status {
         Status::Accepted | Status::Duplicate => repetition,
         _ => Verdict { status: first.status, message: first.message.clone(), ..repetition },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::Utc;
+    use millrace_schemas::Envelope;
+
+    /// Before a log that nobody answers for.
+    fn desk(deadline: Duration, properties: &[(&str, &str)]) -> Desk {
+        let properties = properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let kafka = KafkaConfig { brokers: "127.0.0.1:1".into(), properties, ..KafkaConfig::default() };
+        Desk::new(&kafka, deadline, 1000).unwrap()
+    }
+
+    fn event(n: u128, bytes: usize) -> Result<Prepared<'static>, Box<Verdict>> {
+        let id = Uuid::from_u128(n);
+        let envelope = Envelope {
+            id,
+            source: "/it".into(),
+            event_type: "a.b".into(),
+            subject: "key".into(),
+            occurred_at: Utc::now(),
+            recorded_at: None,
+            dataschema: None,
+            correlation_id: None,
+            causation_id: None,
+            traceparent: None,
+            tracestate: None,
+        };
+        Ok(Prepared { id: id.to_string().to_uppercase(), topic: "a.v1".into(), envelope, value: vec![0; bytes] })
+    }
+
+    fn batch(bytes: &[usize]) -> Vec<Result<Prepared<'static>, Box<Verdict>>> {
+        (10..).zip(bytes).map(|(n, bytes)| event(n, *bytes)).collect()
+    }
+
+    #[tokio::test]
+    async fn what_was_not_acknowledged_is_retry_in_time_under_its_id_as_sent_and_no_duplicate_later() {
+        let desk = desk(Duration::from_millis(100), &[]);
+        for _ in 0..2 {
+            let since = Instant::now();
+            let verdicts = desk.settle(batch(&[1, 1]), &GatewayMetrics::default()).await;
+            assert!(since.elapsed() < Duration::from_secs(10));
+            assert!(verdicts.iter().all(|verdict| verdict.status == Status::Retry), "{verdicts:?}");
+            assert_eq!(verdicts[0].id.as_deref(), Some("00000000-0000-0000-0000-00000000000A"));
+            assert!(desk.log_is_away());
+        }
+        let same = vec![event(1, 1), event(1, 1)];
+        let verdicts = desk.settle(same, &GatewayMetrics::default()).await;
+        assert!(verdicts.iter().all(|verdict| verdict.status == Status::Retry), "{verdicts:?}");
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_no_longer_fits_the_queue_ends_there_soon_and_no_event_passes_another() {
+        let desk = desk(Duration::from_secs(300), &[("queue.buffering.max.messages", "2")]);
+        let (since, mut trouble) = (Instant::now(), Trouble::default());
+        let stages = desk.hand_over(batch(&[1; 5]), since + desk.deadline, &mut trouble).await;
+        assert!(since.elapsed() < Duration::from_secs(60), "it does not wait for the deadline with half a batch sent");
+        let sent: Vec<bool> = stages.iter().map(|stage| matches!(stage, Stage::Sent { .. })).collect();
+        assert_eq!((sent, trouble.events), (vec![true, true, false, false, false], 1));
+    }
+
+    #[tokio::test]
+    async fn an_event_that_the_client_never_takes_is_invalid_and_keeps_nobody_out() {
+        let desk = desk(Duration::from_secs(300), &[("message.max.bytes", "1000")]);
+        let mut trouble = Trouble::default();
+        let stages = desk.hand_over(batch(&[1, 2000, 1]), Instant::now() + desk.deadline, &mut trouble).await;
+        let status = |stage: &Stage| match stage {
+            Stage::Done(verdict) => Some((verdict.status, verdict.errors[0].found.clone())),
+            _ => None,
+        };
+        let invalid = Some((Status::Invalid, "2000 bytes as Avro".to_owned()));
+        assert_eq!(stages.iter().map(status).collect::<Vec<_>>(), [None, invalid, None]);
+        assert_eq!(trouble.events, 0);
     }
 }
