@@ -24,19 +24,19 @@ pub use access::{KeyConfig, hash_of_key};
 pub use metrics::GatewayMetrics;
 
 use access::{Access, Principal};
-use answer::{Answer, Problem, Verdict, for_batch, for_one};
+use answer::{Answer, Problem, Status, Verdict, for_batch, for_one};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use body::{Inflight, Limits};
-use cloudevent::{Mode, Submitted};
+use body::{Held, Inflight, Limits};
+use cloudevent::Mode;
 use millrace_schemas::Contracts;
 use millrace_schemas::registry::Registry;
 use millrace_stream::KafkaConfig;
-use prepare::Routes;
+use prepare::{Prepared, Routes};
 use publish::Desk;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -59,7 +59,8 @@ pub struct GatewayConfig {
     pub deadline_ms: u64,
     /// Of one request, inflated. Many small events; a record itself is at most 1 MiB.
     pub body_bytes: usize,
-    /// Of all requests in hand; more are sent away. Encoding and the Kafka client hold about as much again each.
+    /// Of all requests in hand, and of answers nobody has read yet; more are sent away. Encoding and the Kafka client
+    /// hold about as much again each.
     pub inflight_bytes: usize,
     /// At once; more wait in the kernel's queue.
     pub connections: usize,
@@ -178,10 +179,12 @@ async fn events(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let since = Instant::now();
     let (parts, mut body) = request.into_parts();
     let answer = match publish(&shared, &parts.headers, &mut body).await {
-        Ok(answer) => answer.into_response(),
+        Ok((answer, held)) => answer.holding(held),
         Err(problem) => {
-            body::discard(&mut body, problem.status()).await;
-            problem.into_response()
+            body::discard(&parts.headers, &mut body, problem.status()).await;
+            // Who holds the memory while Kafka is away waits for Kafka: that is not the sender's haste.
+            let is_away = problem.status() == StatusCode::TOO_MANY_REQUESTS && shared.desk.log_is_away();
+            if is_away { Problem::log_away() } else { problem }.into_response()
         }
     };
     shared.metrics.answered("/v1/events", answer.status(), since.elapsed());
@@ -189,36 +192,72 @@ async fn events(State(shared): State<Arc<Shared>>, request: Request) -> Response
 }
 
 /// The whole flow, in order.
-async fn publish(shared: &Shared, headers: &HeaderMap, body: &mut Body) -> Result<Answer, Problem> {
+async fn publish(shared: &Shared, headers: &HeaderMap, body: &mut Body) -> Result<(Answer, Held), Problem> {
     let principal = shared.access.principal(headers)?;
     let mode = Mode::of(headers)?;
-    let (body, _held) = read(shared, headers, body).await?;
+    let (body, mut held) = body::read(headers, body, &shared.limits, &shared.inflight).await?;
     let submitted = mode.read(headers, &body)?;
-    let verdicts = settle(shared, &principal, headers, submitted).await;
-    for verdict in &verdicts {
-        shared.metrics.event(verdict);
-    }
-    Ok(if mode == Mode::Batch { for_batch(&verdicts) } else { for_one(&verdicts) })
-}
-
-/// The body and its part of the memory that requests may have.
-async fn read(shared: &Shared, headers: &HeaderMap, body: &mut Body) -> Result<(Vec<u8>, body::Held), Problem> {
-    let read = body::read(headers, body, &shared.limits, &shared.inflight).await;
-    // Who holds the memory while Kafka is away waits for Kafka: that is not the sender's haste.
-    read.map_err(|problem| match problem.status() {
-        StatusCode::TOO_MANY_REQUESTS if shared.desk.log_is_away() => Problem::log_away(),
-        _ => problem,
-    })
-}
-
-async fn settle(
-    shared: &Shared,
-    principal: &Principal,
-    headers: &HeaderMap,
-    submitted: Vec<Submitted<'_>>,
-) -> Vec<Verdict> {
     let trace = cloudevent::trace(headers);
-    let prepare = |event| shared.routes.prepare(event, principal, trace);
-    let events = submitted.into_iter().map(prepare).collect();
-    shared.desk.settle(events, &shared.metrics).await
+    let prepare = |event| shared.routes.prepare(event, &principal, trace);
+    let events = within(&mut held, body.len(), submitted.into_iter().map(prepare))?;
+    let verdicts = shared.desk.settle(events, &shared.metrics).await;
+    count(shared, &principal, &verdicts);
+    Ok((if mode == Mode::Batch { for_batch(&verdicts) } else { for_one(&verdicts) }, held))
+}
+
+type Ready<'a> = Result<Prepared<'a>, Box<Verdict>>;
+
+/// What events become takes about as much memory as their body, and that is reckoned with. But a few bytes may stand
+/// for long defaults, or have much said of them: what is beyond is counted as it comes, before anything is published.
+fn within<'a>(
+    held: &mut Held,
+    mut spare: usize,
+    events: impl Iterator<Item = Ready<'a>>,
+) -> Result<Vec<Ready<'a>>, Problem> {
+    let mut ready = Vec::with_capacity(events.size_hint().0);
+    for event in events {
+        let bytes = event.as_ref().map_or_else(|verdict| verdict.bytes(), |prepared| prepared.value.len());
+        held.grow(bytes.saturating_sub(spare))?;
+        spare = spare.saturating_sub(bytes);
+        ready.push(event);
+    }
+    Ok(ready)
+}
+
+fn count(shared: &Shared, principal: &Principal, verdicts: &[Verdict]) {
+    verdicts.iter().for_each(|verdict| shared.metrics.event(verdict));
+    let mut refused = verdicts.iter().filter(|verdict| verdict.status == Status::Unauthorized);
+    if let Some(first) = refused.next() {
+        let (principal, events, event_type) = (&principal.name, 1 + refused.count(), &first.event_type);
+        tracing::warn!(
+            principal,
+            events,
+            event_type,
+            "refused: the first, and the others, are not in the key's scopes"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millrace_schemas::{VIOLATIONS_MAX, Violation};
+
+    #[test]
+    fn events_about_which_much_is_to_be_said_are_refused_at_the_bound_of_the_memory_before_any_is_published() {
+        let metrics = GatewayMetrics::default();
+        let inflight = Inflight::new(1 << 20, &metrics);
+        let errors = vec![Violation::new("/data/colour", "x".repeat(200), "an unknown one"); VIOLATIONS_MAX];
+        let wrong =
+            Verdict { id: None, status: Status::Invalid, errors, message: None, event_type: None, conflict: false };
+        let events = |count| std::iter::repeat_n(wrong.clone(), count).map(|verdict| Err(Box::new(verdict)));
+        let mut held = inflight.begin().unwrap();
+        let before = metrics.inflight_bytes.get();
+        assert_eq!(within(&mut held, 1000, events(5)).unwrap().len(), 5);
+        assert_eq!(metrics.inflight_bytes.get() - before, 5 * wrong.bytes() as i64 - 1000);
+        let refused = within(&mut held, 1000, events(1000)).err().unwrap();
+        assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+        drop(held);
+        assert_eq!(metrics.inflight_bytes.get(), 0);
+    }
 }

@@ -1,5 +1,7 @@
 //! What a sender hears: of each event, or why there was no event to speak of (RFC 9457, problem details).
 
+use super::body::Held;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use millrace_schemas::Violation;
@@ -71,6 +73,12 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
+    /// What its errors take, as they are and again in the answer.
+    pub fn bytes(&self) -> usize {
+        let text = |error: &Violation| error.pointer.len() + error.expected.len() + error.found.len();
+        self.errors.iter().map(|error| 2 * (size_of::<Violation>() + text(error))).sum()
+    }
+
     fn http(&self) -> StatusCode {
         if self.conflict { StatusCode::CONFLICT } else { self.status.http() }
     }
@@ -103,13 +111,27 @@ fn answer(verdicts: &[Verdict], body: serde_json::Result<String>) -> Answer {
     Answer { status, retry_after, body: body.unwrap_or_default() } // text and numbers always serialize
 }
 
-impl IntoResponse for Answer {
-    fn into_response(self) -> Response {
-        let mut response = (self.status, [(header::CONTENT_TYPE, "application/json")], self.body).into_response();
+impl Answer {
+    /// The response, which keeps its part of the memory until it was read: some read slowly.
+    pub fn holding(self, mut held: Held) -> Response {
+        held.keep(self.body.len());
+        let body = Body::from(Bytes::from_owner(Kept { text: self.body, _held: held }));
+        let mut response = (self.status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
         if self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_LATER));
         }
         response
+    }
+}
+
+struct Kept {
+    text: String,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
     }
 }
 
@@ -160,6 +182,8 @@ impl IntoResponse for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::body::Inflight;
+    use crate::gateway::metrics::GatewayMetrics;
 
     fn verdict(status: Status) -> Verdict {
         Verdict { id: None, status, errors: vec![], message: None, event_type: None, conflict: false }
@@ -183,5 +207,21 @@ mod tests {
         let conflict = Verdict { conflict: true, ..verdict(Invalid) };
         assert_eq!(for_one(&[conflict]).status, StatusCode::CONFLICT);
         assert_eq!(for_one(&[verdict(Accepted)]).body, r#"{"id":null,"status":"accepted"}"#);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_reads_keeps_its_part_of_the_memory() {
+        let metrics = GatewayMetrics::default();
+        let inflight = Inflight::new(1 << 20, &metrics);
+        let mut held = inflight.begin().unwrap();
+        held.grow(500_000).unwrap();
+        let answer = for_batch(&vec![verdict(Status::Accepted); 1000]);
+        let bytes = answer.body.len();
+        let response = answer.holding(held);
+        assert_eq!(metrics.inflight_bytes.get(), bytes as i64);
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        assert_eq!((body.len(), metrics.inflight_bytes.get()), (bytes, bytes as i64), "it is not sent yet");
+        drop(body);
+        assert_eq!(metrics.inflight_bytes.get(), 0);
     }
 }

@@ -43,7 +43,7 @@ impl Inflight {
     }
 
     /// A request's part, which grows as it is read. Nobody waits for memory: who waits holds some already.
-    fn begin(&self) -> Result<Held, Problem> {
+    pub fn begin(&self) -> Result<Held, Problem> {
         let permit = self.permits.clone().try_acquire_many_owned(0).map_err(|_| Problem::busy())?;
         let mut held = Held { permit, permits: self.permits.clone(), gauge: self.gauge.clone(), bytes: 0 };
         held.grow(REQUEST_BYTES)?;
@@ -60,13 +60,22 @@ pub(super) struct Held {
 }
 
 impl Held {
-    fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
         let wanted = (self.bytes + bytes).div_ceil(PERMIT_BYTES) - self.permit.num_permits();
         let more = u32::try_from(wanted).ok().and_then(|n| self.permits.clone().try_acquire_many_owned(n).ok());
         self.permit.merge(more.ok_or_else(Problem::busy)?);
         self.bytes += bytes;
         self.gauge.inc_by(bytes as i64);
         Ok(())
+    }
+
+    /// Gives back all but this much, which the answer needs until it is read.
+    pub fn keep(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        let spare = self.permit.num_permits() - bytes.div_ceil(PERMIT_BYTES);
+        drop(self.permit.split(spare));
+        self.gauge.dec_by((self.bytes - bytes) as i64);
+        self.bytes = bytes;
     }
 }
 
@@ -136,9 +145,10 @@ async fn collect(body: &mut Body, bytes_max: usize, held: &mut Held) -> Result<V
 }
 
 /// Reads on for a while what nobody wants: a sender that is still writing would see a broken connection, not the answer.
-pub(super) async fn discard(body: &mut Body, status: StatusCode) {
-    if status == StatusCode::REQUEST_TIMEOUT {
-        return; // it had its time
+pub(super) async fn discard(headers: &HeaderMap, body: &mut Body, status: StatusCode) {
+    // The one had its time; the other waits until the body is asked for, which it won't be.
+    if status == StatusCode::REQUEST_TIMEOUT || headers.contains_key(header::EXPECT) {
+        return;
     }
     let reading = async {
         let mut left = DISCARDED_BYTES_MAX;

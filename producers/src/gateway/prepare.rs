@@ -85,11 +85,6 @@ impl Routes {
             return Err(refused(Status::Invalid, event.violations, None));
         };
         if !principal.may_publish(&route.contract.topic) {
-            tracing::warn!(
-                principal = principal.name,
-                topic = route.contract.topic,
-                "refused: not in the key's scopes"
-            );
             let message = format!("the key's scopes don't cover `publish:{}`", route.contract.topic);
             return Err(refused(Status::Unauthorized, vec![], Some(message)));
         }
