@@ -62,7 +62,7 @@ pub struct GatewayConfig {
     /// Of all requests in hand, and of answers nobody has read yet; more are sent away. Encoding and the Kafka client
     /// hold about as much again each.
     pub inflight_bytes: usize,
-    /// At once; more wait in the kernel's queue.
+    /// At once; more are turned away. Fewer where the process may not have as many files.
     pub connections: usize,
     /// Ids that `duplicate` is told by, newest first; each takes about 40 bytes. The log itself remembers as many
     /// positions of each partition.

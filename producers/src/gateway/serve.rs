@@ -6,10 +6,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::gauge::Gauge;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// From the last answer, or the connection's begin, to the end of a request's headers. Who sends them slowly, or
@@ -23,6 +25,14 @@ const UNREAD_DEADLINE: Duration = Duration::from_secs(30);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Beyond what the log may take: to send the answers.
 pub(super) const DRAIN_SLACK: Duration = Duration::from_secs(5);
+/// Who is told at once that there is no room; beyond them connections are closed without a word.
+const TURNED_AWAY_AT_ONCE: usize = 64;
+const TURNED_AWAY_DEADLINE: Duration = Duration::from_secs(2);
+const NO_ROOM: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
+    connection: close\r\n\r\n{\"title\":\"Service Unavailable\",\"status\":503,\
+    \"detail\":\"as many connections are open as may be (gateway.connections); nothing was published\"}";
+/// Files that are no connections of senders: the Kafka client's, the registry's, the ops port's, those turned away.
+const OTHER_FILES: u64 = 256;
 
 pub(super) struct Limits {
     pub connections: usize,
@@ -37,8 +47,13 @@ pub(super) async fn serve(
     open: Gauge,
     stop: CancellationToken,
 ) -> bool {
-    let (slots, graceful) = (Arc::new(Semaphore::new(limits.connections)), GracefulShutdown::new());
-    while let Some((stream, slot)) = next(&listener, &slots, &stop).await {
+    let slots = Arc::new(Semaphore::new(openable(limits.connections)));
+    let (lobby, graceful) = (Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)), GracefulShutdown::new());
+    while let Some(stream) = next(&listener, &stop).await {
+        let Ok(slot) = slots.clone().try_acquire_owned() else {
+            turn_away(stream, &lobby);
+            continue;
+        };
         let serving = graceful.watch(connection(stream, router.clone()));
         let open = open.clone();
         open.inc();
@@ -54,17 +69,39 @@ pub(super) async fn serve(
     tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_ok()
 }
 
-/// A connection and its slot; `None` when it is time to stop.
-async fn next(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-    stop: &CancellationToken,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+/// As many connections as there may be files: one too many, and the Kafka client could not reach its broker again.
+fn openable(connections: usize) -> usize {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }); // an ordinary user begins with 1024
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let possible = usize::try_from(files.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX).max(1);
+    if possible < connections {
+        tracing::warn!("{files} open files (ulimit -n) are enough for {possible} connections, not for {connections}");
+    }
+    connections.min(possible)
+}
+
+/// Waits until the other side has read it: what is closed over unread bytes is reset, and the answer lost.
+fn turn_away(mut stream: TcpStream, lobby: &Arc<Semaphore>) {
+    let Ok(place) = lobby.clone().try_acquire_owned() else { return };
+    tokio::spawn(async move {
+        let talk = async {
+            stream.write_all(NO_ROOM.as_bytes()).await?;
+            stream.shutdown().await?;
+            while stream.read(&mut [0; 4096]).await? > 0 {}
+            std::io::Result::Ok(())
+        };
+        let _ = tokio::time::timeout(TURNED_AWAY_DEADLINE, talk).await;
+        drop(place);
+    });
+}
+
+/// A connection; `None` when it is time to stop.
+async fn next(listener: &TcpListener, stop: &CancellationToken) -> Option<TcpStream> {
     let accept = async {
-        let slot = slots.clone().acquire_owned().await.ok()?;
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => return Some((stream, slot)),
+                Ok((stream, _)) => return Some(stream),
                 Err(error) => {
                     tracing::warn!("no connection was accepted: {error}");
                     tokio::time::sleep(ACCEPT_AGAIN).await;
