@@ -67,6 +67,9 @@ impl Access {
             let principal = Arc::new(Principal { name: name.clone(), topics });
             for hash in &key.sha256 {
                 let hash = parse_hash(hash).ok_or_else(|| wrong(NO_HASH.to_owned()))?;
+                if hash == *Sha256::digest(b"") {
+                    return Err(wrong("`sha256` has the hash of nothing: there was no key when it was made".into()));
+                }
                 if keys.insert(hash, principal.clone()).is_some() {
                     return Err(wrong("`sha256` has a key that is there already: each belongs to one name".into()));
                 }
@@ -205,6 +208,7 @@ mod tests {
         assert_eq!(wrong.check(), Ok(()));
         wrong.keys.get_mut("shop").unwrap().sha256.push("sesame".into());
         assert!(said(&wrong).contains("`gateway.keys.shop`: `sha256` is a list of hashes"));
+        assert!(said(&config(&[("a", "", "publish:a")])).contains("has the hash of nothing"), "or any scheme would do");
         assert!(
             said(&config(&[("a", "same", "publish:a"), ("b", "same", "publish:b")]))
                 .contains("each belongs to one name")
