@@ -8,7 +8,7 @@ use sqlx::PgPool;
 /// So small that any backlog pauses its partition.
 const SMALL_QUEUE: [(&str, &str); 1] = [("MILLRACE_PROCESS__ORDER_STATUS__QUEUE_BYTES", "2000")];
 
-async fn metric(role: &Role, name: &str) -> i64 {
+pub async fn metric(role: &Role, name: &str) -> i64 {
     let text = reqwest::get(format!("{}/metrics", role.ops().await)).await.unwrap().text().await.unwrap();
     let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
     line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or_default()

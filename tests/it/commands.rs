@@ -331,10 +331,10 @@ async fn logs_are_json_lines_and_never_hold_a_payload() {
 }
 
 /// A server that is there and does not answer; it goes on when dropped.
-struct Frozen(Vec<Pid>);
+pub struct Frozen(Vec<Pid>);
 
 impl Frozen {
-    fn new(pid: u32) -> Self {
+    pub fn new(pid: u32) -> Self {
         let mut pids = vec![pid];
         pids.extend(children(pid));
         let frozen = Self(pids.into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).collect());

@@ -1,5 +1,7 @@
 //! The gateway's answers can be trusted: accepted is in the log, rejected is not, and bad input has its stated answer.
 
+mod bad_days;
+
 use crate::clients::{judge, run};
 use crate::platform::{Platform, Role, eventually, shared};
 use flate2::Compression;
@@ -321,6 +323,21 @@ async fn who_sends_headers_or_a_body_slowly_is_sent_away_and_holds_nobody_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_before_sending_a_body_that_is_too_large_is_told_so_and_sends_none() {
+    let mut stream = TcpStream::connect(door().host()).await.unwrap();
+    let head = format!(
+        "POST /v1/events HTTP/1.1\r\nhost: it\r\nauthorization: Bearer {}\r\nexpect: 100-continue\r\n\
+         content-type: {ONE}\r\ncontent-length: 9000000\r\n\r\n",
+        door().token
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut said = Vec::new();
+    tokio::time::timeout(SLACK, stream.read_to_end(&mut said)).await.unwrap().unwrap();
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 413 "), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_burst_beyond_the_memory_hears_429_and_when_to_come_again() {
     let limits = [("MILLRACE_GATEWAY__BODY_BYTES", "65536"), ("MILLRACE_GATEWAY__INFLIGHT_BYTES", "81920")];
     let door = Door::open(&shared().platform, &limits).await;
@@ -464,7 +481,7 @@ async fn whatever_dies_every_accepted_event_is_in_the_log_in_order_and_no_reject
 async fn while_kafka_is_away_the_answer_is_503_within_the_deadline_and_never_accepted() {
     let platform = Platform::start().await;
     let door = Door::open(&platform, &[("MILLRACE_GATEWAY__DEADLINE_MS", "2000")]).await;
-    let before = new_event();
+    let (before, unsure) = (new_event(), new_event());
     assert_eq!(answered(door.post(ONE, before.to_string())).await.0, 202);
     let kept_down = AtomicU64::new(1);
     let stack = &platform.stack;
@@ -477,8 +494,8 @@ async fn while_kafka_is_away_the_answer_is_503_within_the_deadline_and_never_acc
     let ask = async {
         eventually("Kafka is down", async || stack.pid(Server::Kafka).is_none()).await;
         for _ in 0..3 {
-            let (event, since) = (new_event(), Instant::now());
-            let answer = door.post(ONE, event.to_string()).send().await.unwrap();
+            let since = Instant::now();
+            let answer = door.post(ONE, unsure.to_string()).send().await.unwrap();
             assert!(since.elapsed() < Duration::from_secs(3) + SLACK, "{:?}", since.elapsed());
             assert!(answer.headers().contains_key("retry-after"));
             let (status, answer) = (answer.status().as_u16(), answer.json::<Value>().await.unwrap());
@@ -491,8 +508,10 @@ async fn while_kafka_is_away_the_answer_is_503_within_the_deadline_and_never_acc
     let again = new_event();
     let served = async || answered(door.post(ONE, again.to_string())).await.0 == 202;
     eventually("it goes on by itself", served).await;
+    let (_, answer) = answered(door.post(ONE, unsure.to_string())).await;
+    assert_eq!(answer["status"], "accepted", "what was `retry` is no duplicate");
     let found = log(&platform.addresses().kafka);
-    for event in [before, again] {
+    for event in [before, unsure, again] {
         assert!(found.iter().any(|(_, id)| event["id"] == **id));
     }
     assert_eq!(door.role.stop(), 0);
