@@ -67,7 +67,7 @@ pub trait Handler: Send + Sync + 'static {
     fn decode(&self, incoming: &Incoming<'_>, block: &mut Self::Block) -> Result<bool, Reject>;
 
     /// What the block takes in memory, in bytes, where that is less than the records that it was made of: a batch holds
-    /// as much more of them. `None` where it is not. Cheap: asked every few hundred records.
+    /// as many more of them. `None` where it is not. Cheap: asked for every 64 KiB of records.
     fn weight(&self, block: &Self::Block) -> Option<usize> {
         let _ = block;
         None
@@ -97,8 +97,9 @@ pub struct PipelineConfig {
     /// Bytes waiting in one partition's queue before no more is taken from what the Kafka client has read ahead of it.
     pub queue_bytes: usize,
     /// Bytes in all queues and batches together, over all partitions. Beyond, each holds little, and small batches
-    /// go on: more partitions cost no more memory. What the Kafka client reads ahead comes on top: 32 MiB of values
-    /// over all partitions, and what it takes to manage them.
+    /// go on: more partitions cost no more memory. What the Kafka client reads ahead comes on top: about 32 MiB
+    /// of values over all partitions (64 KiB and a fetch each where there are more than 500), and what it takes to
+    /// manage them.
     pub memory_bytes: usize,
     /// Batches being applied at once, over all partitions: bounds connections and memory.
     pub concurrent_batches: usize,
@@ -177,6 +178,9 @@ impl<H: Handler> Worker<H> {
         }
         // Room first: what is gathered must not wait for what was gathered before it.
         while let Ok(room) = batches.reserve().await {
+            if self.closing.is_cancelled() {
+                return; // records that are there already would be gathered still
+            }
             let gathered = tokio::select! {
                 () = batches.closed() => return, // it could not be applied
                 gathered = self.gather(&mut source, &mut partition) => gathered,
@@ -374,6 +378,9 @@ impl<H: Handler> Worker<H> {
     async fn try_once(&self, batch: &Batch<H::Block>, again: bool) -> Result<bool, Failure> {
         let permit = self.abort.run_until_cancelled(self.permits.acquire());
         let Some(Ok(_permit)) = permit.await else { return Ok(false) };
+        // What is sent is made of what was gathered, and both are there meanwhile.
+        let mut sent = Held::nothing(&self.memory);
+        sent.take(batch.held.as_ref().map_or(0, Held::bytes));
         self.apply(batch, again).await.map(|()| true)
     }
 

@@ -16,7 +16,7 @@ pub struct Window {
     seen: VecDeque<(i64, Uuid)>,
     first: u64,
     index: HashTable<u64>,
-    /// Seeded at random: no publisher can choose ids that collide.
+    /// Seeded at random: ids that collide cannot be prepared.
     hasher: DefaultHashBuilder,
 }
 

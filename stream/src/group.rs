@@ -35,8 +35,9 @@ use tokio_util::sync::CancellationToken;
 /// Between two looks for rebalances and a stop; records, and room for them, wake the thread themselves. Long enough to
 /// cost nothing when idle.
 const POLL: Duration = Duration::from_millis(20);
-/// Records taken from a partition at once, at most: the others are not kept waiting, nor the worker for more.
-const TAKEN_MAX: usize = 1_000;
+/// Records taken from a partition at once, at most: the others are not kept waiting, nor the worker for more, and a
+/// queue holds little more than it may.
+const TAKEN_MAX: usize = 250;
 /// What the client may read ahead of all partitions together, in bytes of values. Some fetches of each while they are
 /// few, so that none runs dry.
 const READ_AHEAD_BYTES: usize = 32 << 20;
@@ -107,6 +108,10 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("auto.commit.interval.ms", "1000"),
     // A killed process without static membership frees its partitions after this.
     ("session.timeout.ms", "10000"),
+    // A partition that is behind is asked for again once the idle ones beside it have been waited for.
+    ("fetch.wait.max.ms", "100"),
+    // What a broker answers at once for all its partitions; by default no more than one partition's bound above.
+    ("fetch.max.bytes", "8388608"),
     // How soon it looks again whether there is room; the default of a second would let busy partitions starve.
     ("fetch.queue.backoff.ms", "10"),
 ];
@@ -190,6 +195,7 @@ fn poll_and_join_again<H: Handler>(group: &Arc<Group<H>>, mut member: Member<H>)
         }
         group.give_everything_up();
         drop(member);
+        locked(&group.lanes).clear(); // no queue of a client that is gone is ever asked
         member = group.join()?;
     }
 }
@@ -367,7 +373,8 @@ impl<H: Handler> Group<H> {
         if !lane.records.ready().is_set() {
             return false;
         }
-        let full = lane.queued.0.load(Ordering::Relaxed) >= self.memory.share(self.config.queue_bytes);
+        let queued = lane.queued.0.load(Ordering::Relaxed);
+        let full = queued > 0 && queued >= self.memory.share(self.config.queue_bytes);
         self.metrics.paused.inc_by(i64::from(full) - i64::from(lane.full));
         lane.full = full;
         if full {
@@ -398,9 +405,10 @@ impl<H: Handler> Group<H> {
         }
         let count = chunk.count();
         lane.queued.0.fetch_add(chunk.held.bytes(), Ordering::Relaxed);
+        self.metrics.inflight.inc_by(count);
         // A worker that has ended has said why; its records are read again by whoever comes after it.
-        if lane.queue.send(chunk).is_ok() {
-            self.metrics.inflight.inc_by(count);
+        if lane.queue.send(chunk).is_err() {
+            self.metrics.inflight.dec_by(count);
         }
         true
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Every queue and every batch may hold this much, whatever the others hold: nobody waits for anybody, so a
-/// partition that must read a planned range again can. Two fetches of a partition.
+/// partition that must read a planned range again can. A fetch of a partition.
 const SHARE_MIN: usize = 256 << 10;
 
 /// Bytes held, and how many are too many.

@@ -63,7 +63,7 @@ impl Metrics {
         with.register("millrace_dead_letters_written", "Records set aside, by reason", self.dead_letters.clone());
         with.register("millrace_process_duration_seconds", "Decoded batch to settled", self.duration.clone());
         with.register("millrace_event_age_seconds", "From the log's timestamp to taking effect", self.age.clone());
-        with.register("millrace_inflight_records", "Records read and not yet settled", self.inflight.clone());
+        with.register("millrace_inflight_records", "Records read and not yet in a batch", self.inflight.clone());
         with.register(
             "millrace_paused",
             "Partitions of which no more is taken because their queue is full",

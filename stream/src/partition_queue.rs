@@ -46,7 +46,8 @@ impl Ready {
     }
 }
 
-/// The queue. Its records come to nobody else, from the assignment that follows until it is dropped.
+/// The queue. Its records come to nobody else, from the assignment that follows until it is dropped. Whoever has one
+/// sees to it that nothing is taken from it once its client is gone; dropping it is allowed then.
 pub(crate) struct PartitionQueue {
     queue: NonNull<c::rd_kafka_queue_t>,
     topic: Arc<str>,
@@ -89,7 +90,7 @@ impl PartitionQueue {
     /// Takes what is there, never waiting, and tells whether there may be more.
     pub fn take(&mut self, mut each: impl FnMut(Result<Record, KafkaError>)) -> bool {
         let most = self.taken.capacity();
-        // SAFETY: there is room for `most` pointers, of which as many are set as the call returns; each is a message
+        // SAFETY: the client lives, as asked for above. There is room for `most` pointers, of which as many are set as the call returns; each is a message
         // that is ours to destroy. `record_or_error` keeps nothing of it.
         unsafe {
             let count = c::rd_kafka_consume_batch_queue(self.queue.as_ptr(), 0, self.taken.as_mut_ptr(), most);

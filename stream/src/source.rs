@@ -5,9 +5,8 @@ use crate::memory_bound::Held;
 use crate::pace::Pace;
 use tokio::time::{Instant, timeout_at};
 
-/// Records from one weighing of a batch to the next: a few hundred kilobytes.
-const WEIGHED_EVERY: usize = 256;
-/// What all partitions together hold is told of so many bytes at once: it is one number that all of them write.
+/// A batch is weighed, and what all partitions together hold is told, after so many bytes of records: that is one number
+/// that all of them write.
 const TOLD_EVERY: usize = 64 << 10;
 
 /// When a batch is full.
@@ -144,23 +143,14 @@ impl<'p> Filling<'p> {
         self.rows += 1;
         self.next = Some(record.position.offset + 1);
         self.untold += record.weight();
-        if self.untold >= TOLD_EVERY {
-            self.tell(self.held.bytes() + self.untold);
-        }
     }
 
-    fn tell(&mut self, bytes: usize) {
-        self.held.set(bytes);
-        self.untold = 0;
-        self.bytes_max = self.held.share(self.limits.bytes);
-    }
-
-    /// Every so many records: the batch weighs what it has become, not what its records were.
+    /// Now and then: a batch weighs what it has become, where that is known, and else what its records were.
     pub fn weigh(&mut self, weight: impl FnOnce() -> Option<usize>) {
-        if self.rows.is_multiple_of(WEIGHED_EVERY)
-            && let Some(bytes) = weight()
-        {
-            self.tell(bytes);
+        if self.untold >= TOLD_EVERY {
+            self.held.set(weight().unwrap_or(self.held.bytes() + self.untold));
+            self.untold = 0;
+            self.bytes_max = self.held.share(self.limits.bytes);
         }
     }
 

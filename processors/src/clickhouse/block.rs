@@ -80,7 +80,7 @@ impl Rows {
         self.filled.of(place, table, position)
     }
 
-    /// About the bytes of their blocks.
+    /// About the bytes that they take.
     pub(super) fn weight(&self) -> usize {
         self.filled.tables.values().map(|(_, columns)| columns.weight()).sum()
     }

@@ -136,8 +136,14 @@ impl Columns {
     }
 
     /// About the bytes of the block.
-    pub fn weight(&self) -> usize {
+    fn size(&self) -> usize {
         let buffers: usize = self.buffers.iter().map(|buffer| buffer.bytes.len()).sum();
+        buffers + self.dictionaries.iter().map(Dictionary::weight).sum::<usize>()
+    }
+
+    /// About the bytes in memory: buffers have room to grow.
+    pub fn weight(&self) -> usize {
+        let buffers: usize = self.buffers.iter().map(|buffer| buffer.bytes.capacity()).sum();
         buffers + self.dictionaries.iter().map(Dictionary::weight).sum::<usize>()
     }
 
@@ -170,7 +176,7 @@ impl Columns {
 
     /// Appends the rows as one block of ClickHouse's Native format.
     pub fn finish(&self, block: &mut Vec<u8>) {
-        block.reserve(self.weight() + self.shape.columns.iter().map(|column| column.header.len() + 64).sum::<usize>());
+        block.reserve(self.size() + self.shape.columns.iter().map(|column| column.header.len() + 64).sum::<usize>());
         put_length(self.shape.columns.len(), block);
         put_length(self.rows, block);
         self.shape.columns.iter().for_each(|column| self.finish_column(column, block));
