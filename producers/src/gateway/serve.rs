@@ -28,6 +28,8 @@ pub(super) const DRAIN_SLACK: Duration = Duration::from_secs(5);
 /// Who is told at once that there is no room; beyond them connections are closed without a word.
 const TURNED_AWAY_AT_ONCE: usize = 64;
 const TURNED_AWAY_DEADLINE: Duration = Duration::from_secs(2);
+/// For their request to come: many clients take an answer that is there before it for a broken connection.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(1);
 const NO_ROOM: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
     connection: close\r\n\r\n{\"title\":\"Service Unavailable\",\"status\":503,\
     \"detail\":\"as many connections are open as may be (gateway.connections); nothing was published\"}";
@@ -86,6 +88,7 @@ fn turn_away(mut stream: TcpStream, lobby: &Arc<Semaphore>) {
     let Ok(place) = lobby.clone().try_acquire_owned() else { return };
     tokio::spawn(async move {
         let talk = async {
+            let _ = tokio::time::timeout(REQUEST_DEADLINE, stream.read(&mut [0; 4096])).await;
             stream.write_all(NO_ROOM.as_bytes()).await?;
             stream.shutdown().await?;
             while stream.read(&mut [0; 4096]).await? > 0 {}

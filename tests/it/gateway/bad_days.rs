@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
@@ -64,7 +64,8 @@ async fn send(url: String, token: String, day: Arc<Day>) {
                 results.iter().filter(|result| result["status"] == "accepted" || result["status"] == "duplicate");
             let known: Vec<String> = known.map(|result| result["id"].as_str().unwrap().to_owned()).collect();
             if frozen && day.frozen.load(Ordering::SeqCst) {
-                assert!(known.is_empty(), "accepted while nobody could: {answer}");
+                let accepted = results.iter().any(|result| result["status"] == "accepted");
+                assert!(!accepted, "accepted while nobody could: {answer}");
                 day.unavailable.fetch_add(u64::from(status == StatusCode::SERVICE_UNAVAILABLE), Ordering::Relaxed);
             }
             let all = known.len() == BATCH_EVENTS;
@@ -161,22 +162,32 @@ async fn thousands_who_say_nothing_take_little_memory_and_make_room_and_one_more
     let open = async || metric(&door.role, "millrace_gateway_connections").await;
     eventually("nobody is there", async || open().await == 0).await;
     let before = memory_bytes(&door.role);
-    let mut silent = idle(&door, CONNECTIONS).await;
-    eventually("all are let in", async || open().await == CONNECTIONS as i64).await;
+    let mut silent = Vec::new();
+    // Some may be closed while others still come: a machine may be busy.
+    let mut fill = async || {
+        let missing = CONNECTIONS.saturating_sub(usize::try_from(open().await).unwrap());
+        silent.extend(idle(&door, missing).await);
+        missing == 0
+    };
+    eventually("all are let in", &mut fill).await;
     let grown = memory_bytes(&door.role).saturating_sub(before);
     println!("{CONNECTIONS} connections take {grown} bytes");
     assert!(grown < CONNECTIONS as u64 * CONNECTION_BYTES_MAX, "{grown} bytes for {CONNECTIONS} connections");
 
-    let answer = door.post(ONE, new_event().to_string()).send().await.unwrap();
-    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(
-        (answer.headers()["retry-after"].as_bytes(), answer.headers().contains_key("content-type")),
-        (&b"1"[..], true)
-    );
-    let problem: Value = answer.json().await.unwrap();
-    assert!(problem["detail"].as_str().unwrap().contains("gateway.connections"), "{problem}");
-    let said = heard(&mut idle(&door, 1).await.remove(0)).await;
-    assert!(said.starts_with("HTTP/1.1 503 "), "{said}");
+    let mut turned_away = 0;
+    eventually("many are turned away", async || {
+        fill().await;
+        let answer = door.post(ONE, new_event().to_string()).send().await.expect("an answer, not a broken connection");
+        if answer.status() != StatusCode::ACCEPTED {
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(answer.headers()["retry-after"], "1");
+            let problem: Value = answer.json().await.unwrap();
+            assert!(problem["detail"].as_str().unwrap().contains("gateway.connections"), "{problem}");
+            turned_away += 1;
+        }
+        turned_away == 20
+    })
+    .await;
 
     for stream in &mut silent {
         assert_eq!(heard(stream).await, "", "who says nothing is closed without a word");
@@ -205,4 +216,28 @@ async fn where_few_files_may_be_open_fewer_senders_are_let_in_and_the_log_is_sti
     let served = async || answered(door.post(ONE, new_event().to_string())).await.0 == 202;
     eventually("the log is reached", served).await;
     assert_eq!(door.role.stop(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_an_answer_holds_its_memory_for_a_while_and_not_for_ever() {
+    let door = Door::open(&shared().platform, &[]).await;
+    let unknown: String = (0..32).map(|n| format!("\"x{n}\":1,")).collect();
+    let events = vec![format!("{{{unknown}\"id\":\"1\"}}"); 1000];
+    let body = format!("[{}]", events.join(",")); // each event has a page of errors: more than a socket's buffers hold
+    let mut unread = TcpStream::connect(door.host()).await.unwrap();
+    let head = format!(
+        "POST /v1/events HTTP/1.1\r\nhost: it\r\nauthorization: Bearer {}\r\ncontent-type: {BATCH}\r\n\
+         content-length: {}\r\n\r\n",
+        door.token,
+        body.len()
+    );
+    unread.write_all(head.as_bytes()).await.unwrap();
+    unread.write_all(body.as_bytes()).await.unwrap();
+    let held = async || metric(&door.role, "millrace_gateway_inflight_bytes").await;
+    eventually("the answer waits to be read", async || held().await > 1 << 20).await;
+    assert_eq!(answered(door.post(ONE, new_event().to_string())).await.0, 202, "others are served meanwhile");
+    let open = async || metric(&door.role, "millrace_gateway_connections").await;
+    eventually("it is given up", async || (open().await, held().await) == (0, 0)).await;
+    assert_eq!(door.role.stop(), 0);
+    drop(unread);
 }
