@@ -65,6 +65,8 @@ pub async fn everything_else(config: &Config, global: &Global, contracts: &Contr
         refused => Exit::failed(refused),
     })?;
     roles::reach_clickhouse(&config.clickhouse).await?;
+    let pool = config.postgres.connect().await?;
+    let _as_they_are = clickhouse::keep_from_exchange(&config.clickhouse, contracts, &pool).await?;
     let clickhouse = clickhouse::migrate(&config.clickhouse, contracts, &global.analytics()?).await?;
     Ok(Migrated { topics_created, subjects: subjects.len(), clickhouse })
 }

@@ -22,7 +22,16 @@ pub async fn answered<T>(
         Ok(done) => done,
         Err(_) => {
             connection.close_on_drop();
-            Err(Failure::retry(anyhow::anyhow!("postgres did not answer within {ANSWER_DEADLINE:?}")))
+            Err(no_answer())
         }
     }
+}
+
+/// The same of work that brings its own connection.
+pub(crate) async fn in_time<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::time::timeout(ANSWER_DEADLINE, work).await.unwrap_or_else(|_| Err(no_answer()))
+}
+
+fn no_answer() -> Failure {
+    Failure::retry(anyhow::anyhow!("postgres did not answer within {ANSWER_DEADLINE:?}"))
 }

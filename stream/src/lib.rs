@@ -53,7 +53,7 @@ pub use replay::{ReplayOutcome, replay};
 pub use retry::{Backoff, retry_until};
 pub use scan::{Range, scan};
 pub use source::Source;
-pub use standstill::{Rebuilding, Standstill, keep_as_it_is, keep_moving};
+pub use standstill::{Rebuilding, Standstill, keep_as_it_is, keep_moving, left_behind};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -343,7 +343,7 @@ impl<B> Batch<B> {
         let statement = sqlx::query(
             "update millrace.checkpoint set plan = $6, updated_at = now()
              where pipeline = $1 and topic = $2 and partition = $3 and epoch = $4 and next = $5
-             and ((plan is not null and plan -> 'waits' is null) or pg_try_advisory_xact_lock_shared($7, hashtext($2)))",
+             and ((plan is not null and plan -> 'waits' is null) or millrace.may_begin($7, $2))",
         )
         .bind(&*claim.pipeline)
         .bind(&*claim.topic)

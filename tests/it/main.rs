@@ -21,6 +21,7 @@ mod erasure;
 mod evolution;
 mod exactly_once;
 mod gateway;
+mod held_back;
 mod kills;
 mod layout;
 mod platform;

@@ -1,8 +1,10 @@
 //! A table made anew from the log takes the old one's place, and nobody notices but by what is right again.
 
 use crate::erasure;
+use crate::held_back::HeldBack;
 use crate::platform::{Finished, Platform, Role, eventually};
 use crate::shop::Shop;
+use millrace_local::Server;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::os::unix::process::ExitStatusExt;
@@ -93,6 +95,53 @@ async fn a_rebuild_that_dies_anywhere_has_changed_nothing_or_everything() {
         shop.assert_equals_the_oracle();
     }
     rebuilt(&shop, &["order_placed"]);
+    shop.assert_equals_the_oracle();
+    nothing_is_left_over(&shop.platform).await;
+    assert_eq!([process, sink].map(Role::stop), [0, 0]);
+    shop.platform.stop().await;
+}
+
+/// A server that hangs may carry an exchange out when whoever asked for it is dead, and everything else has gone on.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_that_is_carried_out_late_finds_nothing_to_exchange() {
+    let mut shop = Shop::open().await;
+    let (process, sink) = (shop.member("process", &["process"], &[]), shop.member("sink", &["sink"], &[]));
+    shop.publish(500, &[]);
+    shop.assert_equals_the_oracle();
+    let held = HeldBack::before(&shop.platform.addresses().clickhouse, "exchange tables").await;
+    let arguments = ["rebuild", "clickhouse", "order_placed"];
+    let mut dying = shop.member("rebuild", &arguments, &[("MILLRACE_CLICKHOUSE__URL", &held.url)]);
+    held.arrived().await;
+    dying.kill();
+    shop.publish(500, &[]);
+    shop.assert_equals_the_oracle();
+    let answer = held.let_go().await;
+    assert!(answer.contains("UNKNOWN_TABLE"), "{answer}");
+    shop.assert_equals_the_oracle();
+    nothing_is_left_over(&shop.platform).await;
+    rebuilt(&shop, &["order_placed"]);
+    shop.assert_equals_the_oracle();
+    assert_eq!([process, sink].map(Role::stop), [0, 0]);
+    shop.platform.stop().await;
+}
+
+/// The locks that keep inserts away end with their connections; what is inserted then must not be exchanged away.
+#[tokio::test(flavor = "multi_thread")]
+async fn when_postgres_restarts_while_tables_are_exchanged_no_event_is_lost() {
+    let mut shop = Shop::open().await;
+    let (process, sink) = (shop.member("process", &["process"], &[]), shop.member("sink", &["sink"], &[]));
+    shop.publish(500, &[]);
+    shop.assert_equals_the_oracle();
+    let held = HeldBack::before(&shop.platform.addresses().clickhouse, "exchange tables").await;
+    let arguments = ["rebuild", "clickhouse", "order_placed"];
+    let mut rebuild = shop.member("rebuild", &arguments, &[("MILLRACE_CLICKHOUSE__URL", &held.url)]);
+    held.arrived().await;
+    shop.platform.kill_server(Server::Postgres).await;
+    shop.publish(500, &[]);
+    shop.assert_equals_the_oracle();
+    held.let_go().await;
+    assert_eq!(rebuild.ended().await.code(), Some(1), "{}", rebuild.log());
+    assert!(rebuild.log().contains("the tables were not exchanged"), "{}", rebuild.log());
     shop.assert_equals_the_oracle();
     nothing_is_left_over(&shop.platform).await;
     assert_eq!([process, sink].map(Role::stop), [0, 0]);

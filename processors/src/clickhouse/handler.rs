@@ -13,6 +13,7 @@ use super::migrate;
 use super::native::Plan;
 use super::protocol::{Attempt, Known, Step};
 use super::readers::Readers;
+use super::rebuild::unless_exchanged;
 use super::server::Server;
 use millrace_schemas::{Contract, Contracts, WriterSchema};
 use millrace_stream::{
@@ -73,7 +74,7 @@ impl ClickHouse {
 
     async fn insert_all(&self, batch: &Batch<Rows>, span: &Span, planned: &mut Option<Planned>) -> Result<(), Failure> {
         let _as_it_is = match batch.range() {
-            None => Some(keep_as_it_is(&self.pool, &span.topic).await?),
+            None => Some(self.begin(&span.topic, || keep_as_it_is(&self.pool, &span.topic)).await?),
             Some(_) => None,
         };
         let blocks = batch.block.blocks();
@@ -81,7 +82,7 @@ impl ClickHouse {
         let mut missing = None;
         loop {
             match attempt.step() {
-                Step::Plan => *planned = self.plan(batch, &blocks).await?,
+                Step::Plan => *planned = self.begin(&span.topic, || self.plan(batch, &blocks)).await?,
                 Step::Insert(at) => self.insert(&blocks[at], &blocks[at].token(span)).await?,
                 Step::Look(at) => missing = self.look(&blocks[at], span).await?,
                 Step::InsertMissing(_) => self.insert_missing(missing.take().as_ref(), span).await?,
@@ -91,6 +92,13 @@ impl ClickHouse {
         }
         crash_at("clickhouse_inserted");
         Ok(())
+    }
+
+    async fn begin<T, B>(&self, topic: &str, begin: impl Fn() -> B) -> Result<T, Failure>
+    where
+        B: Future<Output = Result<T, Failure>>,
+    {
+        unless_exchanged(&self.server, &self.pool, &[topic], begin).await
     }
 
     /// What may have been inserted before. A replayed letter has neither plan nor predecessor we would know of.
@@ -138,7 +146,8 @@ impl ClickHouse {
     /// now on, for its reason: its records are set aside, and every other one goes on.
     async fn evolve(&self, contract: &Contract, writer: &WriterSchema) -> Result<(), Failure> {
         let _alone = self.changing.lock().await;
-        let _moving = keep_moving(&self.pool, &contract.topic).await?;
+        let topic = [contract.topic.as_str()];
+        let _moving = self.begin(&contract.topic, || keep_moving(&self.pool, &topic)).await?;
         let event_type = &contract.event_type;
         let Some(table) = self.readers.table(event_type) else { return Ok(()) };
         let evolved = match table.evolved(contract, writer.schema) {

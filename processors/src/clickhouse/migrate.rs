@@ -3,11 +3,13 @@
 use super::analytics::Analytics;
 use super::config::ClickHouseConfig;
 use super::erasure;
+use super::rebuild::unless_exchanged;
 use super::server::{Server, to_anyhow};
 use super::table::{Found, Table};
 use anyhow::Context;
 use millrace_schemas::Contracts;
-use millrace_stream::Failure;
+use millrace_stream::{Failure, keep_moving};
+use sqlx::{PgPool, Postgres, Transaction};
 
 /// Each round answers somebody who added a column meanwhile; more than a few are no coincidence.
 const SHOWN_AGAIN_MAX: usize = 10;
@@ -37,6 +39,22 @@ pub async fn migrate(
         run(&server, &metric.create_view(&topology)).await.with_context(|| format!("metric {}", metric.name))?;
     }
     Ok(changes)
+}
+
+/// Keeps every table from being exchanged for a rebuilt one while it lives: a column that came between the last copy and
+/// the exchange would be gone.
+///
+/// # Errors
+/// While one is exchanged.
+pub async fn keep_from_exchange(
+    config: &ClickHouseConfig,
+    contracts: &Contracts,
+    pool: &PgPool,
+) -> anyhow::Result<Transaction<'static, Postgres>> {
+    let server = Server::with_timeout(config, config.migrate_timeout())?;
+    let topics = contracts.topics();
+    let topics: Vec<&str> = topics.keys().map(String::as_str).collect();
+    unless_exchanged(&server, pool, &topics, || keep_moving(pool, &topics)).await.map_err(to_anyhow)
 }
 
 /// Brings tables and their views to what they shall be, and says what it changed in the tables. Safe to run anywhere at

@@ -37,7 +37,7 @@ pub use analytics::{Analytics, Example, Metric, MetricError};
 pub use config::{ClickHouseConfig, Password};
 pub use handler::ClickHouse;
 pub use metrics::SinkMetrics;
-pub use migrate::{check_server, migrate};
+pub use migrate::{check_server, keep_from_exchange, migrate};
 pub use pages::pages;
 pub use rebuild::{Progress, Rebuild, Rebuilt};
 pub use server::reachable;

@@ -49,8 +49,8 @@ pub struct Table {
     fields: Vec<Field>,
     columns: Vec<Column>,
     topology: Topology,
-    /// Where it is: [`RAW`], or [`SHADOW`] while it is rebuilt.
-    database: &'static str,
+    /// Its name in [`SHADOW`] while it is rebuilt there; in use, it is in [`RAW`] under its own.
+    shadow: Option<String>,
 }
 
 /// A column as the server has it or shall have it.
@@ -151,7 +151,7 @@ impl Table {
         let fields = column::fields(schema)?;
         let columns = columns(&fields);
         let (name, doc, topology) = (name.to_owned(), doc.to_owned(), Topology::Single);
-        clash(&columns).map_or(Ok(Self { name, doc, fields, columns, topology, database: RAW }), Err)
+        clash(&columns).map_or(Ok(Self { name, doc, fields, columns, topology, shadow: None }), Err)
     }
 
     pub fn name(&self) -> &str {
@@ -194,19 +194,32 @@ impl Table {
         &self.fields
     }
 
-    /// The same table, empty and beside the one that is in use.
-    pub(super) fn shadow(&self) -> Self {
-        Self { database: SHADOW, ..self.clone() }
+    /// The same table, empty and beside the one that is in use. No two rebuilds have one of the same name: what one asked
+    /// for and is carried out late finds nothing. No table's own name has a `-`.
+    pub(super) fn shadow(&self, rebuild: &str) -> Self {
+        Self { shadow: Some(format!("{}-{rebuild}", self.name)), ..self.clone() }
+    }
+
+    /// Database and name.
+    fn place(&self) -> (&'static str, &str) {
+        self.shadow.as_ref().map_or((RAW, &self.name), |shadow| (SHADOW, shadow))
+    }
+
+    /// As it is called where it is.
+    pub(super) fn stored_as(&self) -> &str {
+        self.place().1
     }
 
     /// `` events_raw.`order_placed` ``.
     pub(super) fn raw(&self) -> String {
-        format!("{}.{}", self.database, quote(&self.name))
+        let (database, name) = self.place();
+        format!("{database}.{}", quote(name))
     }
 
     /// As [`Found`] names it.
     pub(super) fn found_as(&self) -> String {
-        format!("{}.{}", self.database, self.name)
+        let (database, name) = self.place();
+        format!("{database}.{name}")
     }
 
     /// The columns an insert names: all but what the server fills in.
@@ -238,7 +251,7 @@ impl Table {
 
     fn layers(&self) -> Vec<Layer> {
         let mut layers = self.topology.layers(&self.name);
-        if self.database == SHADOW {
+        if self.shadow.is_some() {
             layers.iter_mut().for_each(|layer| layer.database = SHADOW);
         }
         layers
@@ -262,7 +275,7 @@ impl Table {
         format!(
             "create table if not exists {}.{}{} (\n{}\n)\nengine = {}\n{rows}comment {}",
             layer.database,
-            quote(&self.name),
+            quote(self.stored_as()),
             self.topology.on_cluster(),
             columns.join(",\n"),
             layer.engine,
@@ -300,7 +313,7 @@ impl Table {
             match found.columns.iter().find(|found| found.name == column.name) {
                 None => changes.push(self.add_column(at)),
                 // It is empty: there is no value that would have to become one of ours, as a null could not.
-                Some(found) if found.type_name != column.type_name && self.database == SHADOW => {
+                Some(found) if found.type_name != column.type_name && self.shadow.is_some() => {
                     changes.push(format!("drop column {}", quote(&column.name)));
                     changes.push(self.add_column(at));
                 }
@@ -318,7 +331,7 @@ impl Table {
         }
         let behind = layer.settings.iter().filter(|(name, least)| found.setting(name) < *least);
         changes.extend(behind.map(|(name, least)| format!("modify setting {name} = {least}")));
-        let alter = format!("alter table {}.{}{}", layer.database, quote(&self.name), self.topology.on_cluster());
+        let alter = format!("alter table {}.{}{}", layer.database, quote(self.stored_as()), self.topology.on_cluster());
         Ok(changes.iter().map(|change| format!("{alter} {change}")).collect())
     }
 
@@ -373,7 +386,7 @@ impl Table {
 
     /// `events_raw.order_placed`, as it is in [`Found`] and in messages.
     fn full_name(&self, layer: &Layer) -> String {
-        format!("{}.{}", layer.database, self.name)
+        format!("{}.{}", layer.database, self.stored_as())
     }
 
     /// Are the server's tables ready for our rows?

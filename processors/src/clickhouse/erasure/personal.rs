@@ -104,6 +104,8 @@ pub(super) struct Personal {
     /// The tables in use, or what a rebuild fills.
     database: String,
     table: String,
+    /// The event's table, whatever a rebuild calls its own.
+    of: String,
     /// The column with the ids.
     subject: String,
     /// Name and type.
@@ -112,16 +114,17 @@ pub(super) struct Personal {
 
 /// All that there are in these databases, by table; those of columns that were dropped since excluded.
 pub(super) async fn personal(server: &Server, databases: &[&str]) -> Result<Vec<Personal>, Failure> {
-    let sql = "select c.database, p.table, p.subject, p.column, c.type from erasure.personal as p final
-               join system.columns as c on c.table = p.table and c.name = p.column
-               where c.database in {databases:Array(String)} order by c.database, p.table, p.subject, c.position";
-    let rows = server.query(sql).param("databases", databases).fetch_all::<(String, String, String, String, String)>();
+    let sql = "select c.database, c.table, p.table, p.subject, p.column, c.type from erasure.personal as p final
+               join system.columns as c on splitByChar('-', c.table)[1] = p.table and c.name = p.column
+               where c.database in {databases:Array(String)} order by c.database, c.table, p.subject, c.position";
+    let rows = server.query(sql).param("databases", databases);
+    let rows = rows.fetch_all::<(String, String, String, String, String, String)>();
     let mut found: Vec<Personal> = Vec::new();
-    for (database, table, subject, column, type_name) in server.within(rows).await? {
+    for (database, table, of, subject, column, type_name) in server.within(rows).await? {
         let of_this = |it: &Personal| (&it.database, &it.table, &it.subject) == (&database, &table, &subject);
         match found.last_mut().filter(|last| of_this(last)) {
             Some(last) => last.columns.push((column, type_name)),
-            None => found.push(Personal { database, table, subject, columns: vec![(column, type_name)] }),
+            None => found.push(Personal { database, table, of, subject, columns: vec![(column, type_name)] }),
         }
     }
     Ok(found)
@@ -153,8 +156,8 @@ impl Marks {
 /// By table.
 pub(in super::super) async fn marks(server: &Server) -> Result<BTreeMap<String, Marks>, Failure> {
     let mut found = BTreeMap::<String, Marks>::new();
-    for Personal { table, subject, columns, .. } in personal(server, &[RAW, SHADOW]).await? {
-        let marks = found.entry(table).or_insert_with(Marks::none);
+    for Personal { of, subject, columns, .. } in personal(server, &[RAW, SHADOW]).await? {
+        let marks = found.entry(of).or_insert_with(Marks::none);
         marks.columns.extend(columns.into_iter().map(|(name, _)| name));
         marks.subjects.insert(subject);
     }
@@ -291,8 +294,8 @@ pub(super) async fn remembered(server: &Server) -> Result<u64, Failure> {
 }
 
 /// Empties what a rebuild filled in of anybody who was or is to be erased, before it is seen.
-pub(in super::super) async fn erase_shadow(server: &Server, table: &str) -> Result<(), Failure> {
-    for personal in personal(server, &[SHADOW]).await?.iter().filter(|personal| personal.table == table) {
+pub(in super::super) async fn erase_shadow(server: &Server, shadow: &str) -> Result<(), Failure> {
+    for personal in personal(server, &[SHADOW]).await?.iter().filter(|personal| personal.table == shadow) {
         personal.erase(server).await?;
     }
     Ok(())
@@ -375,8 +378,8 @@ mod tests {
     fn each_type_is_emptied_to_what_it_calls_nothing_and_only_where_it_holds_something() {
         let types = ["String", "Nullable(String)", "LowCardinality(Nullable(String))", "Array(String)", "Int64"];
         let columns = ["a", "b", "c", "d", "e"].iter().zip(types).map(|(name, kind)| ((*name).into(), kind.into()));
-        let personal =
-            Personal { database: RAW.into(), table: "t".into(), subject: "id".into(), columns: columns.collect() };
+        let (database, table, of, subject) = (RAW.into(), "t".into(), "t".into(), "id".into());
+        let personal = Personal { database, table, of, subject, columns: columns.collect() };
         assert_eq!(
             personal.update(&Topology::Single),
             "alter table events_raw.`t` update `a` = defaultValueOfTypeName('String'), `b` = null, `c` = null, \

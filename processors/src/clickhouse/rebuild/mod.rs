@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! an empty shadow ─→ fill it from the log ─→ compare with the log ─→ carry over what the log does not have
-//!    ─→ erase whom is to be erased ─→ stand still: what came meanwhile, exchange ─→ drop the old one
+//!    ─→ erase whom is to be erased ─→ stand still: what came meanwhile, exchange, drop the old one
 //! ```
 //!
 //! Whatever dies before the exchange has changed nothing that anybody reads, and the next rebuild begins anew. The
 //! exchange is one statement: views show the old rows or the new ones, never both and never none (ADR 0011).
 
+mod exchange;
 mod filling;
 mod statements;
+
+pub(super) use exchange::unless_exchanged;
 
 use super::config::ClickHouseConfig;
 use super::server::{Server, to_anyhow};
@@ -26,17 +29,15 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use uuid::Uuid;
 
 /// One statement: a copy of a month's rows takes longest.
 const STATEMENT_DEADLINE: Duration = Duration::from_hours(1);
 /// Partitions read at once: each holds a consumer, two batches and a window of ids.
 const PARTITIONS_AT_ONCE: usize = 4;
-/// How long what is on its way has to settle. Ingestion of the topic waits no longer than this and the exchange.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Copies of what came meanwhile, each shorter than the one before, until one is short enough to stand still for.
-const CATCH_UP_MAX: usize = 20;
-const SHORT: Duration = Duration::from_secs(1);
+/// One that must not take long, or nothing of the topic is inserted meanwhile.
+const MOMENT_DEADLINE: Duration = Duration::from_secs(30);
 /// Rows get their time of insertion when an insert begins, and are there when it ends.
 const LATE_SECONDS: u32 = 60;
 
@@ -77,9 +78,12 @@ struct Work<'a> {
     rebuild: &'a Rebuild<'a>,
     spine: &'a Spine,
     server: Server,
-    /// The one in use. Its shadow is [`Table::shadow`].
+    /// The same for [`MOMENT_DEADLINE`].
+    moment: Server,
+    /// The one in use.
     table: Table,
-    _alone: Rebuilding,
+    shadow: Table,
+    alone: Rebuilding,
 }
 
 impl Rebuild<'_> {
@@ -88,7 +92,7 @@ impl Rebuild<'_> {
     /// # Errors
     /// What stood against it. The table in use is as it was.
     pub async fn run(&self, spine: &Spine, told: impl Fn(Progress) + Sync) -> anyhow::Result<Rebuilt> {
-        let work = self.begin(spine).await?;
+        let mut work = self.begin(spine).await?;
         let mark = work.now().await?;
         work.create().await?;
         work.fill(&told).await?;
@@ -96,7 +100,7 @@ impl Rebuild<'_> {
         work.carry_over().await?;
         work.erase().await?;
         let still_seconds = work.exchange(mark).await?;
-        work.show_and_drop().await?;
+        work.show().await?;
         Ok(Rebuilt { table: work.table.name().into(), ranges: self.ranges.clone(), before, after, still_seconds })
     }
 
@@ -110,22 +114,30 @@ impl Rebuild<'_> {
         let table = table.with_context(|| format!("{} has no table", self.contract.event_type))?;
         let alone = spine.checkpoints.rebuild(&self.contract.topic).await.map_err(to_anyhow)?;
         let server = Server::with_timeout(self.config, STATEMENT_DEADLINE)?;
-        Ok(Work { rebuild: self, spine, server, table, _alone: alone })
+        let moment = Server::with_timeout(self.config, MOMENT_DEADLINE)?;
+        exchange::finish(&moment, spine.checkpoints.pool(), &self.contract.topic).await.map_err(to_anyhow)?;
+        let shadow = table.shadow(&Uuid::now_v7().simple().to_string());
+        Ok(Work { rebuild: self, spine, server, moment, table, shadow, alone })
     }
 }
 
 impl Work<'_> {
     /// By the server's clock, in milliseconds.
     async fn now(&self) -> anyhow::Result<i64> {
-        self.number("select toUnixTimestamp64Milli(now64(3))").await
+        self.ask("select toUnixTimestamp64Milli(now64(3))").await
     }
 
-    /// The shadow, as the table in use is and as the contract says: types may differ, it is empty.
+    /// The shadow, as the table in use is and as the contract says: types may differ, it is empty. Those that dead
+    /// rebuilds left are dropped: nobody else is at it.
     async fn create(&self) -> anyhow::Result<()> {
-        for statement in statements::create(&self.table) {
+        let left = self.server.query(statements::SHADOWS).param("table", self.table.name());
+        for shadow in self.server.within(left.fetch_all::<String>()).await.map_err(to_anyhow)? {
+            self.execute(&format!("{} sync", statements::drop(&shadow))).await?;
+        }
+        for statement in statements::create(&self.table, &self.shadow) {
             self.execute(&statement).await?;
         }
-        let changes = self.table.shadow().statements(&self.found().await?).map_err(anyhow::Error::msg)?;
+        let changes = self.shadow.statements(&self.found().await?).map_err(anyhow::Error::msg)?;
         for statement in &changes {
             self.execute(statement).await?;
         }
@@ -134,8 +146,7 @@ impl Work<'_> {
 
     async fn fill(&self, told: &(impl Fn(Progress) + Sync)) -> anyhow::Result<()> {
         let Rebuild { contract, discarded, ranges, .. } = self.rebuild;
-        let shadow = self.table.shadow();
-        let filling = Arc::new(Filling::new(self.server.clone(), contract, &shadow, discarded.clone()));
+        let filling = Arc::new(Filling::new(self.server.clone(), contract, &self.shadow, discarded.clone()));
         let (of, done) = (ranges.iter().map(|range| range.to - range.from).sum(), AtomicI64::new(0));
         let scans = ranges.iter().map(|range| self.fill_from(&filling, range, &done, of, told));
         stream::iter(scans).buffer_unordered(PARTITIONS_AT_ONCE).try_collect::<Vec<()>>().await?;
@@ -175,7 +186,7 @@ impl Work<'_> {
     }
 
     async fn sums(&self) -> anyhow::Result<BTreeMap<i32, Sum>> {
-        let sql = statements::sums(&self.table.shadow(), &self.rebuild.ranges);
+        let sql = statements::sums(&self.shadow, &self.rebuild.ranges);
         let rows = self.server.query(&sql).fetch_all::<(i32, u64, u64)>();
         let rows = self.server.within(rows).await.map_err(to_anyhow)?;
         Ok(rows.into_iter().map(|(partition, rows, hashes)| (partition, Sum { rows, hashes })).collect())
@@ -183,8 +194,8 @@ impl Work<'_> {
 
     async fn compare(&self, range: &Range) -> anyhow::Result<()> {
         let Rebuild { contract, discarded, pipeline, .. } = self.rebuild;
-        let (server, shadow) = (self.server.clone(), self.table.shadow());
-        let comparison = Arc::new(Comparison::of_shadow(server, contract, &shadow, discarded.clone()).await?);
+        let server = self.server.clone();
+        let comparison = Arc::new(Comparison::of_shadow(server, contract, &self.shadow, discarded.clone()).await?);
         let scanned = scan(self.spine, "rebuild", comparison.clone(), pipeline.clone(), range.clone(), |_| {}).await;
         scanned.map_err(to_anyhow)?;
         let Compared { differences, named, .. } = comparison.take();
@@ -196,8 +207,8 @@ impl Work<'_> {
     /// Events of the ranges: in the table in use, and in its shadow.
     async fn count(&self) -> anyhow::Result<(u64, u64)> {
         let ranges = &self.rebuild.ranges;
-        let before: u64 = self.number(&statements::events(&self.table, ranges)).await?;
-        let after: u64 = self.number(&statements::events(&self.table.shadow(), ranges)).await?;
+        let before: u64 = self.ask(&statements::events(&self.table, ranges)).await?;
+        let after: u64 = self.ask(&statements::events(&self.shadow, ranges)).await?;
         if after < before && !self.rebuild.fewer {
             bail!(
                 "the log gives {after} events where {} holds {before}: `millrace verify clickhouse` names those that the \
@@ -220,37 +231,7 @@ impl Work<'_> {
     }
 
     async fn erase(&self) -> anyhow::Result<()> {
-        erasure::erase_shadow(&self.server, self.table.name()).await.map_err(to_anyhow)
-    }
-
-    /// How long the topic stood still, in seconds.
-    async fn exchange(&self, mark: i64) -> anyhow::Result<f64> {
-        let mark = self.catch_up(mark).await?;
-        crash_at("rebuild_caught_up");
-        let topic = &self.rebuild.contract.topic;
-        let started = Instant::now();
-        let still = self.spine.checkpoints.stand_still(NAME, topic, PATIENCE).await.map_err(to_anyhow)?;
-        self.copy_since(mark).await?;
-        self.erase().await?;
-        self.nothing_is_left_behind().await?;
-        crash_at("rebuild_before_exchange");
-        self.execute(&statements::exchange(&self.table)).await?;
-        still.end().await.map_err(to_anyhow)?;
-        crash_at("rebuild_exchanged");
-        Ok(started.elapsed().as_secs_f64())
-    }
-
-    /// Since when rows are still to be copied once nothing more is inserted.
-    async fn catch_up(&self, mut mark: i64) -> anyhow::Result<i64> {
-        for _ in 0..CATCH_UP_MAX {
-            let (started, next) = (Instant::now(), self.now().await?);
-            self.copy_since(mark).await?;
-            mark = next;
-            if started.elapsed() < SHORT {
-                break;
-            }
-        }
-        Ok(mark)
+        erasure::erase_shadow(&self.server, self.shadow.stored_as()).await.map_err(to_anyhow)
     }
 
     /// Outside of the ranges: within them the log says what is right. That an event is there twice is no harm.
@@ -262,37 +243,22 @@ impl Work<'_> {
     /// Also the values of columns that came meanwhile.
     async fn copy(&self, which: &str) -> anyhow::Result<()> {
         let found = self.found().await?;
-        for statement in statements::add_columns(&self.table, &found) {
+        for statement in statements::add_columns(&self.table, &self.shadow, &found) {
             self.execute(&statement).await?;
         }
-        self.execute(&statements::copy(&self.table, &found, which)).await
+        self.execute(&statements::copy(&self.table, &self.shadow, &found, which)).await
     }
 
-    /// A clock that was set back would hide rows from a copy by time.
-    async fn nothing_is_left_behind(&self) -> anyhow::Result<()> {
-        let ranges = &self.rebuild.ranges;
-        let (table, shadow) = (&self.table, self.table.shadow());
-        let live: u64 = self.number(&statements::places_behind(table, ranges)).await?;
-        let copied: u64 = self.number(&statements::places_behind(&shadow, ranges)).await?;
-        ensure!(
-            copied >= live,
-            "{} of {live} rows that came in meanwhile were not copied: was the server's clock set? Begin again",
-            live - copied
-        );
-        Ok(())
-    }
-
-    async fn show_and_drop(&self) -> anyhow::Result<()> {
+    async fn show(&self) -> anyhow::Result<()> {
         let shown = migrate::bring(&self.server, &[&self.table]).await.map_err(to_anyhow)?;
-        shown.map_err(anyhow::Error::msg)?;
-        self.execute(&statements::drop_shadow(&self.table)).await
+        shown.map(drop).map_err(anyhow::Error::msg)
     }
 
     async fn found(&self) -> anyhow::Result<Found> {
         self.server.found().await.map_err(to_anyhow)
     }
 
-    async fn number<T>(&self, sql: &str) -> anyhow::Result<T>
+    async fn ask<T>(&self, sql: &str) -> anyhow::Result<T>
     where
         T: clickhouse::RowOwned + clickhouse::RowRead,
     {

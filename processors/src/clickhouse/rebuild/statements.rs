@@ -21,16 +21,19 @@ pub(super) fn behind(ranges: &[Range]) -> String {
     format!("(_topic = {topic} and not ({}))", ranges.iter().map(before).collect::<Vec<_>>().join(" or "))
 }
 
+/// Every shadow of one table.
+pub(super) const SHADOWS: &str = "select name from system.tables
+    where database = 'events_shadow' and splitByChar('-', name)[1] = {table:String}";
+
 /// An empty table like the one in use, with what somebody added to that by hand.
-pub(super) fn create(table: &Table) -> [String; 3] {
-    let (shadow, live) = (table.shadow().raw(), table.raw());
-    [format!("create database if not exists {SHADOW}"), drop_shadow(table), format!("create table {shadow} as {live}")]
+pub(super) fn create(table: &Table, shadow: &Table) -> [String; 2] {
+    [format!("create database if not exists {SHADOW}"), format!("create table {} as {}", shadow.raw(), table.raw())]
 }
 
 /// Rows from the table in use to its shadow, which has all its columns.
-pub(super) fn copy(table: &Table, found: &Found, which: &str) -> String {
+pub(super) fn copy(table: &Table, shadow: &Table, found: &Found, which: &str) -> String {
     let names = columns(found, table).iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ");
-    let (shadow, live) = (table.shadow().raw(), table.raw());
+    let (shadow, live) = (shadow.raw(), table.raw());
     // Two copies of the same rows are two inserts that look alike.
     format!(
         "insert into {shadow} ({names}) select {names} from {live} where {which}
@@ -40,8 +43,8 @@ pub(super) fn copy(table: &Table, found: &Found, which: &str) -> String {
 }
 
 /// Those that the table in use has and its shadow not.
-pub(super) fn add_columns(table: &Table, found: &Found) -> Vec<String> {
-    let (shadow, there) = (table.shadow().raw(), columns(found, &table.shadow()));
+pub(super) fn add_columns(table: &Table, shadow: &Table, found: &Found) -> Vec<String> {
+    let (shadow, there) = (shadow.raw(), columns(found, shadow));
     let lacking = |column: &&Column| there.iter().all(|other| other.name != column.name);
     let add = |column: &Column| format!("alter table {shadow} add column {}", column.definition());
     columns(found, table).iter().filter(lacking).map(add).collect()
@@ -77,10 +80,16 @@ pub(super) fn places_behind(table: &Table, ranges: &[Range]) -> String {
     format!("select uniqExact(_partition, _offset) from {} where {}", table.raw(), behind(ranges))
 }
 
-pub(super) fn exchange(table: &Table) -> String {
-    format!("exchange tables {} and {}", table.raw(), table.shadow().raw())
+pub(super) fn uuid(table: &Table) -> String {
+    let found_as = text_literal(&table.found_as());
+    format!("select toString(uuid) from system.tables where concat(database, '.', name) = {found_as}")
 }
 
-pub(super) fn drop_shadow(table: &Table) -> String {
-    format!("drop table if exists {} sync", table.shadow().raw())
+pub(super) fn exchange(table: &Table, shadow: &Table) -> String {
+    format!("exchange tables {} and {}", table.raw(), shadow.raw())
+}
+
+/// Its name is gone at once, its rows a little later.
+pub(super) fn drop(shadow: &str) -> String {
+    format!("drop table if exists {SHADOW}.{}", quote(shadow))
 }
