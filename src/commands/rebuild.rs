@@ -31,7 +31,7 @@ pub struct Arguments {
     table: String,
     #[command(flatten)]
     range: LogRange,
-    /// Put it into place also where it has fewer events of the range than the old one
+    /// Put it into place also where events of the range are in the old one and not in the log
     #[arg(long)]
     fewer: bool,
 }
@@ -113,13 +113,22 @@ fn print(rebuilt: &Rebuilt, global: &Global) {
         println!("{}", serde_json::json!(rebuilt));
         return;
     }
-    let Rebuilt { table, ranges, before, after, still_seconds } = rebuilt;
+    let Rebuilt { table, ranges, before, after, kept, left_out, rejected, still_seconds } = rebuilt;
     for range in ranges {
         println!("{}[{}] {} to {}", range.topic, range.partition, range.from, range.to - 1);
     }
     println!(
         "events_raw.{table} is rebuilt: {after} events of these ranges, {before} before; nothing was inserted for {still_seconds:.1} s"
     );
+    for (count, what) in [
+        (kept, "events are kept that the compacted log has let go of"),
+        (left_out, "events are left out that are not in the log"),
+        (rejected, "records of these ranges could not be read: see `millrace dead-letters list`"),
+    ] {
+        if *count > 0 {
+            println!("{count} {what}");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -307,6 +307,11 @@ impl<B> Batch<B> {
         Some(Range { topic: claim.topic.to_string(), partition: claim.partition, from: *from, to: *to })
     }
 
+    /// Where its records are that could not be read or be given their effect.
+    pub fn rejected(&self) -> impl Iterator<Item = &Position> {
+        self.rejected.iter().map(|rejected| &rejected.record.position)
+    }
+
     /// The plan an earlier owner left for exactly this range.
     pub fn earlier_plan(&self) -> Option<&Value> {
         match &self.purpose {

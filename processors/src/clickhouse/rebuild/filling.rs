@@ -9,6 +9,7 @@ use super::super::table::{Table, Tables};
 use millrace_schemas::{Contract, WriterSchema};
 use millrace_stream::{Batch, Failure, Handler, Incoming, Position, Reason, Reject};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Takes the events of one type.
@@ -21,6 +22,8 @@ pub(super) struct Filling {
     /// Records that were given up: nobody wants their events in a table.
     discarded: HashSet<Position>,
     sums: Mutex<BTreeMap<i32, Sum>>,
+    /// Records that could not be read, and that nobody has given up.
+    rejected: AtomicU64,
 }
 
 /// Rows, in any order: how many, and what is in all their columns but `_inserted_at`.
@@ -61,12 +64,18 @@ impl Filling {
             judges: Readers::new(tables(), whole::Plan::compile),
             discarded,
             sums: Mutex::default(),
+            rejected: AtomicU64::default(),
         }
     }
 
     /// By partition, of what was filled in.
     pub fn sums(&self) -> MutexGuard<'_, BTreeMap<i32, Sum>> {
         self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many records of any type could not be read.
+    pub fn rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
     }
 
     fn sum(&self, incoming: &Incoming<'_>) -> Result<Sum, Reject> {
@@ -105,11 +114,14 @@ impl Handler for Filling {
     /// Inserted again after an error under the same token; whatever comes of that, the sums are compared in the end.
     async fn apply(&self, batch: &Batch<Filled>) -> Result<(), Failure> {
         let Filled { rows, sum } = &batch.block;
-        let Some(span) = rows.span(batch.range()) else { return Ok(()) };
-        for block in rows.blocks() {
-            self.server.insert(&block, &block.token(&span)).await?;
+        if let Some(span) = rows.span(batch.range()) {
+            for block in rows.blocks() {
+                self.server.insert(&block, &block.token(&span)).await?;
+            }
+            self.sums().entry(span.partition).or_default().add(*sum);
         }
-        self.sums().entry(span.partition).or_default().add(*sum);
+        let rejected = batch.rejected().filter(|place| !self.discarded.contains(place)).count();
+        self.rejected.fetch_add(rejected as u64, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! an empty shadow ─→ fill it from the log ─→ compare with the log ─→ carry over what the log does not have
-//!    ─→ erase whom is to be erased ─→ stand still: what came meanwhile, exchange, drop the old one
+//!    ─→ no event may be missing ─→ erase whom is to be erased ─→ stand still: what came meanwhile, exchange, drop the old one
 //! ```
 //!
 //! Whatever dies before the exchange has changed nothing that anybody reads, and the next rebuild begins anew. The
@@ -20,10 +20,10 @@ use super::table::{Found, Table};
 use super::topology::Topology;
 use super::verify::{Comparison, Difference, Found as Compared};
 use super::{NAME, erasure, migrate};
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use filling::{Filling, Sum};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use millrace_schemas::{Contract, Contracts};
+use millrace_schemas::{Cleanup, Contract, Contracts};
 use millrace_stream::{PipelineConfig, Position, Range, Rebuilding, Spine, crash_at, scan};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
@@ -34,6 +34,8 @@ use uuid::Uuid;
 
 /// One statement: a copy of a month's rows takes longest.
 const STATEMENT_DEADLINE: Duration = Duration::from_hours(1);
+/// Ids that a server holds in memory to find those that are not among them: some 64 bytes each.
+const EVENTS_AT_ONCE: u64 = 20_000_000;
 /// Partitions read at once: each holds a consumer, two batches and a window of ids.
 const PARTITIONS_AT_ONCE: usize = 4;
 /// One that must not take long, or nothing of the topic is inserted meanwhile.
@@ -50,7 +52,7 @@ pub struct Rebuild<'a> {
     pub ranges: Vec<Range>,
     pub pipeline: PipelineConfig,
     pub discarded: HashSet<Position>,
-    /// Put the new table into place also where it has fewer events than the old one.
+    /// Put the new table into place also where events of the old one are not in it.
     pub fewer: bool,
 }
 
@@ -69,6 +71,12 @@ pub struct Rebuilt {
     /// Events of these ranges, in the old table and in the new one.
     pub before: u64,
     pub after: u64,
+    /// Of the new one's, those that a compacted log has let go of.
+    pub kept: u64,
+    /// Of the old one's, those that are not in the log and not in the new one.
+    pub left_out: u64,
+    /// Records of these ranges, of any type, that could not be read.
+    pub rejected: u64,
     /// How long nothing of the topic was inserted.
     pub still_seconds: f64,
 }
@@ -95,13 +103,15 @@ impl Rebuild<'_> {
         let mut work = self.begin(spine).await?;
         let mark = work.now().await?;
         work.create().await?;
-        work.fill(&told).await?;
-        let (before, after) = work.count().await?;
+        let rejected = work.fill(&told).await?;
         work.carry_over().await?;
+        let (kept, left_out) = work.keep(rejected).await?;
+        let [before, after] = [work.events(&work.table).await?, work.events(&work.shadow).await?];
         work.erase().await?;
         let still_seconds = work.exchange(mark).await?;
         work.show().await?;
-        Ok(Rebuilt { table: work.table.name().into(), ranges: self.ranges.clone(), before, after, still_seconds })
+        let (table, ranges) = (work.table.name().into(), self.ranges.clone());
+        Ok(Rebuilt { table, ranges, before, after, kept, left_out, rejected, still_seconds })
     }
 
     async fn begin<'a>(&'a self, spine: &'a Spine) -> anyhow::Result<Work<'a>> {
@@ -144,14 +154,16 @@ impl Work<'_> {
         Ok(())
     }
 
-    async fn fill(&self, told: &(impl Fn(Progress) + Sync)) -> anyhow::Result<()> {
+    /// How many records could not be read.
+    async fn fill(&self, told: &(impl Fn(Progress) + Sync)) -> anyhow::Result<u64> {
         let Rebuild { contract, discarded, ranges, .. } = self.rebuild;
         let filling = Arc::new(Filling::new(self.server.clone(), contract, &self.shadow, discarded.clone()));
         let (of, done) = (ranges.iter().map(|range| range.to - range.from).sum(), AtomicI64::new(0));
         let scans = ranges.iter().map(|range| self.fill_from(&filling, range, &done, of, told));
         stream::iter(scans).buffer_unordered(PARTITIONS_AT_ONCE).try_collect::<Vec<()>>().await?;
         crash_at("rebuild_filled");
-        self.judge(&filling).await
+        self.judge(&filling).await?;
+        Ok(filling.rejected())
     }
 
     async fn fill_from(
@@ -204,19 +216,46 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Events of the ranges: in the table in use, and in its shadow.
-    async fn count(&self) -> anyhow::Result<(u64, u64)> {
-        let ranges = &self.rebuild.ranges;
-        let before: u64 = self.ask(&statements::events(&self.table, ranges)).await?;
-        let after: u64 = self.ask(&statements::events(&self.shadow, ranges)).await?;
-        if after < before && !self.rebuild.fewer {
-            bail!(
-                "the log gives {after} events where {} holds {before}: `millrace verify clickhouse` names those that the \
-                 log does not have, and --fewer does without them",
-                self.table.raw()
-            );
+    /// Events of the ranges that the log did not give: how many of them are kept, since a compacted log has let go of
+    /// their records, and how many are left out.
+    async fn keep(&self, rejected: u64) -> anyhow::Result<(u64, u64)> {
+        let Rebuild { contract, ranges, fewer, .. } = self.rebuild;
+        let rows: u64 = self.ask(&format!("select count() from {}", self.shadow.raw())).await?;
+        let shares = rows / EVENTS_AT_ONCE + 1;
+        let (mut kept, mut left_out) = (0, 0);
+        for share in 0..shares {
+            let not_given = statements::not_given(&self.shadow, ranges, share, shares);
+            let before = self.events_where(&not_given).await?;
+            if contract.cleanup == Cleanup::Compact && before > 0 {
+                self.copy(&statements::let_go(&self.shadow, ranges, share, shares)).await?;
+            }
+            let after = self.events_where(&not_given).await?;
+            kept += before - after;
+            left_out += after;
         }
-        Ok((before, after))
+        ensure!(left_out == 0 || *fewer, "{}", self.fewer(left_out, rejected));
+        Ok((kept, left_out))
+    }
+
+    fn fewer(&self, left_out: u64, rejected: u64) -> String {
+        let table = self.table.raw();
+        let unread = match rejected {
+            0 => String::new(),
+            some => format!("; {some} records of that range could not be read: see `millrace dead-letters list`"),
+        };
+        format!(
+            "{left_out} events of {table} are not in the log: `millrace verify clickhouse` names them, and --fewer does \
+             without them{unread}"
+        )
+    }
+
+    async fn events_where(&self, which: &str) -> anyhow::Result<u64> {
+        self.ask(&format!("select uniqExact(event_id) from {} where {which}", self.table.raw())).await
+    }
+
+    /// Events of the ranges.
+    async fn events(&self, table: &Table) -> anyhow::Result<u64> {
+        self.ask(&statements::events(table, &self.rebuild.ranges)).await
     }
 
     /// What the log does not have any more, or was not asked for, a month at a time.

@@ -14,6 +14,26 @@ pub(super) fn within(ranges: &[Range]) -> String {
     format!("({})", ranges.iter().map(one).collect::<Vec<_>>().join(" or "))
 }
 
+/// Rows of these ranges whose event the shadow has nowhere: one share of them, as many as `shares`.
+pub(super) fn not_given(shadow: &Table, ranges: &[Range], share: u64, shares: u64) -> String {
+    let of_share = format!("cityHash64(event_id) % {shares} = {share}");
+    format!(
+        "{} and {of_share} and event_id not in (select event_id from {} where {of_share})",
+        within(ranges),
+        shadow.raw()
+    )
+}
+
+/// Of these, those at whose place the shadow has no other event.
+pub(super) fn let_go(shadow: &Table, ranges: &[Range], share: u64, shares: u64) -> String {
+    format!(
+        "{} and (_partition, _offset) not in (select _partition, _offset from {} where {})",
+        not_given(shadow, ranges, share, shares),
+        shadow.raw(),
+        within(ranges)
+    )
+}
+
 /// What comes after them, and partitions that they don't know.
 pub(super) fn behind(ranges: &[Range]) -> String {
     let before = |range: &Range| format!("(_partition = {} and _offset < {})", range.partition, range.to);
