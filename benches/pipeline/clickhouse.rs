@@ -132,6 +132,16 @@ async fn rows(bench: &Bench, database: &str) -> u64 {
     bench.platform.clickhouse(&sql).await[0]["rows"].as_u64().unwrap_or_default()
 }
 
+/// Waits until no merges run.
+pub async fn merged(bench: &Bench) -> anyhow::Result<()> {
+    let deadline = Instant::now() + MERGED_WITHIN;
+    while !bench.platform.clickhouse("select 1 from system.merges limit 1").await.is_empty() {
+        ensure!(Instant::now() < deadline, "ClickHouse still merges after {MERGED_WITHIN:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
 /// What the server counted, and its CPU once it had merged what was inserted.
 struct Counters {
     values: BTreeMap<String, f64>,
@@ -149,11 +159,7 @@ const COUNTERS: [(&str, &str); 4] = [
 impl Counters {
     /// Now, or as soon as no merges run.
     async fn settled(bench: &Bench) -> anyhow::Result<Self> {
-        let deadline = Instant::now() + MERGED_WITHIN;
-        while !bench.platform.clickhouse("select 1 from system.merges limit 1").await.is_empty() {
-            ensure!(Instant::now() < deadline, "ClickHouse still merges after {MERGED_WITHIN:?}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        merged(bench).await?;
         let rows = bench.platform.clickhouse("select event, value from system.events").await;
         let value = |row: &Value| Some((row["event"].as_str()?.to_owned(), row["value"].as_f64()?));
         let pid = bench.platform.stack.pid(millrace_local::Server::ClickHouse).context("ClickHouse is down")?;

@@ -18,6 +18,7 @@ mod postgres;
 mod processes;
 mod publish;
 mod report;
+mod views;
 
 use clap::Parser;
 use limit::{Log, Place};
@@ -26,7 +27,7 @@ use millrace_stream::{Admin, KafkaConfig};
 use platform::{Platform, Role};
 use processes::Meter;
 use report::{Figures, Report};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -36,11 +37,11 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// How often it is asked how far it is: what a measured time may be off.
 const ASKED_EVERY: Duration = Duration::from_millis(10);
 
-#[derive(Parser)]
+#[derive(Clone, Parser)]
 #[command(name = "pipeline")]
 struct Arguments {
     /// What to measure; the JSON file is named after it [default: clickhouse and postgres, into pipeline.json]
-    #[arg(value_parser = ["clickhouse", "postgres", "memory"])]
+    #[arg(value_parser = ["clickhouse", "postgres", "memory", "views"])]
     what: Option<String>,
     /// Events in the log
     #[arg(long, default_value_t = 1_000_000)]
@@ -63,6 +64,9 @@ struct Arguments {
     /// Events a second of that load
     #[arg(long, default_value_t = 3_000)]
     memory_rate: u64,
+    /// views: rows in all tables together
+    #[arg(long, default_value_t = 10_000_000)]
+    rows: u64,
     /// What cargo passes to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -87,42 +91,57 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let Arguments { events, seed, runs, memory_minutes, memory_rate, .. } = *arguments;
     let what = arguments.what.as_deref();
-    let settings = json!({ "events": events, "type": arguments.event_type, "seed": seed, "runs": runs });
-    let mut report = Report::new(what.unwrap_or("pipeline"), settings);
-    let (mut to_limit, mut to_best_peer) = (serde_json::Map::new(), serde_json::Map::new());
-    if what != Some("memory") {
-        let peers = match what {
-            Some("postgres") => Vec::new(), // none is for Postgres
-            _ if arguments.no_peers => Vec::new(),
-            _ => peers::build()?,
-        };
-        let bench = Bench::start(arguments, &mut report).await?;
-        let batch_records = bench.warm_up().await?;
-        if what != Some("postgres") {
-            clickhouse::measure(&bench, batch_records, &peers, &mut report).await?;
-        }
-        if what != Some("clickhouse") {
-            postgres::measure(&bench, &mut report).await?;
-        }
-        for group in [clickhouse::GROUP, "order_status", "customer_summary"] {
-            let ratio = report.ratio(group, ("millrace", "limit: consume and write"), "events_per_s");
-            to_limit.extend(ratio.map(|ratio| (group.to_owned(), json!(ratio))));
-            let to_each =
-                peers.iter().filter_map(|peer| report.ratio(group, ("millrace", peer.name), "events_per_client_cpu_s"));
-            to_best_peer.extend(to_each.reduce(f64::min).map(|ratio| (group.to_owned(), json!(ratio))));
-        }
-        bench.pool.close().await;
-        bench.platform.stop().await;
-    }
-    if memory_minutes > 0 || what == Some("memory") {
+    let mut report = Report::new(what.unwrap_or("pipeline"), settings(arguments));
+    let ratios = match what {
+        Some("memory") => json!({}),
+        Some("views") => views::measure(arguments, &mut report).await?,
+        _ => catch_up(arguments, &mut report).await?,
+    };
+    if arguments.memory_minutes > 0 || what == Some("memory") {
+        let Arguments { seed, memory_minutes, memory_rate, .. } = *arguments;
         memory::watch(memory_minutes.max(1), memory_rate, seed, &mut report).await?;
     }
     report.print();
-    let ratios = json!({ "to_limit": to_limit, "to_best_peer_per_cpu_second": to_best_peer });
     println!("written to {}", report.write(&ratios)?.display());
     Ok(())
+}
+
+/// What the figures depend on.
+fn settings(arguments: &Arguments) -> Value {
+    let Arguments { events, event_type, seed, runs, rows, .. } = arguments;
+    match arguments.what.as_deref() {
+        Some("views") => json!({ "rows": rows, "seed": seed, "runs": runs }),
+        _ => json!({ "events": events, "type": event_type, "seed": seed, "runs": runs }),
+    }
+}
+
+/// How fast the pipelines read a log that is there already. Returns what they reach of the limit and of the peers.
+async fn catch_up(arguments: &Arguments, report: &mut Report) -> anyhow::Result<Value> {
+    let what = arguments.what.as_deref();
+    let peers = match what {
+        Some("postgres") => Vec::new(), // none is for Postgres
+        _ if arguments.no_peers => Vec::new(),
+        _ => peers::build()?,
+    };
+    let bench = Bench::start(arguments, report).await?;
+    let batch_records = bench.warm_up().await?;
+    if what != Some("postgres") {
+        clickhouse::measure(&bench, batch_records, &peers, report).await?;
+    }
+    if what != Some("clickhouse") {
+        postgres::measure(&bench, report).await?;
+    }
+    bench.stop().await;
+    let (mut to_limit, mut to_best_peer) = (serde_json::Map::new(), serde_json::Map::new());
+    for group in [clickhouse::GROUP, "order_status", "customer_summary"] {
+        let ratio = report.ratio(group, ("millrace", "limit: consume and write"), "events_per_s");
+        to_limit.extend(ratio.map(|ratio| (group.to_owned(), json!(ratio))));
+        let to_each =
+            peers.iter().filter_map(|peer| report.ratio(group, ("millrace", peer.name), "events_per_client_cpu_s"));
+        to_best_peer.extend(to_each.reduce(f64::min).map(|ratio| (group.to_owned(), json!(ratio))));
+    }
+    Ok(json!({ "to_limit": to_limit, "to_best_peer_per_cpu_second": to_best_peer }))
 }
 
 impl Bench {
@@ -142,6 +161,11 @@ impl Bench {
         anyhow::ensure!(log.records() == arguments.events, "the log has {} records", log.records());
         let pool = platform.postgres().await;
         Ok(Self { platform, pool, log, runs: arguments.runs })
+    }
+
+    async fn stop(self) {
+        self.pool.close().await;
+        self.platform.stop().await;
     }
 
     /// Fills the tables that the limits' batches are read from, and warms every cache. Returns how many records

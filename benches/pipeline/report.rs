@@ -9,8 +9,13 @@ use std::process::Command;
 /// What one run measured, by name; the unit is part of the name.
 pub type Figures = BTreeMap<&'static str, f64>;
 
-/// Columns of the table, and what is written above them.
-const COLUMNS: [(&str, &str); 7] = [
+/// Columns of the table, and what is written above them. One that nothing was measured for is left out.
+const COLUMNS: [(&str, &str); 12] = [
+    ("ratio", "ratio"),
+    ("views_ms", "through views ms"),
+    ("plain_ms", "plain tables ms"),
+    ("views_cpu_ms", "views CPU ms"),
+    ("plain_cpu_ms", "plain CPU ms"),
     ("events_per_s", "events/s"),
     ("client_cpu_s_per_million", "client CPU s/M"),
     ("clickhouse_cpu_s_per_million", "ClickHouse CPU s/M"),
@@ -30,8 +35,8 @@ pub struct Report {
 
 /// One thing that was run several times.
 struct Subject {
-    group: &'static str,
-    name: &'static str,
+    group: String,
+    name: String,
     runs: Vec<Figures>,
 }
 
@@ -40,15 +45,14 @@ impl Report {
         Self { name: name.to_owned(), settings, machine: machine(), subjects: Vec::new() }
     }
 
-    pub fn add(&mut self, group: &'static str, name: &'static str, run: Figures) {
-        let rate = run.get("events_per_s").copied().unwrap_or_default();
-        let others = run.get("others_cores").copied().unwrap_or_default();
-        eprintln!("{group:<18} {name:<32} {rate:>10.0} events/s   (others used {others:.2} cores)");
-        let known = self.subjects.iter().position(|subject| (subject.group, subject.name) == (group, name));
+    pub fn add(&mut self, group: &str, name: &str, run: Figures) {
+        let known = self.subjects.iter().position(|subject| (&*subject.group, &*subject.name) == (group, name));
         let at = known.unwrap_or_else(|| {
-            self.subjects.push(Subject { group, name, runs: Vec::new() });
+            self.subjects.push(Subject { group: group.to_owned(), name: name.to_owned(), runs: Vec::new() });
             self.subjects.len() - 1
         });
+        let measured = COLUMNS.iter().filter_map(|(figure, head)| Some(format!("{} {head}", shown(*run.get(figure)?))));
+        eprintln!("{group:<18} {name:<32} {}", measured.collect::<Vec<_>>().join(", "));
         self.subjects[at].runs.push(run);
     }
 
@@ -56,11 +60,13 @@ impl Report {
     pub fn print(&self) {
         println!("{}", self.machine);
         println!("{}: {}; median (least–greatest)", commit(), self.settings);
-        let heads: Vec<String> = COLUMNS.iter().map(|(_, head)| format!("{head:>26}")).collect();
+        let measured = |figure: &str| self.subjects.iter().any(|subject| subject.median(figure).is_some());
+        let columns: Vec<_> = COLUMNS.into_iter().filter(|(figure, _)| measured(figure)).collect();
+        let heads: Vec<String> = columns.iter().map(|(_, head)| format!("{head:>26}")).collect();
         println!("{:<50}{}", "", heads.concat());
         for subject in &self.subjects {
             let cells: Vec<String> =
-                COLUMNS.iter().map(|(figure, _)| format!("{:>26}", subject.cell(figure))).collect();
+                columns.iter().map(|(figure, _)| format!("{:>26}", subject.cell(figure))).collect();
             println!("{:<50}{}", format!("{}: {}", subject.group, subject.name), cells.concat());
         }
     }
@@ -73,7 +79,7 @@ impl Report {
         let by_subject = |of: fn(&Subject) -> Value| {
             let mut groups = BTreeMap::<&str, BTreeMap<&str, Value>>::new();
             for subject in &self.subjects {
-                groups.entry(subject.group).or_default().insert(subject.name, of(subject));
+                groups.entry(&subject.group).or_default().insert(&subject.name, of(subject));
             }
             json!(groups)
         };
@@ -91,11 +97,18 @@ impl Report {
 
     /// How much of another subject's figure this one reaches.
     pub fn ratio(&self, group: &str, (subject, other): (&str, &str), figure: &str) -> Option<f64> {
-        let median = |name: &str| {
-            let found = self.subjects.iter().find(|subject| (subject.group, subject.name) == (group, name))?;
-            found.median(figure)
-        };
-        Some((median(subject)? / median(other)? * 1000.0).round() / 1000.0)
+        let median = |name: &str| self.find(group, name)?.median(figure);
+        Some(rounded(median(subject)? / median(other)?))
+    }
+
+    /// A figure's median of every subject in a group.
+    pub fn medians(&self, group: &str, figure: &str) -> BTreeMap<&str, f64> {
+        let subjects = self.subjects.iter().filter(|subject| subject.group == group);
+        subjects.filter_map(|subject| Some((&*subject.name, rounded(subject.median(figure)?)))).collect()
+    }
+
+    fn find(&self, group: &str, name: &str) -> Option<&Subject> {
+        self.subjects.iter().find(|subject| (&*subject.group, &*subject.name) == (group, name))
     }
 }
 
@@ -128,6 +141,10 @@ impl Subject {
         };
         format!("{} ({}–{})", shown(median), shown(*least), shown(*greatest))
     }
+}
+
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
 }
 
 fn shown(value: f64) -> String {
