@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that can't go on panics; it prints a table")]
 
 mod clickhouse;
+mod freshness;
 mod limit;
 mod memory;
 mod peers;
@@ -41,7 +42,7 @@ const ASKED_EVERY: Duration = Duration::from_millis(10);
 #[command(name = "pipeline")]
 struct Arguments {
     /// What to measure; the JSON file is named after it [default: clickhouse and postgres, into pipeline.json]
-    #[arg(value_parser = ["clickhouse", "postgres", "memory", "views"])]
+    #[arg(value_parser = ["clickhouse", "postgres", "memory", "views", "freshness"])]
     what: Option<String>,
     /// Events in the log
     #[arg(long, default_value_t = 1_000_000)]
@@ -67,6 +68,12 @@ struct Arguments {
     /// views: rows in all tables together
     #[arg(long, default_value_t = 10_000_000)]
     rows: u64,
+    /// freshness: events a second, of all types together
+    #[arg(long, default_value_t = 5_000)]
+    rate: u64,
+    /// freshness: for so long
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
     /// What cargo passes to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -96,6 +103,10 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let ratios = match what {
         Some("memory") => json!({}),
         Some("views") => views::measure(arguments, &mut report).await?,
+        Some("freshness") => {
+            freshness::measure(arguments.seconds, arguments.rate, arguments.seed, &mut report).await?;
+            json!({})
+        }
         _ => catch_up(arguments, &mut report).await?,
     };
     if arguments.memory_minutes > 0 || what == Some("memory") {
@@ -109,9 +120,10 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// What the figures depend on.
 fn settings(arguments: &Arguments) -> Value {
-    let Arguments { events, event_type, seed, runs, rows, .. } = arguments;
+    let Arguments { events, event_type, seed, runs, rows, rate, seconds, .. } = arguments;
     match arguments.what.as_deref() {
         Some("views") => json!({ "rows": rows, "seed": seed, "runs": runs }),
+        Some("freshness") => json!({ "rate": rate, "seconds": seconds, "seed": seed }),
         _ => json!({ "events": events, "type": event_type, "seed": seed, "runs": runs }),
     }
 }
@@ -197,10 +209,7 @@ impl Bench {
     async fn until(&self, name: &str, role: &mut Role, wanted: impl Fn(Option<i64>) -> bool) -> anyhow::Result<()> {
         let deadline = Instant::now() + SETTLED_WITHIN;
         loop {
-            let settled = sqlx::query_scalar::<_, Option<i64>>(
-                "select sum(next)::bigint from millrace.checkpoint where pipeline = $1",
-            );
-            if wanted(settled.bind(name).fetch_one(&self.pool).await?) {
+            if wanted(settled(&self.pool, name).await?) {
                 return Ok(());
             }
             anyhow::ensure!(role.is_running(), "{name} ended:\n{}", role.log());
@@ -208,6 +217,34 @@ impl Bench {
             tokio::time::sleep(ASKED_EVERY).await;
         }
     }
+}
+
+/// How far a pipeline is, over all partitions; none before it has any.
+async fn settled(pool: &PgPool, name: &str) -> anyhow::Result<Option<i64>> {
+    let settled = sqlx::query_scalar("select sum(next)::bigint from millrace.checkpoint where pipeline = $1");
+    Ok(settled.bind(name).fetch_one(pool).await?)
+}
+
+/// Events a second of what is in the log, by the times at which they were handed to it, and the first of these in
+/// microseconds. Starting the publisher takes seconds that are not the load's.
+async fn published(platform: &Platform) -> anyhow::Result<(f64, i64)> {
+    let sql = "select count() as events, toUnixTimestamp64Micro(assumeNotNull(min(_recorded_at))) as first,
+               toUnixTimestamp64Micro(assumeNotNull(max(_recorded_at))) as last from merge('events', '.*')";
+    let row = &platform.clickhouse(sql).await[0];
+    let number = |name: &str| row[name].as_i64().ok_or_else(|| anyhow::anyhow!("no {name} was published"));
+    let (first, last) = (number("first")?, number("last")?);
+    Ok((number("events")? as f64 * 1e6 / (last - first).max(1) as f64, first))
+}
+
+/// Waits until a role that has just been started has its partitions.
+async fn owns_partitions(role: &mut Role) -> anyhow::Result<()> {
+    let deadline = Instant::now() + SETTLED_WITHIN;
+    while !role.log().contains("partitions over") {
+        anyhow::ensure!(role.is_running(), "it ended:\n{}", role.log());
+        anyhow::ensure!(Instant::now() < deadline, "it got no partitions:\n{}", role.log());
+        tokio::time::sleep(ASKED_EVERY).await;
+    }
+    Ok(())
 }
 
 /// One of the role's own metrics.

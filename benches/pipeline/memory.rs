@@ -56,8 +56,7 @@ pub async fn watch(minutes: u64, rate: u64, seed: u64, report: &mut Report) -> a
 /// # Errors
 /// When ClickHouse's pipeline, which takes every event, had fallen behind.
 async fn kept_up(platform: &Platform, events: u64, rate: u64) -> anyhow::Result<()> {
-    let settled = "select coalesce(sum(next), 0)::bigint from millrace.checkpoint where pipeline = 'clickhouse'";
-    let settled: i64 = sqlx::query_scalar(settled).fetch_one(&platform.postgres().await).await?;
+    let settled = crate::settled(&platform.postgres().await, "clickhouse").await?.unwrap_or_default();
     let behind = events.saturating_sub(settled.unsigned_abs());
     ensure!(behind <= BEHIND_SECONDS * rate, "the pipeline was {behind} records behind");
     Ok(())

@@ -10,12 +10,17 @@ use std::process::Command;
 pub type Figures = BTreeMap<&'static str, f64>;
 
 /// Columns of the table, and what is written above them. One that nothing was measured for is left out.
-const COLUMNS: [(&str, &str); 12] = [
+const COLUMNS: [(&str, &str); 17] = [
     ("ratio", "ratio"),
     ("views_ms", "through views ms"),
     ("plain_ms", "plain tables ms"),
     ("views_cpu_ms", "views CPU ms"),
     ("plain_cpu_ms", "plain CPU ms"),
+    ("p50_ms", "p50 ms"),
+    ("p90_ms", "p90 ms"),
+    ("p99_ms", "p99 ms"),
+    ("max_ms", "max ms"),
+    ("looks_per_s", "looks/s"),
     ("events_per_s", "events/s"),
     ("client_cpu_s_per_million", "client CPU s/M"),
     ("clickhouse_cpu_s_per_million", "ClickHouse CPU s/M"),
