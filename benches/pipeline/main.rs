@@ -10,6 +10,7 @@ mod clickhouse;
 mod freshness;
 mod limit;
 mod memory;
+mod outage;
 mod peers;
 // The integration tests' own: the same servers, started in the same way.
 #[allow(dead_code, reason = "tests use more of it")]
@@ -42,7 +43,7 @@ const ASKED_EVERY: Duration = Duration::from_millis(10);
 #[command(name = "pipeline")]
 struct Arguments {
     /// What to measure; the JSON file is named after it [default: clickhouse and postgres, into pipeline.json]
-    #[arg(value_parser = ["clickhouse", "postgres", "memory", "views", "freshness"])]
+    #[arg(value_parser = ["clickhouse", "postgres", "memory", "views", "freshness", "outage"])]
     what: Option<String>,
     /// Events in the log
     #[arg(long, default_value_t = 1_000_000)]
@@ -68,12 +69,15 @@ struct Arguments {
     /// views: rows in all tables together
     #[arg(long, default_value_t = 10_000_000)]
     rows: u64,
-    /// freshness: events a second, of all types together
+    /// freshness, outage: events a second, of all types together
     #[arg(long, default_value_t = 5_000)]
     rate: u64,
     /// freshness: for so long
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// outage: ClickHouse is stopped for so long
+    #[arg(long, default_value_t = 120)]
+    stopped_seconds: u64,
     /// What cargo passes to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -107,6 +111,11 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
             freshness::measure(arguments.seconds, arguments.rate, arguments.seed, &mut report).await?;
             json!({})
         }
+        Some("outage") => {
+            let stopped = Duration::from_secs(arguments.stopped_seconds);
+            outage::measure(stopped, arguments.rate, arguments.seed, &mut report).await?;
+            json!({})
+        }
         _ => catch_up(arguments, &mut report).await?,
     };
     if arguments.memory_minutes > 0 || what == Some("memory") {
@@ -120,9 +129,10 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// What the figures depend on.
 fn settings(arguments: &Arguments) -> Value {
-    let Arguments { events, event_type, seed, runs, rows, rate, seconds, .. } = arguments;
+    let Arguments { events, event_type, seed, runs, rows, rate, seconds, stopped_seconds, .. } = arguments;
     match arguments.what.as_deref() {
         Some("views") => json!({ "rows": rows, "seed": seed, "runs": runs }),
+        Some("outage") => json!({ "rate": rate, "stopped_seconds": stopped_seconds, "seed": seed }),
         Some("freshness") => json!({ "rate": rate, "seconds": seconds, "seed": seed }),
         _ => json!({ "events": events, "type": event_type, "seed": seed, "runs": runs }),
     }

@@ -27,7 +27,7 @@ const WINDOWS: [&str; 4] = [
 /// Servers of its own, so that the log begins empty.
 pub async fn watch(minutes: u64, rate: u64, seed: u64, report: &mut Report) -> anyhow::Result<()> {
     let platform = Platform::start().await;
-    let roles = [("process", role(&platform, "process")), ("sink", role(&platform, "sink"))];
+    let roles = [("process", role(&platform, &["process"])), ("sink", role(&platform, &["sink"]))];
     let (rate_text, seed, events) = (rate.to_string(), seed.to_string(), (rate * minutes * 60).to_string());
     let mut traffic =
         platform.role(&["--json", "simulate", "--seed", &seed, "--rate", &rate_text, "--events", &events]);
@@ -62,14 +62,15 @@ async fn kept_up(platform: &Platform, events: u64, rate: u64) -> anyhow::Result<
     Ok(())
 }
 
-fn role(platform: &Platform, name: &str) -> Role {
+/// A role with windows that are full early.
+pub fn role(platform: &Platform, arguments: &[&str]) -> Role {
     let mut command = platform.command();
-    command.arg(name).envs(WINDOWS.map(|window| (window, DEDUP_WINDOW)));
-    Role::start(&mut command, &platform.data, name)
+    command.args(arguments).envs(WINDOWS.map(|window| (window, DEDUP_WINDOW)));
+    Role::start(&mut command, &platform.data, &arguments.join("-"))
 }
 
 /// Of what comes after the settling time: least, median, greatest, and how much it grows.
-fn figures(samples: &[(f64, f64)], rate: f64) -> Figures {
+pub fn figures(samples: &[(f64, f64)], rate: f64) -> Figures {
     let from = samples.last().map_or(0.0, |(at, _)| at * SETTLING_SHARE);
     let settled: Vec<(f64, f64)> = samples.iter().copied().filter(|(at, _)| *at >= from).collect();
     let mut sorted: Vec<f64> = settled.iter().map(|(_, rss)| *rss).collect();

@@ -10,7 +10,7 @@ use std::process::Command;
 pub type Figures = BTreeMap<&'static str, f64>;
 
 /// Columns of the table, and what is written above them. One that nothing was measured for is left out.
-const COLUMNS: [(&str, &str); 17] = [
+const COLUMNS: [(&str, &str); 20] = [
     ("ratio", "ratio"),
     ("views_ms", "through views ms"),
     ("plain_ms", "plain tables ms"),
@@ -26,7 +26,10 @@ const COLUMNS: [(&str, &str); 17] = [
     ("clickhouse_cpu_s_per_million", "ClickHouse CPU s/M"),
     ("postgres_cpu_s_per_million", "Postgres CPU s/M"),
     ("kafka_cpu_s_per_million", "Kafka CPU s/M"),
+    ("rss_median_mb", "median RSS MB"),
     ("client_peak_rss_mb", "peak RSS MB"),
+    ("rss_growth_mb_per_minute", "RSS growth MB/min"),
+    ("arrived_s", "arrived after s"),
     ("others_cores", "others' cores"),
 ];
 
