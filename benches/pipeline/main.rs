@@ -8,6 +8,7 @@
 
 mod clickhouse;
 mod freshness;
+mod growth;
 mod limit;
 mod memory;
 mod outage;
@@ -43,7 +44,7 @@ const ASKED_EVERY: Duration = Duration::from_millis(10);
 #[command(name = "pipeline")]
 struct Arguments {
     /// What to measure; the JSON file is named after it [default: clickhouse and postgres, into pipeline.json]
-    #[arg(value_parser = ["clickhouse", "postgres", "memory", "views", "freshness", "outage"])]
+    #[arg(value_parser = ["clickhouse", "postgres", "memory", "views", "freshness", "outage", "growth"])]
     what: Option<String>,
     /// Events in the log
     #[arg(long, default_value_t = 1_000_000)]
@@ -78,6 +79,12 @@ struct Arguments {
     /// outage: ClickHouse is stopped for so long
     #[arg(long, default_value_t = 120)]
     stopped_seconds: u64,
+    /// growth: partitions of each topic
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 6, 24, 96])]
+    partitions: Vec<u32>,
+    /// growth: types of event
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 13, 200])]
+    types: Vec<u32>,
     /// What cargo passes to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -116,6 +123,10 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
             outage::measure(stopped, arguments.rate, arguments.seed, &mut report).await?;
             json!({})
         }
+        Some("growth") => {
+            growth::measure(arguments, &mut report).await?;
+            json!({})
+        }
         _ => catch_up(arguments, &mut report).await?,
     };
     if arguments.memory_minutes > 0 || what == Some("memory") {
@@ -129,9 +140,11 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// What the figures depend on.
 fn settings(arguments: &Arguments) -> Value {
-    let Arguments { events, event_type, seed, runs, rows, rate, seconds, stopped_seconds, .. } = arguments;
+    let Arguments { events, event_type, seed, runs, rows, rate, seconds, stopped_seconds, partitions, types, .. } =
+        arguments;
     match arguments.what.as_deref() {
         Some("views") => json!({ "rows": rows, "seed": seed, "runs": runs }),
+        Some("growth") => json!({ "events": events, "partitions": partitions, "types": types, "seed": seed }),
         Some("outage") => json!({ "rate": rate, "stopped_seconds": stopped_seconds, "seed": seed }),
         Some("freshness") => json!({ "rate": rate, "seconds": seconds, "seed": seed }),
         _ => json!({ "events": events, "type": event_type, "seed": seed, "runs": runs }),
@@ -168,21 +181,29 @@ async fn catch_up(arguments: &Arguments, report: &mut Report) -> anyhow::Result<
 
 impl Bench {
     async fn start(arguments: &Arguments, report: &mut Report) -> anyhow::Result<Self> {
-        let platform = Platform::start().await;
+        Self::start_on(Platform::start().await, arguments, report).await
+    }
+
+    async fn start_on(platform: Platform, arguments: &Arguments, report: &mut Report) -> anyhow::Result<Self> {
         let (name, published) = publish::publish(&platform, arguments).await?;
         report.add("publish", name, published);
-        let kafka = KafkaConfig { brokers: platform.addresses().kafka.clone(), ..KafkaConfig::default() };
         let topics = Contracts::embedded().map_err(|errors| anyhow::anyhow!("{errors:?}"))?.topics();
-        let partitions = Admin::new(kafka.clone()).partitions(topics.into_keys().collect()).await?;
+        Self::of(platform, topics.into_keys().collect(), arguments.events, arguments.runs).await
+    }
+
+    /// Of a log that holds so many events.
+    async fn of(platform: Platform, topics: Vec<String>, events: u64, runs: u32) -> anyhow::Result<Self> {
+        let kafka = KafkaConfig { brokers: platform.addresses().kafka.clone(), ..KafkaConfig::default() };
+        let partitions = Admin::new(kafka.clone()).partitions(topics).await?;
         let place = |found: millrace_stream::PartitionProgress| Place {
             topic: found.topic,
             partition: found.partition,
             to: found.log_end,
         };
         let log = Log { brokers: kafka.brokers, partitions: partitions.into_iter().map(place).collect() };
-        anyhow::ensure!(log.records() == arguments.events, "the log has {} records", log.records());
+        anyhow::ensure!(log.records() == events, "the log has {} records", log.records());
         let pool = platform.postgres().await;
-        Ok(Self { platform, pool, log, runs: arguments.runs })
+        Ok(Self { platform, pool, log, runs })
     }
 
     async fn stop(self) {

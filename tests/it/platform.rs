@@ -20,16 +20,23 @@ pub struct Platform {
     pub stack: Stack,
     pub receiver: Receiver,
     pub data: PathBuf,
+    /// Every command's, in place of the shop.
+    project: Option<PathBuf>,
     _registry: Role,
 }
 
 impl Platform {
     pub async fn start() -> Self {
-        Self::start_on(vec![BINARY.into(), "local".into(), "clickhouse".into()]).await
+        Self::start_on(local_engine()).await
     }
 
     /// With the program that serves the ClickHouse engine, and its first arguments.
     pub async fn start_on(engine_command: Vec<OsString>) -> Self {
+        Self::start_with(engine_command, None).await
+    }
+
+    /// With the topics and contracts of another project than the shop, if one is given.
+    pub async fn start_with(engine_command: Vec<OsString>, project: Option<&Path>) -> Self {
         prepare_http();
         let data = directory();
         let options =
@@ -40,10 +47,11 @@ impl Platform {
         let stack_json = stack.write_stack_json().unwrap();
         let receiver = ReceiverOptions::in_directory(&data, stack.addresses()).unwrap();
         let receiver = millrace_local::receive(receiver).await.unwrap();
-        let migrated = command(&stack_json).arg("migrate").output().unwrap();
+        let migrated = command(&stack_json, project).arg("migrate").output().unwrap();
         assert!(migrated.status.success(), "migrate: {}", String::from_utf8_lossy(&migrated.stderr));
-        let registry = Role::start(command(&stack_json).arg("registry"), &data, "registry");
-        let platform = Self { stack, receiver, data, _registry: registry };
+        let registry = Role::start(command(&stack_json, project).arg("registry"), &data, "registry");
+        let project = project.map(Path::to_path_buf);
+        let platform = Self { stack, receiver, data, project, _registry: registry };
         let url = format!("{}/subjects", platform.addresses().registry);
         eventually("the registry answers", async || {
             reqwest::get(&url).await.is_ok_and(|answer| answer.status() == 200)
@@ -58,7 +66,7 @@ impl Platform {
 
     /// The binary, pointed at these servers.
     pub fn command(&self) -> Command {
-        command(&self.data.join("stack.json"))
+        command(&self.data.join("stack.json"), self.project.as_deref())
     }
 
     /// Runs a command to its end and returns what it printed.
@@ -95,7 +103,7 @@ impl Platform {
 
     /// Stops everything and removes the data; a test that failed keeps it for a look.
     pub async fn stop(self) {
-        let Self { stack, receiver, data, _registry: registry } = self;
+        let Self { stack, receiver, data, _registry: registry, .. } = self;
         registry.stop();
         receiver.stop().await;
         stack.stop().await;
@@ -121,9 +129,17 @@ pub async fn ask_clickhouse(url: &str, sql: &str) -> Result<Vec<Value>, String> 
     text.lines().map(|line| serde_json::from_str(line).map_err(|error| format!("{error}: {line}"))).collect()
 }
 
-fn command(stack_json: &Path) -> Command {
+/// Serves the ClickHouse engine: this binary does.
+pub fn local_engine() -> Vec<OsString> {
+    vec![BINARY.into(), "local".into(), "clickhouse".into()]
+}
+
+fn command(stack_json: &Path, project: Option<&Path>) -> Command {
     let mut command = Command::new(BINARY);
     command.arg("--stack").arg(stack_json);
+    if let Some(project) = project {
+        command.arg("--project").arg(project);
+    }
     command.env("MILLRACE_TELEMETRY__OPS", "127.0.0.1:0").env_remove("MILLRACE_CRASH_AT");
     command.stdin(Stdio::null());
     command
