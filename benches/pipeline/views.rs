@@ -47,6 +47,13 @@ pub async fn measure(arguments: &Arguments, report: &mut Report) -> anyhow::Resu
     let bench = Bench::start(&pattern, report).await?;
     clickhouse::millrace(&bench).await?;
     fill(&bench, arguments.rows).await?;
+    if arguments.whole_months {
+        merge_months(&bench).await?;
+    }
+    // From here on both hold the same parts.
+    bench.platform.clickhouse("system stop merges").await;
+    let sql = "select sum(rows) as rows, count() as parts from system.parts where active and database = 'events_raw'";
+    eprintln!("filled: {}", bench.platform.clickhouse(sql).await[0]);
     make_plain(&bench).await?;
     for _ in 0..arguments.runs {
         for metric in Analytics::embedded().map_err(|errors| anyhow::anyhow!("{errors:?}"))?.iter() {
@@ -82,10 +89,19 @@ async fn fill(bench: &Bench, rows: u64) -> anyhow::Result<()> {
         clickhouse::merged(bench).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    // From here on both hold the same parts.
-    bench.platform.clickhouse("system stop merges").await;
-    let sql = "select sum(rows) as rows, count() as parts from system.parts where active and database = 'events_raw'";
-    eprintln!("filled: {}", bench.platform.clickhouse(sql).await[0]);
+    Ok(())
+}
+
+/// Every month but the newest becomes one part, as when ClickHouse is told to merge what nobody writes to any more:
+/// from one part there are no duplicates to leave out, and FINAL costs nothing.
+async fn merge_months(bench: &Bench) -> anyhow::Result<()> {
+    let sql = "select distinct table, partition_id from system.parts where active and database = 'events_raw'
+               and partition_id < (select max(partition_id) from system.parts where active and database = 'events_raw')";
+    for row in bench.platform.clickhouse(sql).await {
+        let text = |name: &str| row[name].as_str().context("a part without a partition");
+        let (table, month) = (text("table")?, text("partition_id")?);
+        bench.platform.clickhouse(&format!("optimize table events_raw.{table} partition id '{month}' final")).await;
+    }
     Ok(())
 }
 
@@ -127,7 +143,8 @@ impl Copies {
         );
         let found = &bench.platform.clickhouse(&sql).await[0];
         let number = |name: &str| found[name].as_u64().filter(|number| *number > 0).context("the pattern is empty");
-        let count = rows.div_ceil(number("rows")?);
+        let pattern_rows = number("rows")?;
+        let count = ((rows + pattern_rows / 2) / pattern_rows).max(1);
         let copy = PERIOD.as_micros() as u64 / count;
         Ok(Self { count, pattern: number("microseconds")?, copy })
     }
