@@ -3,6 +3,7 @@
 //! A leaf: no I/O but the registry client's requests and reading a project's contracts.
 
 mod avsc;
+pub mod bounds;
 mod codec;
 pub mod compatibility;
 mod contract;

@@ -12,6 +12,7 @@ use apache_avro::schema::NamesRef;
 use apache_avro::types::Value;
 use chrono::{DateTime, Utc};
 use millrace_schemas::WriterSchema;
+use millrace_schemas::bounds::{DAYS, OCCURRED, SECONDS};
 use uuid::Uuid;
 
 /// One step from a writer's value towards a column.
@@ -173,9 +174,6 @@ pub(super) fn known<'a>(found: &'a str, symbols: &[String], default: Option<&'a 
     default.map(String::as_str).ok_or_else(|| "a symbol the contract does not list, and its enum has no default".into())
 }
 
-/// 1900-01-01 to 2299-12-31, in days since 1970-01-01: all that Date32 holds.
-const DAYS: std::ops::RangeInclusive<i32> = -25_567..=120_529;
-
 pub(super) fn put_date(days: i32, row: &mut Vec<u8>) -> Result<(), String> {
     if !DAYS.contains(&days) {
         return Err("the date is not within 1900-01-01 to 2299-12-31".into());
@@ -183,9 +181,6 @@ pub(super) fn put_date(days: i32, row: &mut Vec<u8>) -> Result<(), String> {
     row.extend_from_slice(&days.to_le_bytes());
     Ok(())
 }
-
-/// The same days, in seconds, the end excluded: all that DateTime64 holds.
-const SECONDS: std::ops::Range<i64> = -25_567 * 86_400..120_530 * 86_400;
 
 pub(super) fn put_time(at: i64, ticks_per_second: i64, row: &mut Vec<u8>) -> Result<(), String> {
     if !SECONDS.contains(&at.div_euclid(ticks_per_second)) {
@@ -225,10 +220,6 @@ fn sign_extended(bytes: &[u8]) -> Option<i128> {
     let fits = extra.iter().all(|byte| *byte == sign) && (number < 0) == (sign == 0xff);
     fits.then_some(number)
 }
-
-/// 1970-01-01 to 2105-12-31: what ClickHouse's 16-bit days and 32-bit seconds hold, and with them the sort
-/// key, the partitions, and every `toDate(occurred_at)` an analyst writes.
-const OCCURRED: std::ops::Range<i64> = 0..4_291_747_200;
 
 pub(super) fn put_occurred_at(at: DateTime<Utc>, row: &mut Vec<u8>) -> Result<(), String> {
     if !OCCURRED.contains(&at.timestamp()) {

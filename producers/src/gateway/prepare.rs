@@ -6,16 +6,14 @@ use super::cloudevent::{Data, Submitted, Trace};
 use crate::client::VALUE_BYTES_MAX;
 use apache_avro::types::Value;
 use chrono::{DateTime, Utc};
+use millrace_schemas::bounds::OCCURRED;
 use millrace_schemas::registry::Registry;
 use millrace_schemas::{Contract, Contracts, Envelope, JsonPlan, VIOLATIONS_MAX, Violation, WriterSchema, wire};
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// 1970-01-01 to 2105-12-31, in seconds: what every `toDate(occurred_at)` of the analysts holds.
-const OCCURRED: Range<i64> = 0..4_291_747_200;
 /// A W3C `traceparent` of version 00, in bytes.
 const TRACEPARENT_BYTES: usize = 55;
 
@@ -50,6 +48,8 @@ pub(super) struct Prepared<'a> {
 }
 
 type Refused = Box<Verdict>;
+/// One that is ready, or what is wrong with it.
+pub(super) type Ready<'a> = Result<Prepared<'a>, Refused>;
 
 impl Routes {
     /// Asks for the id of every version; afterwards the registry may be away.
@@ -68,12 +68,7 @@ impl Routes {
         Ok(Self { contracts, routes })
     }
 
-    pub fn prepare<'a>(
-        &self,
-        mut event: Submitted<'a>,
-        principal: &Principal,
-        trace: Trace<'a>,
-    ) -> Result<Prepared<'a>, Refused> {
+    pub fn prepare<'a>(&self, mut event: Submitted<'a>, principal: &Principal, trace: Trace<'a>) -> Ready<'a> {
         let id = event.get("id").map(|id| id.to_string());
         let route = event.get("type").and_then(|event_type| self.routes.get(event_type.as_ref()));
         let event_type = route.map(|route| route.contract.event_type.clone());

@@ -1,5 +1,6 @@
 //! A schema, ready to write by: names resolved, defaults encoded, limits known.
 
+use crate::bounds;
 use crate::compatibility::{base, fixed};
 use crate::json::value_from_default;
 use anyhow::{Context, bail};
@@ -8,11 +9,9 @@ use apache_avro::schema::{DecimalSchema, EnumSchema, RecordField, RecordSchema, 
 use apache_avro::writer::datum::GenericDatumWriter;
 use std::ops::RangeInclusive;
 
-/// 1900-01-01 to 2299-12-31, in days since 1970-01-01: all that ClickHouse's dates and times hold.
-const DAYS: RangeInclusive<i64> = -25_567..=120_529;
-const MICROS_A_DAY: i64 = 86_400_000_000;
+const DAYS: RangeInclusive<i64> = *bounds::DAYS.start() as i64..=*bounds::DAYS.end() as i64;
 /// The same days, to their last microsecond.
-const MICROS: RangeInclusive<i64> = *DAYS.start() * MICROS_A_DAY..=(*DAYS.end() + 1) * MICROS_A_DAY - 1;
+const MICROS: RangeInclusive<i64> = bounds::SECONDS.start * 1_000_000..=bounds::SECONDS.end * 1_000_000 - 1;
 const INTS: RangeInclusive<i64> = i32::MIN as i64..=i32::MAX as i64;
 const LONGS: RangeInclusive<i64> = i64::MIN..=i64::MAX;
 
