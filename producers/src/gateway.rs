@@ -3,7 +3,7 @@
 //! ```text
 //! connection ─→ key ─→ body, inflated ─→ events ─→ attributes, contract ─→ datum ─┐
 //!                                                                                 │
-//! answer ←─ accepted │ duplicate │ invalid │ unauthorized │ throttled │ retry ←─ log (acks=all)
+//! answer ←─ accepted │ duplicate │ invalid │ unauthorized │ retry ←─ log (acks=all)
 //! ```
 //!
 //! Keeps nothing that it could lose: what it remembers of earlier ids is a convenience, the log's own deduplication
@@ -36,7 +36,7 @@ use cloudevent::Mode;
 use millrace_schemas::Contracts;
 use millrace_schemas::registry::Registry;
 use millrace_stream::KafkaConfig;
-use prepare::{Prepared, Routes};
+use prepare::{Ready, Routes};
 use publish::Desk;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -204,8 +204,6 @@ async fn publish(shared: &Shared, headers: &HeaderMap, body: &mut Body) -> Resul
     count(shared, &principal, &verdicts);
     Ok((if mode == Mode::Batch { for_batch(&verdicts) } else { for_one(&verdicts) }, held))
 }
-
-type Ready<'a> = Result<Prepared<'a>, Box<Verdict>>;
 
 /// What events become takes about as much memory as their body, and that is reckoned with. But a few bytes may stand
 /// for long defaults, or have much said of them: what is beyond is counted as it comes, before anything is published.

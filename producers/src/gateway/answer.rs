@@ -24,9 +24,6 @@ pub(super) enum Status {
     Invalid,
     /// The key's scopes don't cover its topic.
     Unauthorized,
-    /// Too much at once: send it again later.
-    #[allow(dead_code, reason = "limits for each principal answer so; requests over the memory bound have a 429 whole")]
-    Throttled,
     /// The log did not answer in time: it may be there or not. Send it again with the same id.
     Retry,
 }
@@ -38,7 +35,6 @@ impl Status {
             Self::Duplicate => "duplicate",
             Self::Invalid => "invalid",
             Self::Unauthorized => "unauthorized",
-            Self::Throttled => "throttled",
             Self::Retry => "retry",
         }
     }
@@ -48,7 +44,6 @@ impl Status {
             Self::Accepted | Self::Duplicate => StatusCode::ACCEPTED,
             Self::Invalid => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::FORBIDDEN,
-            Self::Throttled => StatusCode::TOO_MANY_REQUESTS,
             Self::Retry => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -107,7 +102,7 @@ fn answer(verdicts: &[Verdict], body: serde_json::Result<String>) -> Answer {
     let mut statuses = verdicts.iter().map(Verdict::http);
     let first = statuses.next().unwrap_or(StatusCode::ACCEPTED);
     let status = if statuses.all(|other| other == first) { first } else { StatusCode::MULTI_STATUS };
-    let retry_after = verdicts.iter().any(|verdict| matches!(verdict.status, Status::Retry | Status::Throttled));
+    let retry_after = verdicts.iter().any(|verdict| verdict.status == Status::Retry);
     Answer { status, retry_after, body: body.unwrap_or_default() } // text and numbers always serialize
 }
 

@@ -2,7 +2,7 @@
 
 use super::answer::{Status, Verdict};
 use super::metrics::GatewayMetrics;
-use super::prepare::Prepared;
+use super::prepare::{Prepared, Ready};
 use super::window::{Fingerprint, Window};
 use millrace_schemas::Violation;
 use millrace_stream::{Acknowledgement, KafkaConfig, Outgoing, PublishError, Publisher};
@@ -74,11 +74,7 @@ impl Desk {
     }
 
     /// One verdict for each event, in their order. `accepted` is what all in-sync replicas have, and nothing else.
-    pub async fn settle(
-        &self,
-        events: Vec<Result<Prepared<'_>, Box<Verdict>>>,
-        metrics: &GatewayMetrics,
-    ) -> Vec<Verdict> {
+    pub async fn settle(&self, events: Vec<Ready<'_>>, metrics: &GatewayMetrics) -> Vec<Verdict> {
         let (since, mut trouble) = (Instant::now(), Trouble::default());
         let stages = self.hand_over(events, since + self.deadline, &mut trouble).await;
         let mut verdicts: Vec<Verdict> = Vec::with_capacity(stages.len());
@@ -105,12 +101,7 @@ impl Desk {
     }
 
     /// In order; where one can't be handed over in time none behind it is, or a key's order would be lost.
-    async fn hand_over(
-        &self,
-        events: Vec<Result<Prepared<'_>, Box<Verdict>>>,
-        mut until: Instant,
-        trouble: &mut Trouble,
-    ) -> Vec<Stage> {
+    async fn hand_over(&self, events: Vec<Ready<'_>>, mut until: Instant, trouble: &mut Trouble) -> Vec<Stage> {
         let publisher = self.publisher.read().unwrap_or_else(PoisonError::into_inner).clone();
         let (mut stages, mut firsts) = (Vec::with_capacity(events.len()), HashMap::new());
         let mut full = false;
@@ -259,7 +250,6 @@ fn as_the_first(first: &Verdict, repetition: Verdict) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chrono::Utc;
     use millrace_schemas::Envelope;
 
     /// Before a log that nobody answers for.
@@ -269,25 +259,13 @@ mod tests {
         Desk::new(&kafka, deadline, 1000).unwrap()
     }
 
-    fn event(n: u128, bytes: usize) -> Result<Prepared<'static>, Box<Verdict>> {
+    fn event(n: u128, bytes: usize) -> Ready<'static> {
         let id = Uuid::from_u128(n);
-        let envelope = Envelope {
-            id,
-            source: "/it".into(),
-            event_type: "a.b".into(),
-            subject: "key".into(),
-            occurred_at: Utc::now(),
-            recorded_at: None,
-            dataschema: None,
-            correlation_id: None,
-            causation_id: None,
-            traceparent: None,
-            tracestate: None,
-        };
+        let envelope = Envelope { id, ..Envelope::new("/it", "a.b", "key") };
         Ok(Prepared { id: id.to_string().to_uppercase(), topic: "a.v1".into(), envelope, value: vec![0; bytes] })
     }
 
-    fn batch(bytes: &[usize]) -> Vec<Result<Prepared<'static>, Box<Verdict>>> {
+    fn batch(bytes: &[usize]) -> Vec<Ready<'static>> {
         (10..).zip(bytes).map(|(n, bytes)| event(n, *bytes)).collect()
     }
 
