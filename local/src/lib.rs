@@ -21,6 +21,7 @@ mod probe;
 mod process;
 mod receiver;
 mod redis;
+mod secret;
 mod server;
 mod stack;
 mod supervise;

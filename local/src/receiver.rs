@@ -7,6 +7,7 @@
 
 use crate::Addresses;
 use crate::directory::found;
+use crate::secret::write_new;
 use anyhow::{Context, bail};
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State};
@@ -79,13 +80,9 @@ pub fn secret_file(data_dir: &Path) -> PathBuf {
 
 /// 32 random bytes; readable by its owner alone.
 fn new_secret(file: &Path) -> std::io::Result<String> {
-    use std::os::unix::fs::OpenOptionsExt;
     let bytes = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
     let secret = format!("whsec_{}", BASE64_STANDARD.encode(bytes));
-    if let Some(above) = file.parent() {
-        fs::create_dir_all(above)?;
-    }
-    File::options().write(true).create_new(true).mode(0o600).open(file)?.write_all(secret.as_bytes())?;
+    write_new(file, &secret)?;
     Ok(secret)
 }
 

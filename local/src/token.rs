@@ -1,9 +1,8 @@
 //! The key by which one publishes on this machine: made with the data directory, so that secure is the default here too.
 
 use crate::StackError;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use crate::secret::write_new;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
@@ -15,24 +14,17 @@ pub fn token_file(data_dir: &Path) -> PathBuf {
 /// Makes the key unless there is one already; readable by its owner alone.
 pub(crate) fn prepare(data_dir: &Path) -> Result<(), StackError> {
     let file = token_file(data_dir);
-    write_new(&file).map_err(|error| StackError::directory(&file, error))
-}
-
-fn write_new(file: &Path) -> std::io::Result<()> {
-    if let Some(above) = file.parent() {
-        fs::create_dir_all(above)?;
-    }
     let token = format!("mr_{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-    match File::options().write(true).create_new(true).mode(0o600).open(file) {
-        Ok(mut created) => created.write_all(token.as_bytes()),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
+    match write_new(&file, &token) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(StackError::directory(&file, error)),
+        _ => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
