@@ -1,7 +1,7 @@
 //! The one loop: pull, decode, batch, handle, commit.
 
 use crate::dead_letter::Rejected;
-use crate::decode::{Decoded, Decoder, Known, framed};
+use crate::decode::{Decoded, Decoder, Known, decode, framed};
 use crate::dedup::Window;
 use crate::memory_bound::{Held, MemoryBound};
 use crate::metrics::{Shared, Trying};
@@ -306,18 +306,18 @@ impl<H: Handler> Worker<H> {
             self.metrics.duplicate();
             return Ok(Some(Decoded::Ignored));
         }
-        let id = match framed(record) {
-            Ok((id, _)) => id,
+        let (id, datum) = match framed(record) {
+            Ok(framed) => framed,
             Err(reject) => return Ok(Some(Decoded::Rejected(reject))),
         };
         if !partition.knows(id, &envelope) {
-            match self.meet(record, &envelope, partition.next).await? {
+            match self.meet(id, record, &envelope, partition.next).await? {
                 Some(Ok(known)) => partition.met.insert(id, known),
                 Some(Err(reject)) => return Ok(Some(Decoded::Rejected(reject))),
                 None => return Ok(None),
             };
         }
-        let decoded = self.decoder.decode(&*self.handler, record, &envelope, &partition.met[&id], block);
+        let decoded = decode(&*self.handler, record, &envelope, &partition.met[&id], datum, block);
         if let Decoded::Ignored = decoded {
             self.metrics.ignored.inc();
         }
@@ -328,12 +328,13 @@ impl<H: Handler> Worker<H> {
     /// up.
     async fn meet(
         &self,
+        id: u32,
         record: &Record,
         envelope: &Envelope<'_>,
         next: i64,
     ) -> Result<Option<Result<Known, Reject>>, Failure> {
         let trying = self.metrics.trying();
-        let ask = async || self.told(next, &trying, self.decoder.known(record, envelope).await).await;
+        let ask = async || self.told(next, &trying, self.decoder.known(id, record, envelope).await).await;
         let known = match retry_until(&self.abort, "could not look a schema up", ask).await? {
             Some(Ok(known)) => known,
             other => return Ok(other),

@@ -60,19 +60,16 @@ impl Decoder {
         record.value().is_none() && self.compacted.contains(&*record.position.topic)
     }
 
-    /// The schema that this record was written with, and the contract that it follows.
+    /// The schema of this id, which the record was written with, and the contract that it follows.
     ///
     /// # Errors
     /// [`Failure::Retry`] while the registry cannot be asked; what is wrong with the record is not an error.
     pub(crate) async fn known(
         &self,
+        id: u32,
         record: &Record,
         envelope: &Envelope<'_>,
     ) -> Result<Result<Known, Reject>, Failure> {
-        let id = match framed(record) {
-            Ok((id, _)) => id,
-            Err(reject) => return Ok(Err(reject)),
-        };
         let writer = match self.registry.by_id(id).await {
             Ok(writer) => writer,
             Err(error @ RegistryError::Unreachable(_)) => return Err(Failure::retry(error)),
@@ -80,22 +77,6 @@ impl Decoder {
         };
         let contract = self.contract(envelope, &writer, record).cloned();
         Ok(contract.map(|contract| Known { writer, contract }))
-    }
-
-    pub(crate) fn decode<H: Handler>(
-        &self,
-        handler: &H,
-        record: &Record,
-        envelope: &Envelope<'_>,
-        known: &Known,
-        block: &mut H::Block,
-    ) -> Decoded {
-        let appended = incoming(record, envelope, known).and_then(|incoming| handler.decode(&incoming, block));
-        match appended {
-            Ok(true) => Decoded::Event,
-            Ok(false) => Decoded::Ignored,
-            Err(reject) => Decoded::Rejected(reject),
-        }
     }
 
     fn contract(
@@ -124,11 +105,21 @@ impl Decoder {
     }
 }
 
-fn incoming<'a>(record: &'a Record, envelope: &'a Envelope<'a>, known: &'a Known) -> Result<Incoming<'a>, Reject> {
-    let (_, datum) = framed(record)?;
-    let Known { writer, contract } = known;
+/// Gives the handler a record of which everything is known by now.
+pub(crate) fn decode<H: Handler>(
+    handler: &H,
+    record: &Record,
+    envelope: &Envelope<'_>,
+    Known { writer, contract }: &Known,
+    datum: &[u8],
+    block: &mut H::Block,
+) -> Decoded {
     let (position, key, logged_at) = (&record.position, record.key().unwrap_or_default(), record.timestamp);
-    Ok(Incoming { position, logged_at, key, envelope, contract, writer, datum })
+    match handler.decode(&Incoming { position, logged_at, key, envelope, contract, writer, datum }, block) {
+        Ok(true) => Decoded::Event,
+        Ok(false) => Decoded::Ignored,
+        Err(reject) => Decoded::Rejected(reject),
+    }
 }
 
 /// The schema's id, and the datum.

@@ -1,6 +1,6 @@
 //! Running a dead letter through its pipeline's own handler again, once.
 
-use crate::decode::Decoded;
+use crate::decode::{Decoded, decode, framed};
 use crate::offsets::{Batch, Purpose};
 use crate::{DeadLetter, DeadLetters, Decoder, Failure, Handler, Reject};
 use std::sync::Arc;
@@ -28,16 +28,7 @@ pub async fn replay<H: Handler>(
 ) -> Result<ReplayOutcome, Failure> {
     let pipeline = Arc::from(letter.pipeline.as_str());
     let mut batch = Batch::new(Purpose::Replay { letter: letter.id }, pipeline);
-    let decoded = match decoder.identify(&letter.record) {
-        Ok(envelope) => match decoder.known(&letter.record, &envelope).await? {
-            Ok(known) => {
-                handler.meet(&known.contract, &known.writer).await?;
-                decoder.decode(handler, &letter.record, &envelope, &known, &mut batch.block)
-            }
-            Err(reject) => Decoded::Rejected(reject),
-        },
-        Err(reject) => Decoded::Rejected(reject),
-    };
+    let decoded = read(decoder, handler, letter, &mut batch.block).await?;
     let outcome = match decoded {
         Decoded::Rejected(reject) => {
             letters.note_failure(letter.id, &reject).await?;
@@ -48,4 +39,24 @@ pub async fn replay<H: Handler>(
     };
     handler.apply(&batch).await?;
     Ok(outcome)
+}
+
+async fn read<H: Handler>(
+    decoder: &Decoder,
+    handler: &H,
+    letter: &DeadLetter,
+    block: &mut H::Block,
+) -> Result<Decoded, Failure> {
+    let record = &letter.record;
+    let framed = decoder.identify(record).and_then(|envelope| Ok((envelope, framed(record)?)));
+    let (envelope, (id, datum)) = match framed {
+        Ok(framed) => framed,
+        Err(reject) => return Ok(Decoded::Rejected(reject)),
+    };
+    let known = match decoder.known(id, record, &envelope).await? {
+        Ok(known) => known,
+        Err(reject) => return Ok(Decoded::Rejected(reject)),
+    };
+    handler.meet(&known.contract, &known.writer).await?;
+    Ok(decode(handler, record, &envelope, &known, datum, block))
 }
