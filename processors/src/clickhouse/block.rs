@@ -52,6 +52,7 @@ pub(super) struct Block<'a> {
 }
 
 impl Filled {
+    /// The columns for an event that was found there.
     fn of(&mut self, place: usize, table: &Arc<Table>, position: &Position) -> &mut Columns {
         self.partition.get_or_insert_with(|| (position.topic.clone(), position.partition));
         &mut self.tables.entry(place).or_insert_with(|| (table.clone(), Columns::new(table))).1
@@ -73,11 +74,6 @@ impl Rows {
         let columns = self.filled.of(reader.place, &reader.table, position);
         plan.append(incoming.datum, &Origin::of(incoming.envelope, position), columns)?;
         Ok(true)
-    }
-
-    /// The columns for an event that was found there.
-    pub(super) fn of(&mut self, place: usize, table: &Arc<Table>, position: &Position) -> &mut Columns {
-        self.filled.of(place, table, position)
     }
 
     /// About the bytes that they take.
@@ -197,7 +193,8 @@ pub(super) mod tests {
         let position = Position { topic: "shop.order.v1".into(), partition: 3, offset };
         let index = tables.index(event_type).unwrap();
         let plan = Plan::compile(&writer, tables.get(index)).unwrap();
-        plan.append(&datum, &Origin::of(&envelope, &position), rows.of(index, tables.get(index), &position)).unwrap();
+        let columns = rows.filled.of(index, tables.get(index), &position);
+        plan.append(&datum, &Origin::of(&envelope, &position), columns).unwrap();
     }
 
     const MIXED: [(i64, &str, u128); 3] =

@@ -137,13 +137,16 @@ impl Columns {
 
     /// About the bytes of the block.
     fn size(&self) -> usize {
-        let buffers: usize = self.buffers.iter().map(|buffer| buffer.bytes.len()).sum();
-        buffers + self.dictionaries.iter().map(Dictionary::weight).sum::<usize>()
+        self.sum(Vec::len)
     }
 
     /// About the bytes in memory: buffers have room to grow.
     pub fn weight(&self) -> usize {
-        let buffers: usize = self.buffers.iter().map(|buffer| buffer.bytes.capacity()).sum();
+        self.sum(Vec::capacity)
+    }
+
+    fn sum(&self, of_buffer: fn(&Vec<u8>) -> usize) -> usize {
+        let buffers: usize = self.buffers.iter().map(|buffer| of_buffer(&buffer.bytes)).sum();
         buffers + self.dictionaries.iter().map(Dictionary::weight).sum::<usize>()
     }
 

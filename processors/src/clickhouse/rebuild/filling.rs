@@ -1,7 +1,7 @@
 //! The handler that fills a table's shadow, and sums up by another way what must be in it afterwards.
 
 use super::super::block::Rows;
-use super::super::native::{self, Origin};
+use super::super::native;
 use super::super::readers::Readers;
 use super::super::row::whole;
 use super::super::server::Server;
@@ -102,13 +102,12 @@ impl Handler for Filling {
         if incoming.contract.event_type != self.event_type || self.discarded.contains(incoming.position) {
             return Ok(false);
         }
-        let Some(reader) = self.readers.get(&self.event_type, incoming.writer) else { return Ok(false) };
-        let plan = reader.plan.as_ref().map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
         let sum = self.sum(incoming)?;
-        let columns = filled.rows.of(reader.place, &reader.table, incoming.position);
-        plan.append(incoming.datum, &Origin::of(incoming.envelope, incoming.position), columns)?;
-        filled.sum.add(sum);
-        Ok(true)
+        let appended = filled.rows.append(incoming, &self.readers)?;
+        if appended {
+            filled.sum.add(sum);
+        }
+        Ok(appended)
     }
 
     /// Inserted again after an error under the same token; whatever comes of that, the sums are compared in the end.
