@@ -1,11 +1,10 @@
 //! Values that no column holds, numbers that are none, and symbols that the contract does not know yet.
 
 use crate::commands::temporary;
-use crate::platform::{Finished, Platform, Role, eventually};
+use crate::platform::{Platform, eventually, local_engine};
 use millrace_schemas::{Envelope, WriterSchema, value_from_json, wire};
 use millrace_stream::{KafkaConfig, Outgoing, Publisher};
 use serde_json::{Value, json};
-use std::process::Command;
 use tempfile::TempDir;
 
 const TOPIC: &str = "shop.reading.v1";
@@ -48,40 +47,15 @@ struct Sensors {
 
 impl Sensors {
     async fn start() -> Self {
-        let platform = Platform::start().await;
-        let kafka = KafkaConfig { brokers: platform.addresses().kafka.clone(), ..KafkaConfig::default() };
-        let sensors = Self { platform, project: temporary(), publisher: Publisher::new(&kafka).unwrap() };
-        sensors.write("schemas/avro/reading.taken/1.avsc", &contract(&STATES).to_string());
-        sensors.write("schemas/avro/reading.taken/example.json", &good().to_string());
+        let project = temporary();
+        write(&project, "schemas/avro/reading.taken/1.avsc", &contract(&STATES).to_string());
+        write(&project, "schemas/avro/reading.taken/example.json", &good().to_string());
         let rule = "name: readings\ndoc: Tells of every reading.\non: reading.taken\nchannel: webhook\nendpoint: shop_backoffice\n";
-        sensors.write("sinks/rules/readings.yaml", rule);
-        sensors.migrate();
-        sensors
-    }
-
-    fn write(&self, path: &str, text: &str) {
-        let path = self.project.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-
-    fn migrate(&self) {
-        let migrated = self.run(&["migrate"]);
-        assert_eq!(migrated.code(), 0, "{}", migrated.err);
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.platform.command();
-        command.arg("--project").arg(self.project.path()).args(arguments);
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Finished {
-        Finished::of(&mut self.command(arguments))
-    }
-
-    fn role(&self, arguments: &[&str]) -> Role {
-        Role::start(&mut self.command(arguments), &self.platform.data, arguments[0])
+        write(&project, "sinks/rules/readings.yaml", rule);
+        std::fs::create_dir_all(project.path().join("processors/analytics")).unwrap(); // none of the shop's metrics
+        let platform = Platform::start_with(local_engine(), Some(project.path())).await;
+        let kafka = KafkaConfig { brokers: platform.addresses().kafka.clone(), ..KafkaConfig::default() };
+        Self { platform, project, publisher: Publisher::new(&kafka).unwrap() }
     }
 
     async fn register(&self, schema: &Value) -> WriterSchema {
@@ -119,12 +93,18 @@ impl Sensors {
     }
 }
 
+fn write(project: &TempDir, path: &str, text: &str) {
+    let path = project.path().join(path);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
 const NOW: &str = "2026-03-01T12:00:00Z";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fits_no_column_is_set_aside_by_field_and_what_is_odd_arrives_as_it_is() {
     let sensors = Sensors::start().await;
-    let (mut process, mut sink) = (sensors.role(&["process", "clickhouse"]), sensors.role(&["sink"]));
+    let (mut process, mut sink) = (sensors.platform.role(&["process", "clickhouse"]), sensors.platform.role(&["sink"]));
     let writer = sensors.register(&contract(&STATES)).await;
     let newer = sensors.register(&contract(&["UNKNOWN", "FINE", "MELTED"])).await;
     let micros_of_year_9999 = 253_370_764_800_000_000_i64;
@@ -158,14 +138,19 @@ async fn what_fits_no_column_is_set_aside_by_field_and_what_is_odd_arrives_as_it
     }
     println!("{letters:#?}");
     // The contract learns the symbol, and the table is made right from the log.
-    sensors.write("schemas/avro/reading.taken/2.avsc", &contract(&["UNKNOWN", "FINE", "MELTED"]).to_string());
+    write(&sensors.project, "schemas/avro/reading.taken/2.avsc", &contract(&["UNKNOWN", "FINE", "MELTED"]).to_string());
     assert!(process.is_running() && sink.is_running(), "{}{}", process.log(), sink.log());
     assert_eq!((process.stop(), sink.stop()), (0, 0));
-    sensors.migrate();
-    assert_eq!(sensors.run(&["verify", "clickhouse"]).code(), 2, "the log has another symbol than the table by now");
-    let rebuilt = sensors.run(&["rebuild", "clickhouse", "reading_taken"]);
+    let migrated = sensors.platform.run(&["migrate"]);
+    assert_eq!(migrated.code(), 0, "{}", migrated.err);
+    assert_eq!(
+        sensors.platform.run(&["verify", "clickhouse"]).code(),
+        2,
+        "the log has another symbol than the table by now"
+    );
+    let rebuilt = sensors.platform.run(&["rebuild", "clickhouse", "reading_taken"]);
     assert_eq!(rebuilt.code(), 0, "{}{}", rebuilt.out, rebuilt.err);
-    let verified = sensors.run(&["verify", "clickhouse"]);
+    let verified = sensors.platform.run(&["verify", "clickhouse"]);
     assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
     assert_eq!(sensors.number("countIf(state = 'MELTED')").await, 1);
     sensors.platform.stop().await;

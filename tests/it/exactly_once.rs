@@ -121,17 +121,14 @@ async fn a_server_killed_between_a_parts_token_and_its_rename_loses_nothing() {
 }
 
 /// Lets the engine die when any of its threads is about to give a part its name for the n-th time: what it wrote down
-/// before, its token among it, is on the disk. Who watches for that, and
-/// the file of what they saw.
+/// before, its token among it, is on the disk. Who watches for that, and the file of what they saw.
 async fn killed_at_rename(shop: &Shop, n: u32) -> (Role, PathBuf) {
     shop.platform.clickhouse("system stop merges").await; // they rename too
     let engine = shop.platform.stack.pid(Server::ClickHouse).unwrap().to_string();
     let calls = shop.platform.data.join(format!("renames-{n}"));
-    let mut command = match rustix::process::geteuid().is_root() {
-        true => Command::new("strace"),
-        false => Command::new("sudo"), // who is not root may trace only what they have started themselves
-    };
-    if command.get_program() == "sudo" {
+    let mut command = Command::new("strace");
+    if !rustix::process::geteuid().is_root() {
+        command = Command::new("sudo"); // they may trace only what they have started themselves
         command.args(["-n", "strace"]);
     }
     command.args(["-f", "-p", &engine, "-e", "trace=/^rename", "-e"]);

@@ -102,18 +102,33 @@ async fn a_rebuild_that_dies_anywhere_has_changed_nothing_or_everything() {
     shop.platform.stop().await;
 }
 
+/// A rebuild that has asked for the exchange, while everything else goes on.
+struct AtTheExchange {
+    shop: Shop,
+    roles: [Role; 2],
+    held: HeldBack,
+    rebuild: Role,
+}
+
+impl AtTheExchange {
+    async fn come() -> Self {
+        let mut shop = Shop::open().await;
+        let roles = [shop.member("process", &["process"], &[]), shop.member("sink", &["sink"], &[])];
+        shop.publish(500, &[]);
+        shop.assert_equals_the_oracle();
+        let held = HeldBack::before(&shop.platform.addresses().clickhouse, "exchange tables").await;
+        let arguments = ["rebuild", "clickhouse", "order_placed"];
+        let rebuild = shop.member("rebuild", &arguments, &[("MILLRACE_CLICKHOUSE__URL", &held.url)]);
+        held.arrived().await;
+        Self { shop, roles, held, rebuild }
+    }
+}
+
 /// A server that hangs may carry an exchange out when whoever asked for it is dead, and everything else has gone on.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exchange_that_is_carried_out_late_finds_nothing_to_exchange() {
-    let mut shop = Shop::open().await;
-    let (process, sink) = (shop.member("process", &["process"], &[]), shop.member("sink", &["sink"], &[]));
-    shop.publish(500, &[]);
-    shop.assert_equals_the_oracle();
-    let held = HeldBack::before(&shop.platform.addresses().clickhouse, "exchange tables").await;
-    let arguments = ["rebuild", "clickhouse", "order_placed"];
-    let mut dying = shop.member("rebuild", &arguments, &[("MILLRACE_CLICKHOUSE__URL", &held.url)]);
-    held.arrived().await;
-    dying.kill();
+    let AtTheExchange { mut shop, roles, held, mut rebuild } = AtTheExchange::come().await;
+    rebuild.kill();
     shop.publish(500, &[]);
     shop.assert_equals_the_oracle();
     let answer = held.let_go().await;
@@ -122,21 +137,14 @@ async fn an_exchange_that_is_carried_out_late_finds_nothing_to_exchange() {
     nothing_is_left_over(&shop.platform).await;
     rebuilt(&shop, &["order_placed"]);
     shop.assert_equals_the_oracle();
-    assert_eq!([process, sink].map(Role::stop), [0, 0]);
+    assert_eq!(roles.map(Role::stop), [0, 0]);
     shop.platform.stop().await;
 }
 
 /// The locks that keep inserts away end with their connections; what is inserted then must not be exchanged away.
 #[tokio::test(flavor = "multi_thread")]
 async fn when_postgres_restarts_while_tables_are_exchanged_no_event_is_lost() {
-    let mut shop = Shop::open().await;
-    let (process, sink) = (shop.member("process", &["process"], &[]), shop.member("sink", &["sink"], &[]));
-    shop.publish(500, &[]);
-    shop.assert_equals_the_oracle();
-    let held = HeldBack::before(&shop.platform.addresses().clickhouse, "exchange tables").await;
-    let arguments = ["rebuild", "clickhouse", "order_placed"];
-    let mut rebuild = shop.member("rebuild", &arguments, &[("MILLRACE_CLICKHOUSE__URL", &held.url)]);
-    held.arrived().await;
+    let AtTheExchange { mut shop, roles, held, mut rebuild } = AtTheExchange::come().await;
     shop.platform.kill_server(Server::Postgres).await;
     shop.publish(500, &[]);
     shop.assert_equals_the_oracle();
@@ -145,7 +153,7 @@ async fn when_postgres_restarts_while_tables_are_exchanged_no_event_is_lost() {
     assert!(rebuild.log().contains("the tables were not exchanged"), "{}", rebuild.log());
     shop.assert_equals_the_oracle();
     nothing_is_left_over(&shop.platform).await;
-    assert_eq!([process, sink].map(Role::stop), [0, 0]);
+    assert_eq!(roles.map(Role::stop), [0, 0]);
     shop.platform.stop().await;
 }
 
