@@ -7,6 +7,7 @@
 //! A look notes how far the view is in each partition of the log. A partition's events are shown in their order, so
 //! the first look that is past an event's offset is the first that could see it. All on one machine: one clock.
 
+use crate::memory::traffic;
 use crate::platform::Platform;
 use crate::report::{Figures, Report};
 use crate::{SETTLED_WITHIN, published, settled};
@@ -34,9 +35,7 @@ pub async fn measure(seconds: u64, rate: u64, seed: u64, report: &mut Report) ->
     let mut process = platform.role(&["process", "clickhouse"]);
     crate::owns_partitions(&mut process).await?;
     let events = rate * (seconds + SETTLING.as_secs());
-    let (rate_text, seed, events_text) = (rate.to_string(), seed.to_string(), events.to_string());
-    let mut traffic =
-        platform.role(&["--json", "simulate", "--seed", &seed, "--rate", &rate_text, "--events", &events_text]);
+    let mut traffic = traffic(&platform, seed, rate, events);
     let began = Instant::now();
     let (mut looks, mut since) = (Vec::new(), 0);
     while traffic.is_running() {

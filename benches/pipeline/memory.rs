@@ -28,9 +28,7 @@ const WINDOWS: [&str; 4] = [
 pub async fn watch(minutes: u64, rate: u64, seed: u64, report: &mut Report) -> anyhow::Result<()> {
     let platform = Platform::start().await;
     let roles = [("process", role(&platform, &["process"])), ("sink", role(&platform, &["sink"]))];
-    let (rate_text, seed, events) = (rate.to_string(), seed.to_string(), (rate * minutes * 60).to_string());
-    let mut traffic =
-        platform.role(&["--json", "simulate", "--seed", &seed, "--rate", &rate_text, "--events", &events]);
+    let mut traffic = traffic(&platform, seed, rate, rate * minutes * 60);
     let mut samples: [Vec<(f64, f64)>; 2] = [Vec::new(), Vec::new()];
     let began = Instant::now();
     while traffic.is_running() {
@@ -60,6 +58,12 @@ async fn kept_up(platform: &Platform, events: u64, rate: u64) -> anyhow::Result<
     let behind = events.saturating_sub(settled.unsigned_abs());
     ensure!(behind <= BEHIND_SECONDS * rate, "the pipeline was {behind} records behind");
     Ok(())
+}
+
+/// The shop's traffic, as a process of its own.
+pub fn traffic(platform: &Platform, seed: u64, rate: u64, events: u64) -> Role {
+    let [seed, rate, events] = [seed, rate, events].map(|number| number.to_string());
+    platform.role(&["--json", "simulate", "--seed", &seed, "--rate", &rate, "--events", &events])
 }
 
 /// A role with windows that are full early.

@@ -1,7 +1,7 @@
 //! What becomes of the pipeline while ClickHouse is gone: its memory before, meanwhile and after, under steady load;
 //! and whether everything arrives once ClickHouse is back.
 
-use crate::memory::{figures, role};
+use crate::memory::{figures, role, traffic};
 use crate::platform::{BINARY, Platform};
 use crate::processes::rss_mb;
 use crate::report::{Figures, Report};
@@ -33,9 +33,7 @@ pub async fn measure(outage: Duration, rate: u64, seed: u64, report: &mut Report
     let mut process = role(&platform, &["process", "clickhouse"]);
     owns_partitions(&mut process).await?;
     let events = rate * (BEFORE + outage + AFTER).as_secs();
-    let (rate_text, seed, events_text) = (rate.to_string(), seed.to_string(), events.to_string());
-    let traffic =
-        platform.role(&["--json", "simulate", "--seed", &seed, "--rate", &rate_text, "--events", &events_text]);
+    let traffic = traffic(&platform, seed, rate, events);
     let sample = async || {
         tokio::time::sleep(SAMPLE_EVERY).await;
         rss_mb(process.pid()).with_context(|| format!("the pipeline ended:\n{}", process.log()))
