@@ -103,21 +103,30 @@ async fn a_server_killed_between_a_parts_token_and_its_rename_loses_nothing() {
     ];
     // A block is a part a month, so the second rename can also leave half of one.
     for rename in [1, 2] {
-        let crashing = [("MILLRACE_CRASH_AT", "clickhouse_planned")];
-        let mut crashed = shop.member("clickhouse", &["process", "clickhouse"], &crashing);
-        shop.publish(2_000, &[]);
-        assert_eq!(crashed.ended().await.signal(), Some(Signal::ABORT.as_raw()), "{}", crashed.log());
-        let (_strace, calls) = killed_at_rename(&shop, rename).await;
-        let process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
-        shop.assert_equals_the_oracle();
-        let calls = std::fs::read_to_string(calls).unwrap();
-        assert!(calls.contains("/tmp_insert_"), "it was not killed at the rename of what an insert wrote:\n{calls}");
-        let missing = found_missing(&process.log());
-        println!("killed at rename {rename}, rows missing though their token was known, and of how many: {missing:?}");
-        assert!(!missing.is_empty(), "nothing was lost, so nothing was shown:\n{}", process.log());
-        assert_eq!(process.stop(), 0);
+        let mut tries = 0;
+        while missing_when_killed_at(&mut shop, rename).await.is_empty() {
+            tries += 1; // such a rename can be of the last part but one of an insert, or of a system table's
+            assert!(tries < 5, "nothing was ever lost, so nothing was shown");
+        }
     }
     shop.platform.stop().await;
+}
+
+/// Kills the engine at a rename while a batch is repeated; what the processor then found missing.
+async fn missing_when_killed_at(shop: &mut Shop, rename: u32) -> Vec<(i64, i64)> {
+    let crashing = [("MILLRACE_CRASH_AT", "clickhouse_planned")];
+    let mut crashed = shop.member("clickhouse", &["process", "clickhouse"], &crashing);
+    shop.publish(2_000, &[]);
+    assert_eq!(crashed.ended().await.signal(), Some(Signal::ABORT.as_raw()), "{}", crashed.log());
+    let (_strace, calls) = killed_at_rename(shop, rename).await;
+    let process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
+    shop.assert_equals_the_oracle();
+    let calls = std::fs::read_to_string(calls).unwrap();
+    assert!(calls.contains("/tmp_insert_"), "it was not killed at the rename of what an insert wrote:\n{calls}");
+    let missing = found_missing(&process.log());
+    println!("killed at rename {rename}, rows missing though their token was known, and of how many: {missing:?}");
+    assert_eq!(process.stop(), 0);
+    missing
 }
 
 /// Lets the engine die when any of its threads is about to give a part its name for the n-th time: what it wrote down

@@ -286,6 +286,7 @@ async fn while_a_batch_is_on_its_way_nothing_is_exchanged() {
         ("shop.visit.v1", "page_viewed"),
         ("shop.account.v1", "user_registered"),
         ("shop.subscription.v1", "subscription_changed"),
+        ("shop.product.v1", "product_changed"),
     ];
     let (_, table) = tables.iter().find(|(topic, _)| open.iter().any(|open| open == topic)).expect("a plan was left");
     refused(&shop, &[table], "what is on its way was not settled");
