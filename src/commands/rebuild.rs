@@ -9,7 +9,7 @@ use crate::exit::Exit;
 use clap::{Args, Subcommand};
 use millrace_processors::clickhouse::{self, Progress, Rebuild, Rebuilt};
 use millrace_schemas::Contract;
-use millrace_stream::{DeadLetters, PipelineConfig};
+use millrace_stream::PipelineConfig;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,14 +45,12 @@ pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Ex
     if ranges.is_empty() {
         return Err(Exit::usage(format!("{} holds nothing of that range that has taken effect", contract.topic)));
     }
-    let discarded = DeadLetters::new(base.pool.clone()).discarded(clickhouse::NAME).await;
     let rebuild = Rebuild {
         config: &config.clickhouse,
         contract,
         contracts: &base.contracts,
         ranges,
         pipeline: pipeline(config),
-        discarded: discarded.map_err(|failure| Exit::failed(anyhow::anyhow!("{failure}")))?,
         fewer: arguments.fewer,
     };
     let pace = Pace::start();

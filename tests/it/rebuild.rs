@@ -191,7 +191,25 @@ async fn only_the_range_is_read_again_and_no_event_is_lost_unasked() {
     assert_eq!(number(&shop.platform, count).await, views);
     refused_ranges(&shop);
     another_type(&shop).await;
+    letters_are_looked_at_once_none_is_replayed_any_more(&shop).await;
     shop.platform.stop().await;
+}
+
+async fn letters_are_looked_at_once_none_is_replayed_any_more(shop: &Shop) {
+    let postgres = shop.platform.postgres().await;
+    let mut held = postgres.begin().await.unwrap();
+    sqlx::query("lock table millrace.dead_letter").execute(&mut *held).await.unwrap();
+    let rebuild = shop.platform.role(&["rebuild", "clickhouse", "page_viewed"]);
+    let is_there = async |lock: &str| {
+        let sql = format!("select exists (select from pg_locks where {lock})");
+        sqlx::query_scalar::<_, bool>(sqlx::AssertSqlSafe(sql)).fetch_one(&postgres).await.unwrap()
+    };
+    let waiting = "relation = 'millrace.dead_letter'::regclass and not granted";
+    eventually("it wants to look at dead letters", async || is_there(waiting).await).await;
+    assert!(is_there("locktype = 'advisory' and classid = 7170306 and granted").await, "{}", rebuild.log());
+    held.rollback().await.unwrap();
+    let (code, out) = rebuild.finish();
+    assert_eq!(code, 0, "{out}");
 }
 
 /// A compacted log lets go of what was followed by a later state; the table keeps it. What cannot be read is counted.

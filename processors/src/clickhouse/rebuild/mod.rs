@@ -24,7 +24,7 @@ use anyhow::{Context, ensure};
 use filling::{Filling, Sum};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use millrace_schemas::{Cleanup, Contract, Contracts};
-use millrace_stream::{PipelineConfig, Position, Range, Rebuilding, Spine, crash_at, scan};
+use millrace_stream::{DeadLetters, PipelineConfig, Position, Range, Rebuilding, Spine, crash_at, scan};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -51,7 +51,6 @@ pub struct Rebuild<'a> {
     /// The part of the log that is read again; what lies outside is carried over. All have settled.
     pub ranges: Vec<Range>,
     pub pipeline: PipelineConfig,
-    pub discarded: HashSet<Position>,
     /// Put the new table into place also where events of the old one are not in it.
     pub fewer: bool,
 }
@@ -91,6 +90,8 @@ struct Work<'a> {
     /// The one in use.
     table: Table,
     shadow: Table,
+    /// Records that somebody had given up when this began.
+    discarded: HashSet<Position>,
     alone: Rebuilding,
 }
 
@@ -126,8 +127,9 @@ impl Rebuild<'_> {
         let server = Server::with_timeout(self.config, STATEMENT_DEADLINE)?;
         let moment = Server::with_timeout(self.config, MOMENT_DEADLINE)?;
         exchange::finish(&moment, spine.checkpoints.pool(), &self.contract.topic).await.map_err(to_anyhow)?;
+        let discarded = DeadLetters::new(spine.checkpoints.pool().clone()).discarded(NAME).await.map_err(to_anyhow)?;
         let shadow = table.shadow(&Uuid::now_v7().simple().to_string());
-        Ok(Work { rebuild: self, spine, server, moment, table, shadow, alone })
+        Ok(Work { rebuild: self, spine, server, moment, table, shadow, discarded, alone })
     }
 }
 
@@ -156,7 +158,7 @@ impl Work<'_> {
 
     /// How many records could not be read.
     async fn fill(&self, told: &(impl Fn(Progress) + Sync)) -> anyhow::Result<u64> {
-        let Rebuild { contract, discarded, ranges, .. } = self.rebuild;
+        let (Rebuild { contract, ranges, .. }, discarded) = (self.rebuild, &self.discarded);
         let filling = Arc::new(Filling::new(self.server.clone(), contract, &self.shadow, discarded.clone()));
         let (of, done) = (ranges.iter().map(|range| range.to - range.from).sum(), AtomicI64::new(0));
         let scans = ranges.iter().map(|range| self.fill_from(&filling, range, &done, of, told));
@@ -205,7 +207,7 @@ impl Work<'_> {
     }
 
     async fn compare(&self, range: &Range) -> anyhow::Result<()> {
-        let Rebuild { contract, discarded, pipeline, .. } = self.rebuild;
+        let (Rebuild { contract, pipeline, .. }, discarded) = (self.rebuild, &self.discarded);
         let server = self.server.clone();
         let comparison = Arc::new(Comparison::of_shadow(server, contract, &self.shadow, discarded.clone()).await?);
         let scanned = scan(self.spine, "rebuild", comparison.clone(), pipeline.clone(), range.clone(), |_| {}).await;
