@@ -126,6 +126,11 @@ pub(super) fn another_has_its_turn(failure: &Failure) -> bool {
     matches!(failure, Failure::Retry(error) if exception_code(&format!("{error:#}")) == Some(286))
 }
 
+/// UNKNOWN_TABLE or TABLE_IS_DROPPED: it was there when we looked.
+pub(super) fn table_is_gone(failure: &Failure) -> bool {
+    matches!(exception_code(&failure.to_string()), Some(60 | 218))
+}
+
 /// `Code: 252. DB::Exception: …` → 252. What carries no code was said by a proxy.
 pub(super) fn exception_code(text: &str) -> Option<u32> {
     let (_, rest) = text.split_once("Code: ")?;
@@ -170,6 +175,13 @@ mod tests {
         let of = |code: u32| failure(answered(&format!("Code: {code}. DB::Exception: Received from c-2:9000. no.")));
         assert!(another_has_its_turn(&of(286)) && !another_has_its_turn(&of(285)));
         assert!(!another_has_its_turn(&failure(Error::TimedOut)));
+    }
+
+    #[test]
+    fn a_table_that_is_gone_is_told_from_a_wrong_statement() {
+        let of = |code: u32| failure(answered(&format!("Code: {code}. DB::Exception: no.")));
+        assert!(table_is_gone(&of(60)) && table_is_gone(&of(218)) && !table_is_gone(&of(47)));
+        assert!(!table_is_gone(&failure(Error::TimedOut)));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use super::super::column::{quote, text_literal};
 use super::super::config::ClickHouseConfig;
+use super::super::exception;
 use super::super::server::Server;
 use super::super::table::{Found, RAW, SHADOW, Table};
 use super::super::topology::{LOCAL, Topology};
@@ -219,12 +220,24 @@ impl Personal {
 
     /// Empties what anybody who was ever to be erased has in these columns, and how many rows it was in.
     pub async fn erase(&self, server: &Server) -> Result<u64, Failure> {
+        self.unless_gone(self.erase_alone(server).await)
+    }
+
+    async fn erase_alone(&self, server: &Server) -> Result<u64, Failure> {
         let rows = number(server, &self.count(SUBJECTS)).await?;
         if rows > 0 {
             self.nobody_is_at_it(server).await?;
             server.execute(&self.update(server.topology())).await?;
         }
         Ok(rows)
+    }
+
+    /// A rebuild that has ended meanwhile has dropped its own table; there is nothing in it.
+    fn unless_gone<T: Default>(&self, done: Result<T, Failure>) -> Result<T, Failure> {
+        match done {
+            Err(failure) if self.database == SHADOW && exception::table_is_gone(&failure) => Ok(T::default()),
+            done => done,
+        }
     }
 
     /// One that was given up waiting for goes on in the server: another beside it would do the work twice.
@@ -250,7 +263,7 @@ impl Personal {
         let (from, to) = (time("since"), time("until"));
         let sql = self.count(&format!("{SUBJECTS} where recorded_at >= {from} and recorded_at <= {to}"));
         let query = server.query(&sql).param("since", since.timestamp_micros());
-        server.within(query.param("until", until.timestamp_micros()).fetch_one::<u64>()).await
+        self.unless_gone(server.within(query.param("until", until.timestamp_micros()).fetch_one::<u64>()).await)
     }
 }
 
@@ -296,7 +309,10 @@ pub(super) async fn remembered(server: &Server) -> Result<u64, Failure> {
 /// Empties what a rebuild filled in of anybody who was or is to be erased, before it is seen.
 pub(in super::super) async fn erase_shadow(server: &Server, shadow: &str) -> Result<(), Failure> {
     for personal in personal(server, &[SHADOW]).await?.iter().filter(|personal| personal.table == shadow) {
-        personal.erase(server).await?;
+        // The worker may be at it as well; to do it twice is harmless, and a rebuild does not begin again for that.
+        if number(server, &personal.count(SUBJECTS)).await? > 0 {
+            server.execute(&personal.update(server.topology())).await?;
+        }
     }
     Ok(())
 }
@@ -324,7 +340,8 @@ pub async fn remains(config: &ClickHouseConfig) -> anyhow::Result<Vec<Remains>> 
 async fn look(server: &Server) -> Result<Vec<Remains>, Failure> {
     let mut found = Vec::new();
     for personal in personal(server, &[RAW, SHADOW]).await? {
-        let (rows, overdue) = server.within(server.query(&personal.remains()).fetch_one::<(u64, u64)>()).await?;
+        let remains = server.within(server.query(&personal.remains()).fetch_one::<(u64, u64)>()).await;
+        let (rows, overdue) = personal.unless_gone(remains)?;
         let table = personal.table();
         let columns = personal.columns.into_iter().map(|(name, _)| name).collect();
         found.push(Remains { table, columns, rows, overdue });

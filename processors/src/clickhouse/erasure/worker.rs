@@ -7,7 +7,7 @@
 //! Every step may be repeated, by anybody, so one that dies in between changes nothing. One process at a time does it,
 //! which saves work and is not needed to be right.
 
-use super::super::table::RAW;
+use super::super::table::{RAW, SHADOW};
 use super::Server;
 use super::config::ErasureConfig;
 use super::ledger::{Ledger, Recorded};
@@ -110,7 +110,7 @@ impl Worker {
             if !people.is_empty() {
                 personal::remember(&self.server, &people).await?;
             }
-            let tables = personal::personal(&self.server, &[RAW]).await?;
+            let tables = personal::personal(&self.server, &[RAW, SHADOW]).await?;
             for table in &tables {
                 self.empty(table).await?;
             }
