@@ -204,7 +204,7 @@ async fn only_the_range_is_read_again_and_no_event_is_lost_unasked() {
     assert_eq!((&told["left_out"], &told["kept"], &told["rejected"]), (&json!(1), &json!(0), &json!(0)), "{told}");
     assert_eq!(number(&shop.platform, count).await, views);
     refused_ranges(&shop);
-    another_type(&shop).await;
+    another_type(&shop, half).await;
     letters_are_looked_at_once_none_is_replayed_any_more(&shop).await;
     shop.platform.stop().await;
 }
@@ -288,7 +288,13 @@ fn refused_ranges(shop: &Shop) {
 }
 
 /// A column that somebody gave another type is what the contract says afterwards.
-async fn another_type(shop: &Shop) {
+async fn another_type(shop: &Shop, half: i64) {
+    mutate(&shop.platform, "alter table events_raw.page_viewed modify column load_ms Float64").await;
+    let no_integer = format!("alter table events_raw.page_viewed update load_ms = 0.5 where _offset < {half}");
+    mutate(&shop.platform, &no_integer).await;
+    // A row that is carried over keeps its value, or there is no new table.
+    refused(shop, &["page_viewed", &format!("--from={half}")], "load_ms");
+    rebuilt(shop, &["page_viewed"]);
     mutate(&shop.platform, "alter table events_raw.page_viewed modify column load_ms String").await;
     let migrate = shop.platform.run(&["migrate"]);
     assert!(migrate.err.contains("`millrace rebuild clickhouse page_viewed`"), "{}", migrate.err);

@@ -52,14 +52,30 @@ pub(super) fn create(table: &Table, shadow: &Table) -> [String; 2] {
 
 /// Rows from the table in use to its shadow, which has all its columns.
 pub(super) fn copy(table: &Table, shadow: &Table, found: &Found, which: &str) -> String {
-    let names = columns(found, table).iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ");
-    let (shadow, live) = (shadow.raw(), table.raw());
-    // Two copies of the same rows are two inserts that look alike.
+    let (live, wanted) = (columns(found, table), columns(found, shadow));
+    let names: Vec<_> = live.iter().map(|column| quote(&column.name)).collect();
+    let values: Vec<_> = live.iter().map(|column| value(column, wanted)).collect();
+    // Two copies of the same rows are two inserts that look alike. A null where there can be none is an error.
     format!(
-        "insert into {shadow} ({names}) select {names} from {live} where {which}
+        "insert into {} ({}) select {} from {} where {which}
          settings insert_deduplicate = 0, deduplicate_insert = 'disable', deduplicate_insert_select = 'disable',
-         max_partitions_per_insert_block = 0"
+         max_partitions_per_insert_block = 0, insert_null_as_default = 0, timeout_overflow_mode = 'throw'",
+        shadow.raw(),
+        names.join(", "),
+        values.join(", "),
+        table.raw()
     )
+}
+
+/// An insert alone would make another number of one that does not fit.
+fn value(column: &Column, wanted: &[Column]) -> String {
+    let name = quote(&column.name);
+    match wanted.iter().find(|wanted| wanted.name == column.name) {
+        Some(wanted) if wanted.type_name != column.type_name => {
+            format!("accurateCast({name}, {})", text_literal(&wanted.type_name))
+        }
+        _ => name,
+    }
 }
 
 /// Those that the table in use has and its shadow not.
