@@ -290,6 +290,9 @@ fn refused_ranges(shop: &Shop) {
 /// A column that somebody gave another type is what the contract says afterwards.
 async fn another_type(shop: &Shop, half: i64) {
     mutate(&shop.platform, "alter table events_raw.page_viewed modify column load_ms Float64").await;
+    for by_hand in ["place Int64 materialized _offset + 1", "late Bool alias _offset > 1000"] {
+        mutate(&shop.platform, &format!("alter table events_raw.page_viewed add column {by_hand}")).await;
+    }
     let no_integer = format!("alter table events_raw.page_viewed update load_ms = 0.5 where _offset < {half}");
     mutate(&shop.platform, &no_integer).await;
     // A row that is carried over keeps its value, or there is no new table.

@@ -250,12 +250,14 @@ impl Server {
         let mut tables = self.found_tables().await?;
         let sql = format!(
             "select concat(database, '.', table), name, type, comment,
-                 if(default_kind = 'DEFAULT', toNullable(default_expression), null)
+                 if(default_kind = 'DEFAULT', toNullable(default_expression), null),
+                 if(default_kind not in ('', 'DEFAULT'), toNullable(concat(default_kind, ' ', default_expression)), null)
              from system.columns where database in ('{LOCAL}', '{RAW}', '{SHADOW}') order by database, table, position"
         );
-        let columns = self.client.query_raw(&sql).fetch_all::<(String, String, String, String, Option<String>)>();
-        for (table, name, type_name, comment, default_sql) in self.within(columns).await? {
-            let column = Column { name, type_name, comment, default_sql };
+        type Described = (String, String, String, String, Option<String>, Option<String>);
+        let columns = self.client.query_raw(&sql).fetch_all::<Described>();
+        for (table, name, type_name, comment, default_sql, computed) in self.within(columns).await? {
+            let column = Column { name, type_name, comment, default_sql, computed };
             tables.entry(table).or_default().columns.push(column);
         }
         Ok(tables)

@@ -60,6 +60,8 @@ pub(super) struct Column {
     pub type_name: String,
     pub comment: String,
     pub default_sql: Option<String>,
+    /// Of one that the server computes, and takes no values for: `materialized …` or `alias …`. Somebody added it by hand.
+    pub computed: Option<String>,
 }
 
 /// A contract that no table can hold.
@@ -436,7 +438,8 @@ impl Described {
 
 impl Column {
     pub fn definition(&self) -> String {
-        let default = self.default_sql.as_ref().map(|sql| format!(" default {sql}")).unwrap_or_default();
+        let default = self.default_sql.as_ref().map(|sql| format!(" default {sql}"));
+        let default = default.or_else(|| self.computed.as_ref().map(|sql| format!(" {sql}"))).unwrap_or_default();
         format!("{} {}{default} comment {}", quote(&self.name), self.type_name, text_literal(&self.comment))
     }
 }
@@ -447,12 +450,14 @@ fn columns(fields: &[Field]) -> Vec<Column> {
         type_name: (*type_name).to_owned(),
         comment: (*comment).to_owned(),
         default_sql: None,
+        computed: None,
     };
     let theirs = |field: &Field| Column {
         name: field.name.clone(),
         type_name: field.column_type().to_string(),
         comment: field.doc.clone(),
         default_sql: field.default_sql.clone(),
+        computed: None,
     };
     let mut columns: Vec<Column> = fields.iter().map(theirs).collect();
     columns.extend(ENVELOPE.iter().chain(&LINEAGE).map(ours));

@@ -53,8 +53,9 @@ pub(super) fn create(table: &Table, shadow: &Table) -> [String; 2] {
 /// Rows from the table in use to its shadow, which has all its columns.
 pub(super) fn copy(table: &Table, shadow: &Table, found: &Found, which: &str) -> String {
     let (live, wanted) = (columns(found, table), columns(found, shadow));
-    let names: Vec<_> = live.iter().map(|column| quote(&column.name)).collect();
-    let values: Vec<_> = live.iter().map(|column| value(column, wanted)).collect();
+    let stored: Vec<_> = live.iter().filter(|column| column.computed.is_none()).collect();
+    let names: Vec<_> = stored.iter().map(|column| quote(&column.name)).collect();
+    let values: Vec<_> = stored.iter().map(|column| value(column, wanted)).collect();
     // Two copies of the same rows are two inserts that look alike. A null where there can be none is an error.
     format!(
         "insert into {} ({}) select {} from {} where {which}
