@@ -27,15 +27,16 @@ impl Work<'_> {
         let (started, topic) = (Instant::now(), &self.rebuild.contract.topic);
         let checkpoints = &self.spine.checkpoints;
         let mut still = checkpoints.stand_still(NAME, topic, PATIENCE).await.map_err(to_anyhow)?;
+        self.server = self.moment.clone();
         self.copy_since(mark).await?;
         self.erase().await?;
         self.nothing_is_left_behind().await?;
         let rebuilt = self.uuid(&self.shadow).await?;
         still.outlive_us(self.shadow.stored_as(), &mut self.alone).await.map_err(to_anyhow)?;
         crash_at("rebuild_before_exchange");
-        let answer = self.moment.execute(&statements::exchange(&self.table, &self.shadow)).await;
+        let answer = self.server.execute(&statements::exchange(&self.table, &self.shadow)).await;
         crash_at("rebuild_exchanged");
-        let dropped = self.moment.execute(&statements::drop(self.shadow.stored_as())).await;
+        let dropped = self.server.execute(&statements::drop(self.shadow.stored_as())).await;
         dropped
             .map_err(to_anyhow)
             .context("whether the tables were exchanged is not known: the next batch sees to it")?;
@@ -68,12 +69,12 @@ impl Work<'_> {
 
     /// A clock that was set back would hide rows from a copy by time.
     async fn nothing_is_left_behind(&self) -> anyhow::Result<()> {
-        let ranges = &self.rebuild.ranges;
-        let live: u64 = self.ask(&statements::places_behind(&self.table, ranges)).await?;
-        let copied: u64 = self.ask(&statements::places_behind(&self.shadow, ranges)).await?;
+        let (topic, begun) = (&self.rebuild.contract.topic, &self.begun);
+        let live: u64 = self.ask(&statements::came_meanwhile(&self.table, topic, begun)).await?;
+        let copied: u64 = self.ask(&statements::came_meanwhile(&self.shadow, topic, begun)).await?;
         ensure!(
             copied >= live,
-            "{} of {live} rows that came in meanwhile were not copied: was the server's clock set? Begin again",
+            "{} of {live} events that came in meanwhile were not copied: was the server's clock set? Begin again",
             live - copied
         );
         Ok(())

@@ -84,9 +84,11 @@ pub struct Rebuilt {
 struct Work<'a> {
     rebuild: &'a Rebuild<'a>,
     spine: &'a Spine,
+    /// Gives up after [`STATEMENT_DEADLINE`]; once nothing is inserted meanwhile, after [`MOMENT_DEADLINE`].
     server: Server,
-    /// The same for [`MOMENT_DEADLINE`].
     moment: Server,
+    /// How far each partition was settled when this began.
+    begun: Vec<(i32, i64)>,
     /// The one in use.
     table: Table,
     shadow: Table,
@@ -127,9 +129,16 @@ impl Rebuild<'_> {
         let server = Server::with_timeout(self.config, STATEMENT_DEADLINE)?;
         let moment = Server::with_timeout(self.config, MOMENT_DEADLINE)?;
         exchange::finish(&moment, spine.checkpoints.pool(), &self.contract.topic).await.map_err(to_anyhow)?;
+        let begun = self.settled(spine).await?;
         let discarded = DeadLetters::new(spine.checkpoints.pool().clone()).discarded(NAME).await.map_err(to_anyhow)?;
         let shadow = table.shadow(&Uuid::now_v7().simple().to_string());
-        Ok(Work { rebuild: self, spine, server, moment, table, shadow, discarded, alone })
+        Ok(Work { rebuild: self, spine, server, moment, begun, table, shadow, discarded, alone })
+    }
+
+    async fn settled(&self, spine: &Spine) -> anyhow::Result<Vec<(i32, i64)>> {
+        let all = spine.checkpoints.list().await?;
+        let ours = all.into_iter().filter(|row| row.pipeline == NAME && row.topic == self.contract.topic);
+        Ok(ours.map(|row| (row.partition, row.next)).collect())
     }
 }
 

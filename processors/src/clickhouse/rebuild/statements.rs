@@ -34,13 +34,6 @@ pub(super) fn let_go(shadow: &Table, ranges: &[Range], share: u64, shares: u64) 
     )
 }
 
-/// What comes after them, and partitions that they don't know.
-pub(super) fn behind(ranges: &[Range]) -> String {
-    let before = |range: &Range| format!("(_partition = {} and _offset < {})", range.partition, range.to);
-    let topic = ranges.first().map(|range| text_literal(&range.topic)).unwrap_or_default();
-    format!("(_topic = {topic} and not ({}))", ranges.iter().map(before).collect::<Vec<_>>().join(" or "))
-}
-
 /// Every shadow of one table.
 pub(super) const SHADOWS: &str = "select name from system.tables
     where database = 'events_shadow' and splitByChar('-', name)[1] = {table:String}";
@@ -112,9 +105,17 @@ pub(super) fn events(table: &Table, ranges: &[Range]) -> String {
     )
 }
 
-/// Places behind the ranges.
-pub(super) fn places_behind(table: &Table, ranges: &[Range]) -> String {
-    format!("select uniqExact(_partition, _offset) from {} where {}", table.raw(), behind(ranges))
+/// Events behind what was settled when the rebuild began, also of partitions that were not known then. By place, since a
+/// time can't be trusted where the clock was set.
+pub(super) fn came_meanwhile(table: &Table, topic: &str, begun: &[(i32, i64)]) -> String {
+    let before = |(partition, next): &(i32, i64)| format!("not (_partition = {partition} and _offset < {next})");
+    let behind: Vec<_> = begun.iter().map(before).collect();
+    format!(
+        "select uniqExact(event_id) from {} where _topic = {} and {}",
+        table.raw(),
+        text_literal(topic),
+        behind.join(" and ")
+    )
 }
 
 pub(super) fn uuid(table: &Table) -> String {
@@ -129,4 +130,21 @@ pub(super) fn exchange(table: &Table, shadow: &Table) -> String {
 /// Its name is gone at once, its rows a little later.
 pub(super) fn drop(shadow: &str) -> String {
     format!("drop table if exists {SHADOW}.{}", quote(shadow))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use millrace_schemas::Contracts;
+
+    #[test]
+    fn what_came_meanwhile_is_told_by_its_place_alone() {
+        let contracts = Contracts::embedded().unwrap();
+        let table = Table::of(contracts.get("order.placed").unwrap()).unwrap();
+        assert_eq!(
+            came_meanwhile(&table.shadow("1"), "shop.order.v1", &[(0, 7), (1, 9)]),
+            "select uniqExact(event_id) from events_shadow.`order_placed-1` where _topic = 'shop.order.v1' \
+             and not (_partition = 0 and _offset < 7) and not (_partition = 1 and _offset < 9)"
+        );
+    }
 }
