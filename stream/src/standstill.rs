@@ -49,10 +49,11 @@ impl Checkpoints {
         Err(Failure::retry(anyhow::anyhow!("a table of {topic} is being rebuilt already, or a dead letter replayed")))
     }
 
-    /// Lets nothing of this topic begin, and waits until what had begun is settled.
+    /// Lets nothing of this topic begin, and waits until what had begun is settled. Who has not settled within
+    /// `patience` never does: it is fenced off, and the next owner begins with what it had planned.
     ///
     /// # Errors
-    /// Partitions that have not settled within `patience`.
+    /// When somebody changes a table of it for longer than that.
     pub async fn stand_still(&self, pipeline: &str, topic: &str, patience: Duration) -> Result<Standstill, Failure> {
         let until = Instant::now() + patience;
         let still = silence(self.pool(), topic, patience).await?;
@@ -64,10 +65,11 @@ impl Checkpoints {
                 return Ok(still);
             }
             if Instant::now() >= until {
-                return Err(Failure::retry(anyhow::anyhow!(
-                    "{topic} {open:?}: what is on its way was not settled within {patience:?}; does the role run that \
-                     has these partitions? An unfinished batch needs it"
-                )));
+                tracing::warn!(
+                    "{topic} {open:?}: what is on its way was not settled within {patience:?}; its next owner does it"
+                );
+                fence(&mut still.connection, pipeline, topic).await?;
+                continue;
             }
             sleep(LOOK_EVERY).await;
         }
@@ -97,6 +99,17 @@ async fn silence(pool: &PgPool, topic: &str, patience: Duration) -> Result<Optio
         Err(_) => Ok(None),
         Ok(locked) => locked.map(|_| Some(Standstill { connection, topic: topic.to_owned() })).map_err(Failure::from),
     }
+}
+
+/// Nobody settles these plans any more but a next owner, who begins with them once it may begin at all. They are kept:
+/// it must know that some of it may have been inserted, under the same token.
+async fn fence(connection: &mut PgConnection, pipeline: &str, topic: &str) -> Result<(), Failure> {
+    let fence = sqlx::query(
+        "update millrace.checkpoint set epoch = epoch + 1, plan = plan || '{\"waits\": true}', updated_at = now()
+         where pipeline = $1 and topic = $2 and plan is not null and plan -> 'waits' is null",
+    );
+    fence.bind(pipeline).bind(topic).execute(connection).await?;
+    Ok(())
 }
 
 /// Partitions with a plan that somebody carries out.
