@@ -445,7 +445,7 @@ async fn a_full_disk_is_said_and_waited_for_and_loses_nothing() {
     ask_clickhouse(&stack.clickhouse, "system start merges").await.unwrap();
     let log = simulate.log.clone();
     let (code, out) = spawn_blocking(|| simulate.finish()).await.unwrap();
-    assert_eq!(code, 0, "{out}\n{}", std::fs::read_to_string(log).unwrap());
+    assert_eq!(code, 0, "{out}\n{}\n{}", std::fs::read_to_string(log).unwrap(), process.log());
     let verdict: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
     assert_eq!((&verdict["published"], &verdict["differences"]), (&20_000.into(), &serde_json::json!([])));
     assert_eq!((process.stop(), sink.stop(), registry.stop(), disk.stack.stop()), (0, 0, 0, 0));
