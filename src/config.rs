@@ -108,6 +108,8 @@ impl Default for ProcessConfig {
             batch_bytes: 32 << 20,
             memory_bytes: 256 << 20,
             batches_per_second: Some(20),
+            // They wait for each other's inserts, to go together: what is under way at once is bounded there.
+            concurrent_batches: 64,
             ..PipelineConfig::default()
         };
         let (order_status, customer_summary) = Default::default();

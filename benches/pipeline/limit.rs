@@ -26,10 +26,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 
-/// As many batches at once as Millrace applies by default.
-const CONCURRENT_BATCHES: usize = 4;
-/// Batches that were read and wait to be written: reading must not run far ahead of writing.
-const RELEASED_MAX: usize = 8;
+/// So many write at once.
+const WRITERS: usize = 4;
+/// Batches that were read and wait to be written: reading must not run far ahead of writing, and no further than
+/// Millrace, of whose partitions each has one waiting.
+const RELEASED_MAX: usize = 36;
 /// A log that gives nothing for so long has less than it should.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -151,10 +152,10 @@ pub fn main(spec: &Path) -> anyhow::Result<()> {
     })
 }
 
-/// Writes one of the batches it was given.
+/// Writes some of the batches it was given: together, where that is cheaper.
 trait Writer: Send + Sync + 'static {
     fn places(&self) -> impl Iterator<Item = &Place>;
-    fn write(&self, batch: usize) -> impl Future<Output = anyhow::Result<()>> + Send;
+    fn write(&self, batches: &[usize]) -> impl Future<Output = anyhow::Result<()>> + Send;
 }
 
 async fn run<W: Writer>(log: Option<Log>, writer: Option<Arc<W>>) -> anyhow::Result<()> {
@@ -177,13 +178,16 @@ async fn run<W: Writer>(log: Option<Log>, writer: Option<Arc<W>>) -> anyhow::Res
 
 async fn write_all<W: Writer>(writer: &Arc<W>, released: mpsc::Receiver<usize>) -> anyhow::Result<()> {
     let released = Arc::new(Mutex::new(released));
-    let workers: Vec<_> = (0..CONCURRENT_BATCHES)
+    let workers: Vec<_> = (0..WRITERS)
         .map(|_| {
             let (writer, released) = (writer.clone(), released.clone());
             tokio::spawn(async move {
                 loop {
-                    let Some(batch) = released.lock().await.recv().await else { return anyhow::Ok(()) };
-                    writer.write(batch).await?;
+                    let mut batches = Vec::new();
+                    if released.lock().await.recv_many(&mut batches, RELEASED_MAX).await == 0 {
+                        return anyhow::Ok(());
+                    }
+                    writer.write(&batches).await?;
                 }
             })
         })

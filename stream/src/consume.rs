@@ -205,7 +205,7 @@ impl<H: Handler> Worker<H> {
         Partition {
             claim: Arc::new(self.claim.clone()),
             next: self.claim.next,
-            planned: self.claim.plan.as_ref().map(|plan| plan.to),
+            planned: self.claim.planned_to,
             window: Window::new(self.config.dedup_window),
             // Whoever only reads writes no dead letter that there could be too many of.
             storm: (!self.claim.is_nobodys()).then(Storm::default),

@@ -57,17 +57,8 @@ pub struct Claim {
     epoch: i64,
     /// The first offset that has not taken effect.
     pub next: i64,
-    /// A range an earlier owner had begun to write elsewhere: it must be written again exactly so.
-    pub plan: Option<Plan>,
-}
-
-/// A contiguous range on its way into a store that shares no transaction with Postgres.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
-    /// One past the last offset of the range.
-    pub to: i64,
-    /// What the handler noted about it.
-    pub note: Value,
+    /// One past the last offset of a range that an earlier owner had begun to write elsewhere: that is the next batch.
+    pub planned_to: Option<i64>,
 }
 
 impl Checkpoints {
@@ -168,12 +159,8 @@ fn checkpoint(row: &PgRow) -> Result<Checkpoint, sqlx::Error> {
     })
 }
 
-impl Plan {
-    fn from_json(mut value: Value) -> Result<Self, Failure> {
-        let to = value["to"].as_i64();
-        let to = to.ok_or_else(|| Failure::stop(anyhow::anyhow!("checkpoint plan has no `to`: {value}")))?;
-        Ok(Self { to, note: value["note"].take() })
-    }
+fn planned_to(plan: &Value) -> Result<i64, Failure> {
+    plan["to"].as_i64().ok_or_else(|| Failure::stop(anyhow::anyhow!("checkpoint plan has no `to`: {plan}")))
 }
 
 /// A partition that is to be taken over.
@@ -198,7 +185,7 @@ pub(crate) fn recreated(pipeline: &str, topic: &str, known: &str, found: &str) -
 impl Claim {
     /// For reading: an epoch that no owner has, so that nothing can be settled with it.
     pub(crate) fn nobodys(pipeline: &str, topic: &str, partition: i32, next: i64) -> Self {
-        Self { pipeline: pipeline.into(), topic: topic.into(), partition, epoch: 0, next, plan: None }
+        Self { pipeline: pipeline.into(), topic: topic.into(), partition, epoch: 0, next, planned_to: None }
     }
 
     /// Does it only read?
@@ -220,7 +207,7 @@ impl Claim {
             partition: *partition,
             epoch: row.try_get("epoch")?,
             next: row.try_get("next")?,
-            plan: plan.map(Plan::from_json).transpose()?,
+            planned_to: plan.as_ref().map(planned_to).transpose()?,
         })
     }
 
@@ -312,14 +299,10 @@ impl<B> Batch<B> {
         self.rejected.iter().map(|rejected| &rejected.record.position)
     }
 
-    /// The plan an earlier owner left for exactly this range.
-    pub fn earlier_plan(&self) -> Option<&Value> {
-        match &self.purpose {
-            Purpose::Advance { claim, from, to, .. } if claim.next == *from => {
-                claim.plan.as_ref().filter(|plan| plan.to == *to).map(|plan| &plan.note)
-            }
-            _ => None,
-        }
+    /// Has an earlier owner left a plan, and is this its range?
+    pub fn repeats_a_plan(&self) -> bool {
+        let Purpose::Advance { claim, from, to, .. } = &self.purpose else { return false };
+        claim.next == *from && claim.planned_to == Some(*to)
     }
 
     /// Moves the checkpoint over this batch and writes its dead letters, within the caller's transaction:

@@ -132,7 +132,9 @@ async fn missing_when_killed_at(shop: &mut Shop, rename: u32) -> Vec<(i64, i64)>
 /// Lets the engine die when any of its threads is about to give a part its name for the n-th time: what it wrote down
 /// before, its token among it, is on the disk. Who watches for that, and the file of what they saw.
 async fn killed_at_rename(shop: &Shop, n: u32) -> (Role, PathBuf) {
-    shop.platform.clickhouse("system stop merges").await; // they rename too
+    for others in ["merges", "cleanup"] {
+        shop.platform.clickhouse(&format!("system stop {others}")).await; // they rename too
+    }
     let engine = shop.platform.stack.pid(Server::ClickHouse).unwrap().to_string();
     let calls = shop.platform.data.join(format!("renames-{n}"));
     let mut command = Command::new("strace");
@@ -173,6 +175,41 @@ async fn a_server_that_hangs_is_named_with_the_deadline_and_what_it_had_in_hand_
     shop.assert_equals_the_oracle();
     assert_eq!(process.stop(), 0);
     shop.platform.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_partitions_insert_while_the_server_is_busy_goes_in_as_one() {
+    let mut shop = Shop::open().await;
+    let postgres = shop.platform.postgres().await;
+    shop.platform.clickhouse("system stop merges").await; // they too make one part of many
+    let gate = Gate::before(&shop.platform.addresses().clickhouse).await;
+    let through = [("MILLRACE_CLICKHOUSE__URL", &*gate.url), ("MILLRACE_CLICKHOUSE__REQUEST_TIMEOUT_MS", "60000")];
+    let process = shop.member("clickhouse", &["process", "clickhouse"], &through);
+    shop.publish(500, &[]);
+    eventually("all is settled", async || rows(&shop, "events").await == 500 && planned(&postgres).await == 0).await;
+    gate.open.send_replace(false);
+    shop.publish(3_000, &[]);
+    eventually("every partition inserts", async || planned(&postgres).await == 6).await;
+    gate.open.send_replace(true);
+    eventually("all is there", async || rows(&shop, "events").await == 3_500).await;
+    assert_eq!(rows(&shop, "events_raw").await, 3_500, "nothing is there twice");
+    let shared = "select count() from (select _table, _part from merge('events_raw', '.*') group by all
+                  having uniqExact(_partition) > 1)";
+    assert!(shop.platform.number(shared).await > 0, "no part holds rows of several partitions");
+    let verified = shop.platform.run(&["verify", "clickhouse"]);
+    assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
+    assert_eq!(process.stop(), 0);
+    shop.platform.stop().await;
+}
+
+async fn rows(shop: &Shop, database: &str) -> i64 {
+    shop.platform.number(&format!("select count() from merge('{database}', '.*')")).await
+}
+
+/// Partitions of the topic of most events whose rows are on their way.
+async fn planned(postgres: &PgPool) -> i64 {
+    let sql = "select count(*) from millrace.checkpoint where topic = 'shop.visit.v1' and plan is not null";
+    sqlx::query_scalar(sql).fetch_one(postgres).await.unwrap()
 }
 
 /// Stands before a server. While it is shut, connections are taken and what they carry stays on its way.

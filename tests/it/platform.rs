@@ -90,6 +90,11 @@ impl Platform {
         PgPool::connect(&self.addresses().postgres).await.unwrap()
     }
 
+    /// One number from ClickHouse.
+    pub async fn number(&self, sql: &str) -> i64 {
+        self.clickhouse(&format!("select toInt64(({sql})) as n")).await[0]["n"].as_i64().unwrap()
+    }
+
     /// Asks ClickHouse; one JSON object a row.
     pub async fn clickhouse(&self, sql: &str) -> Vec<Value> {
         ask_clickhouse(&self.addresses().clickhouse, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"))

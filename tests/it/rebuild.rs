@@ -10,13 +10,9 @@ use serde_json::{Value, json};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
-async fn number(platform: &Platform, sql: &str) -> i64 {
-    platform.clickhouse(&format!("select toInt64(({sql})) as n")).await[0]["n"].as_i64().unwrap()
-}
-
 /// In all tables.
 async fn events(shop: &Shop) -> i64 {
-    number(&shop.platform, "select count() from merge('events', '.*')").await
+    shop.platform.number("select count() from merge('events', '.*')").await
 }
 
 async fn mutate(platform: &Platform, sql: &str) {
@@ -40,7 +36,7 @@ fn refused(shop: &Shop, arguments: &[&str], why: &str) {
 }
 
 async fn nothing_is_left_over(platform: &Platform) {
-    assert_eq!(number(platform, "select count() from system.tables where database = 'events_shadow'").await, 0);
+    assert_eq!(platform.number("select count() from system.tables where database = 'events_shadow'").await, 0);
 }
 
 /// Where it dies in [`a_rebuild_that_dies_anywhere_has_changed_nothing_or_everything`].
@@ -68,7 +64,7 @@ async fn what_was_lost_or_altered_is_right_again_while_events_flow() {
     assert!(orders["after"].as_u64() > orders["before"].as_u64(), "{orders}");
     assert!(people["after"].as_u64() > people["before"].as_u64(), "{people}");
     assert_eq!(
-        number(&shop.platform, "select countIf(user_id in (select toUUID(subject) from erasure.subject) and email != '') from events_raw.user_registered").await,
+        shop.platform.number("select countIf(user_id in (select toUUID(subject) from erasure.subject) and email != '') from events_raw.user_registered").await,
         0,
         "who was erased was seen again"
     );
@@ -87,11 +83,11 @@ async fn what_a_dead_rebuild_left_is_erased_too(shop: &Shop) {
     let mut dying = shop.member("rebuild", &arguments, &[("MILLRACE_CRASH_AT", "rebuild_filled")]);
     assert_eq!(dying.ended().await.signal(), Some(Signal::ABORT.as_raw()), "{}", dying.log());
     let shadow = "merge('events_shadow', '^user_registered-')";
-    assert!(number(&shop.platform, &format!("select count() from {shadow}")).await > 0);
+    assert!(shop.platform.number(&format!("select count() from {shadow}")).await > 0);
     let held = format!(
         "select countIf(email != '' and user_id in (select toUUID(subject) from erasure.subject)) from {shadow}"
     );
-    eventually("nothing is held of who asked", async || number(&shop.platform, &held).await == 0).await;
+    eventually("nothing is held of who asked", async || shop.platform.number(&held).await == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,16 +175,16 @@ async fn only_the_range_is_read_again_and_no_event_is_lost_unasked() {
     eventually("all is there", async || events(&shop).await == 3_000).await;
     assert_eq!(process.stop(), 0);
     let count = "select count() from events.page_viewed";
-    let views = number(&shop.platform, count).await;
+    let views = shop.platform.number(count).await;
     mutate(&shop.platform, "alter table events_raw.page_viewed update load_ms = 77 where 1").await;
-    let half = number(&shop.platform, "select quantileExact(0.5)(_offset) from events.page_viewed").await;
+    let half = shop.platform.number("select quantileExact(0.5)(_offset) from events.page_viewed").await;
     let since = format!("--from={half}");
     rebuilt(&shop, &["page_viewed", &since]);
     let altered = format!("select countIf(load_ms != 77) from events.page_viewed where _offset < {half}");
-    assert_eq!(number(&shop.platform, &altered).await, 0, "what lies before the range was carried over as it was");
+    assert_eq!(shop.platform.number(&altered).await, 0, "what lies before the range was carried over as it was");
     let right = format!("select countIf(load_ms = 77) * 10 < count() from events.page_viewed where _offset >= {half}");
-    assert_eq!(number(&shop.platform, &right).await, 1, "what lies in it is as the log has it");
-    assert_eq!(number(&shop.platform, count).await, views);
+    assert_eq!(shop.platform.number(&right).await, 1, "what lies in it is as the log has it");
+    assert_eq!(shop.platform.number(count).await, views);
     // An event that the log does not have is not lost unasked, also where one is found again for it.
     mutate(
         &shop.platform,
@@ -199,10 +195,10 @@ async fn only_the_range_is_read_again_and_no_event_is_lost_unasked() {
                     from events_raw.page_viewed limit 1";
     shop.platform.clickhouse(invented).await;
     refused(&shop, &["page_viewed"], "--fewer does without them");
-    assert_eq!(number(&shop.platform, count).await, views);
+    assert_eq!(shop.platform.number(count).await, views);
     let told = rebuilt(&shop, &["page_viewed", "--fewer", "--since=2020-01-01T00:00:00Z"]);
     assert_eq!((&told["left_out"], &told["kept"], &told["rejected"]), (&json!(1), &json!(0), &json!(0)), "{told}");
-    assert_eq!(number(&shop.platform, count).await, views);
+    assert_eq!(shop.platform.number(count).await, views);
     refused_ranges(&shop);
     another_type(&shop, half).await;
     letters_are_looked_at_once_none_is_replayed_any_more(&shop).await;
@@ -253,10 +249,10 @@ async fn what_a_compacted_log_let_go_of_is_kept() {
         next - 1
     );
     shop.platform.clickhouse(&earlier).await;
-    let products = number(&shop.platform, "select count() from events.product_changed").await;
+    let products = shop.platform.number("select count() from events.product_changed").await;
     let told = rebuilt(&shop, &["product_changed"]);
     assert_eq!((&told["kept"], &told["left_out"], &told["rejected"]), (&json!(1), &json!(0), &json!(1)), "{told}");
-    assert_eq!(number(&shop.platform, "select count() from events.product_changed").await, products);
+    assert_eq!(shop.platform.number("select count() from events.product_changed").await, products);
     shop.platform.stop().await;
 }
 

@@ -4,6 +4,7 @@ use super::{Place, Writer};
 use bytes::Bytes;
 use clickhouse::Client;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Compressed and sent at once.
@@ -47,30 +48,38 @@ impl Writer for Loaded {
         self.batches.iter().map(|(place, _)| place)
     }
 
-    async fn write(&self, batch: usize) -> anyhow::Result<()> {
-        let (place, blocks) = &self.batches[batch];
-        for (at, (block, bytes)) in blocks.iter().enumerate() {
-            let token = format!("bench:{}:{}:{}:{at}", place.topic, place.partition, place.to);
-            insert(&self.client, block, bytes, &token).await?;
+    /// Native blocks of one table go together, as Millrace's do. RowBinary has its header first and goes alone.
+    async fn write(&self, batches: &[usize]) -> anyhow::Result<()> {
+        let mut together = BTreeMap::<(&str, usize), Vec<&(Block, Bytes)>>::new();
+        for batch in batches {
+            let (_, blocks) = &self.batches[*batch];
+            for block in blocks {
+                let alone = if block.0.statement.ends_with("Native") { 0 } else { *batch };
+                together.entry((&block.0.statement, alone)).or_default().push(block);
+            }
+        }
+        for ((statement, _), blocks) in together {
+            insert(&self.client, statement, &blocks).await?;
         }
         Ok(())
     }
 }
 
-async fn insert(client: &Client, block: &Block, bytes: &Bytes, token: &str) -> anyhow::Result<()> {
-    let rows = block.rows.to_string();
+async fn insert(client: &Client, statement: &str, blocks: &[&(Block, Bytes)]) -> anyhow::Result<()> {
+    let rows = blocks.iter().map(|(block, _)| block.rows).sum::<u64>().to_string();
     let mut insert = client
-        .insert_formatted_with(&block.statement)
+        .insert_formatted_with(statement)
         .with_setting("async_insert", "0")
-        .with_setting("insert_deduplicate", "1")
-        .with_setting("deduplicate_insert", "enable")
+        .with_setting("insert_deduplicate", "0")
+        .with_setting("deduplicate_insert", "disable")
         .with_setting("max_partitions_per_insert_block", "0")
-        .with_setting("insert_deduplication_token", token)
         .with_setting("max_insert_block_size", &rows)
         .with_setting("min_insert_block_size_rows", &rows)
         .with_setting("min_insert_block_size_bytes", "0");
-    for start in (0..bytes.len()).step_by(CHUNK_BYTES) {
-        insert.send(bytes.slice(start..bytes.len().min(start + CHUNK_BYTES))).await?;
+    for (_, bytes) in blocks {
+        for start in (0..bytes.len()).step_by(CHUNK_BYTES) {
+            insert.send(bytes.slice(start..bytes.len().min(start + CHUNK_BYTES))).await?;
+        }
     }
     Ok(insert.end().await?)
 }

@@ -135,7 +135,17 @@ impl Writer for Loaded {
         self.batches.iter().map(|(place, _)| place)
     }
 
-    async fn write(&self, batch: usize) -> anyhow::Result<()> {
+    async fn write(&self, batches: &[usize]) -> anyhow::Result<()> {
+        for batch in batches {
+            self.write_one(*batch).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Loaded {
+    /// A transaction a batch, as Millrace has.
+    async fn write_one(&self, batch: usize) -> anyhow::Result<()> {
         let (place, statements) = &self.batches[batch];
         let mut tx = self.pool.begin().await?;
         let moved = sqlx::query(

@@ -11,10 +11,11 @@ use super::config::ClickHouseConfig;
 use super::metrics::SinkMetrics;
 use super::migrate;
 use super::native::Plan;
-use super::protocol::{Attempt, Known, Step};
+use super::protocol::{Attempt, Step};
 use super::readers::Readers;
 use super::rebuild::unless_exchanged;
 use super::server::Server;
+use super::together::{Insert, Inserting, Together};
 use millrace_schemas::{Contract, Contracts, WriterSchema};
 use millrace_stream::{
     Batch, Failure, Handler, Incoming, Planned, Reason, Reject, answered, crash_at, keep_as_it_is, keep_moving,
@@ -28,6 +29,7 @@ use uuid::Uuid;
 /// The handler. One serves all partitions of a process.
 pub struct ClickHouse {
     server: Server,
+    inserts: Together<Measured>,
     /// The same, with the patience that a change of a table needs.
     migrations: Server,
     /// One table is changed at a time.
@@ -35,7 +37,6 @@ pub struct ClickHouse {
     readers: Readers<Plan>,
     pool: PgPool,
     begun: Begun,
-    metrics: SinkMetrics,
 }
 
 impl ClickHouse {
@@ -49,14 +50,15 @@ impl ClickHouse {
         pool: PgPool,
         metrics: SinkMetrics,
     ) -> anyhow::Result<Self> {
+        let server = Server::new(config)?;
         Ok(Self {
-            server: Server::new(config)?,
+            inserts: Together::new(Measured { server: server.clone(), metrics }),
+            server,
             migrations: Server::with_timeout(config, config.migrate_timeout())?,
             changing: tokio::sync::Mutex::default(),
             readers: Readers::new(super::tables(config, contracts)?, Plan::compile),
             pool,
             begun: Begun::default(),
-            metrics,
         })
     }
 
@@ -78,14 +80,19 @@ impl ClickHouse {
             Some(_) => None,
         };
         let blocks = batch.block.blocks();
-        let mut attempt = Attempt::new(self.known(batch, span, &blocks));
+        let mut attempt = Attempt::new(blocks.len(), self.repeats(batch, span));
         let mut missing = None;
         loop {
             match attempt.step() {
                 Step::Plan => *planned = self.begin(&span.topic, || self.plan(batch, &blocks)).await?,
-                Step::Insert(at) => self.insert(&blocks[at], &blocks[at].token(span)).await?,
+                Step::Insert(at) => self.insert(&blocks[at], span).await?,
                 Step::Look(at) => missing = self.look(&blocks[at], span).await?,
-                Step::InsertMissing(_) => self.insert_missing(missing.take().as_ref(), span).await?,
+                Step::InsertMissing(_) => self.insert_again(missing.as_ref(), span, Token::Own).await?,
+                Step::LookAgain(at) => {
+                    missing = self.look(&blocks[at], span).await?;
+                    missing.iter().for_each(|missing| warn_of_loss(missing, &blocks[at], span));
+                }
+                Step::InsertLost(_) => self.insert_again(missing.as_ref(), span, Token::Unseen).await?,
                 Step::Settle => break,
             }
             attempt.done(missing.is_some());
@@ -101,10 +108,10 @@ impl ClickHouse {
         unless_exchanged(&self.server, &self.pool, &[topic], begin).await
     }
 
-    /// What may have been inserted before. A replayed letter has neither plan nor predecessor we would know of.
-    fn known(&self, batch: &Batch<Rows>, span: &Span, blocks: &[Block<'_>]) -> Vec<Known> {
-        let (begun, plan) = (self.begun.begin(span) || batch.range().is_none(), batch.earlier_plan());
-        blocks.iter().map(|block| Known::of(begun, plan.map(|note| block.is_in(note)))).collect()
+    /// May any of it have been inserted before? A replayed letter has neither plan nor predecessor we would know of.
+    fn repeats(&self, batch: &Batch<Rows>, span: &Span) -> bool {
+        let begun = self.begun.begin(span);
+        begun || batch.range().is_none() || batch.repeats_a_plan()
     }
 
     async fn plan(&self, batch: &Batch<Rows>, blocks: &[Block<'_>]) -> Result<Option<Planned>, Failure> {
@@ -113,13 +120,9 @@ impl ClickHouse {
         Ok(planned)
     }
 
-    async fn insert(&self, block: &Block<'_>, token: &str) -> Result<(), Failure> {
-        let started = Instant::now();
-        let inserted = self.server.insert(block, token).await;
-        let (table, rows) = (block.table.name(), block.len());
-        inserted.map_err(|failure| failure.context(format!("could not insert {rows} rows into events_raw.{table}")))?;
-        self.metrics.wrote(block, started.elapsed());
-        Ok(())
+    async fn insert(&self, block: &Block<'_>, span: &Span) -> Result<(), Failure> {
+        let inserted = self.inserts.insert(Insert::of(block, block.token(span))).await;
+        inserted.map_err(|failure| failure.context(could_not_insert(block)))
     }
 
     /// The rows that the server does not have.
@@ -127,19 +130,18 @@ impl ClickHouse {
         let table = block.table.name();
         let found = self.server.rows(block, span).await;
         let found = found.map_err(|failure| failure.context(format!("could not read events_raw.{table} back")))?;
-        let missing = block.without(&found);
-        if let Some(missing) = &missing {
-            tracing::warn!(
-                table, topic = %span.topic, partition = span.partition, offsets = span.offsets,
-                "{} of {} rows were not there after a repeated insert: inserting these", missing.len(), block.len()
-            );
-        }
-        Ok(missing)
+        Ok(block.without(&found))
     }
 
-    async fn insert_missing(&self, missing: Option<&Block<'_>>, span: &Span) -> Result<(), Failure> {
+    /// Alone, since only so it has a token.
+    async fn insert_again(&self, missing: Option<&Block<'_>>, span: &Span, token: Token) -> Result<(), Failure> {
         let Some(missing) = missing else { return Ok(()) };
-        self.insert(missing, &format!("{}:{}", missing.token(span), Uuid::now_v7())).await
+        let token = match token {
+            Token::Own => missing.token(span),
+            Token::Unseen => format!("{}:{}", missing.token(span), Uuid::now_v7()),
+        };
+        let inserted = self.inserts.server().insert(&Insert::of(missing, token)).await;
+        inserted.map_err(|failure| failure.context(could_not_insert(missing)))
     }
 
     /// Gives the type's table the columns that this schema needs. A schema that may not have them is refused from
@@ -178,6 +180,41 @@ impl ClickHouse {
         })
         .await?;
         crash_at("clickhouse_settled");
+        Ok(())
+    }
+}
+
+/// Under which token rows are inserted.
+#[derive(Debug, Clone, Copy)]
+enum Token {
+    /// The same whoever inserts them.
+    Own,
+    /// One that the server cannot know.
+    Unseen,
+}
+
+fn could_not_insert(block: &Block<'_>) -> String {
+    format!("could not insert {} rows into events_raw.{}", block.len(), block.table.name())
+}
+
+fn warn_of_loss(missing: &Block<'_>, of: &Block<'_>, span: &Span) {
+    tracing::warn!(
+        table = of.table.name(), topic = %span.topic, partition = span.partition, offsets = span.offsets,
+        "{} of {} rows were not there after a repeated insert: inserting these", missing.len(), of.len()
+    );
+}
+
+/// The server, and what its inserts cost.
+struct Measured {
+    server: Server,
+    metrics: SinkMetrics,
+}
+
+impl Inserting for Measured {
+    async fn insert(&self, insert: &Insert) -> Result<(), Failure> {
+        let started = Instant::now();
+        self.server.insert(insert).await?;
+        self.metrics.wrote(insert, started.elapsed());
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! What inserting costs and how fresh the tables are. Names and units: `docs/metrics.md`.
 
-use super::block::Block;
+use super::together::Insert;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -38,12 +38,11 @@ impl SinkMetrics {
         metrics
     }
 
-    pub(super) fn wrote(&self, block: &Block<'_>, took: Duration) {
-        let label = TableLabel { table: block.table.name().to_owned() };
+    pub(super) fn wrote(&self, insert: &Insert, took: Duration) {
+        let label = TableLabel { table: insert.table.clone() };
         self.duration.get_or_create(&label).observe(took.as_secs_f64());
-        self.records.get_or_create(&label).observe(block.len() as f64);
-        let (_, newest) = block.occurred_at();
-        let newest = newest as f64 / 1e6;
+        self.records.get_or_create(&label).observe(insert.rows as f64);
+        let newest = insert.newest as f64 / 1e6;
         let fresh = self.fresh.get_or_create(&label);
         if newest > fresh.get() {
             fresh.set(newest);

@@ -3,7 +3,7 @@
 //! ```text
 //! contract ─→ column ─→ table ─→ migrate                      analytics/*.sql ─→ metrics.<name>
 //!                         │
-//! event ─→ native: columns ┴─→ block (one a table) ─→ handler: plan, insert, settle ─→ server
+//! event ─→ native: columns ┴─→ block (one a table) ─→ handler: plan, insert, settle ─→ together ─→ server
 //! event that `erases` ─→ erasure: its subject's personal columns are emptied, in every table
 //! ```
 //!
@@ -29,6 +29,7 @@ mod rebuild;
 mod row;
 mod server;
 mod table;
+mod together;
 mod topology;
 mod turns;
 mod verify;

@@ -7,6 +7,7 @@ use super::config::ClickHouseConfig;
 use super::erasure::{self, Marks};
 use super::exception;
 use super::table::{Column, Described, Found, RAW, SHADOW, Table};
+use super::together::Insert;
 use super::topology::{LOCAL, Setting, Topology};
 use super::turns::Turns;
 use anyhow::Context;
@@ -122,12 +123,16 @@ impl Server {
 
     /// Inserts rows of a format that the statement names. An error may be one after the fact.
     pub async fn send(&self, statement: &str, rows: Bytes) -> Result<(), Failure> {
-        // Whoever sends the same rows again has a reason: they may be gone meanwhile.
-        let insert = self.inserting(statement).with_setting("deduplicate_insert", "disable");
-        let mut insert =
-            insert.with_setting("insert_deduplicate", "0").with_timeouts(Some(self.timeout), Some(self.timeout));
+        let insert = self.inserting_whatever_was_before(statement);
+        let mut insert = insert.with_timeouts(Some(self.timeout), Some(self.timeout));
         insert.send(rows).await.map_err(|error| self.failure(error))?;
         insert.end().await.map_err(|error| self.failure(error))
+    }
+
+    /// Whoever sends the same rows again has a reason: they may be gone meanwhile.
+    fn inserting_whatever_was_before(&self, statement: impl Into<String>) -> InsertFormatted {
+        let insert = self.inserting(statement).with_setting("deduplicate_insert", "disable");
+        insert.with_setting("insert_deduplicate", "0")
     }
 
     fn inserting(&self, statement: impl Into<String>) -> InsertFormatted {
@@ -150,22 +155,22 @@ impl Server {
         self.within(query.execute()).await
     }
 
-    /// Inserts a block. An error may be one after the fact: ask with [`Server::rows`].
-    pub async fn insert(&self, block: &Block<'_>, token: &str) -> Result<(), Failure> {
+    /// Inserts blocks, all or none. An error may be one after the fact: ask with [`Server::rows`].
+    pub async fn insert(&self, insert: &Insert) -> Result<(), Failure> {
         match self.topology {
-            Topology::Single => self.insert_now(block, token).await,
-            Topology::Cluster(_) => self.insert_in_turn(block, token).await,
+            Topology::Single => self.insert_now(insert).await,
+            Topology::Cluster(_) => self.insert_in_turn(insert).await,
         }
     }
 
     /// While an insert waits for its quorum, its table takes no other: within this process they queue up, and
     /// another process's is waited for, no longer than for an answer.
-    async fn insert_in_turn(&self, block: &Block<'_>, token: &str) -> Result<(), Failure> {
-        let _turn = self.turns.of(block.table.name()).await;
+    async fn insert_in_turn(&self, insert: &Insert) -> Result<(), Failure> {
+        let _turn = self.turns.of(&insert.table).await;
         let done = async {
             let mut backoff = Backoff::between(NEXT_TURN.0, NEXT_TURN.1);
             loop {
-                match self.insert_now(block, token).await {
+                match self.insert_now(insert).await {
                     Err(failure) if exception::another_has_its_turn(&failure) => {
                         tokio::time::sleep(backoff.next_wait()).await;
                     }
@@ -176,19 +181,22 @@ impl Server {
         timeout(self.timeout, done).await.unwrap_or_else(|_| Err(self.too_late()))
     }
 
-    async fn insert_now(&self, block: &Block<'_>, token: &str) -> Result<(), Failure> {
-        let bytes = block.bytes();
-        let mut insert = self
-            .inserting(block.table.insert_statement())
-            .with_setting("insert_deduplication_token", token)
-            // One insert is one block, whatever its size: a token stands for all of it or none.
-            .with_setting("max_insert_block_size", block.len().to_string())
-            .with_setting("min_insert_block_size_rows", block.len().to_string())
+    async fn insert_now(&self, Insert { statement, rows, blocks, token, .. }: &Insert) -> Result<(), Failure> {
+        let insert = match token {
+            Some(token) => self.inserting(statement).with_setting("insert_deduplication_token", token),
+            None => self.inserting_whatever_was_before(statement),
+        };
+        // One insert is one block, whatever its size: it is there as a whole in each month, or not at all.
+        let mut insert = insert
+            .with_setting("max_insert_block_size", rows.to_string())
+            .with_setting("min_insert_block_size_rows", rows.to_string())
             .with_setting("min_insert_block_size_bytes", "0")
             .with_timeouts(Some(self.timeout), Some(self.timeout));
         self.within(async {
-            for start in (0..bytes.len()).step_by(CHUNK_BYTES) {
-                insert.send(bytes.slice(start..bytes.len().min(start + CHUNK_BYTES))).await?;
+            for block in blocks {
+                for start in (0..block.len()).step_by(CHUNK_BYTES) {
+                    insert.send(block.slice(start..block.len().min(start + CHUNK_BYTES))).await?;
+                }
             }
             Ok(())
         })
@@ -296,11 +304,12 @@ impl Server {
             // The name is one of the constants above.
             let sql = format!("select toString(getSetting('{name}'))");
             let query = self.client.query_raw(&sql).with_setting(*name, *wanted);
-            let found: String = self.within(query.fetch_one()).await.map_err(to_anyhow).with_context(|| {
-                format!(
-                    "clickhouse did not run a statement with {name} = {wanted}, without which inserts are not safe: \
-                     let this user change the setting, neither read-only nor constrained"
-                )
+            let found: String = self.within(query.fetch_one()).await.map_err(|failure| {
+                let refused = exception::exception_code(&failure.to_string()).is_some();
+                let advice = if refused { ": let this user change the setting, neither read-only nor constrained" } else { "" };
+                to_anyhow(failure).context(format!(
+                    "clickhouse did not run a statement with {name} = {wanted}, without which inserts are not safe{advice}"
+                ))
             })?;
             let found = match found.as_str() {
                 "true" => "1",
@@ -447,7 +456,7 @@ mod tests {
         for server in [server(&url, None), server(&url, Some("main"))] {
             let requests = [
                 server.execute("create database x").await.map_err(to_anyhow),
-                server.insert(block, "token").await.map_err(to_anyhow),
+                server.insert(&Insert::of(block, "token".into())).await.map_err(to_anyhow),
                 server.rows(block, &span).await.map(drop).map_err(to_anyhow),
                 server.found().await.map(drop).map_err(to_anyhow),
                 server.replicas("main").await.map(drop).map_err(to_anyhow),
@@ -470,7 +479,7 @@ mod tests {
         let tables = tables();
         let rows = rows(&tables, &[(1, "order.placed", 1)]);
         for server in [server(&url, None), server(&url, Some("main"))] {
-            let failure = server.insert(&rows.blocks()[0], "token").await.unwrap_err();
+            let failure = server.insert(&Insert::of(&rows.blocks()[0], "token".into())).await.unwrap_err();
             assert!(matches!(failure, Failure::Retry(_)), "{failure}");
         }
         serving.abort();

@@ -1,7 +1,7 @@
 //! The protocol among owners that die, owners that don't know they are stale, answers that are lost, requests that
 //! arrive when nobody waits for them, and a server that forgets. Compared with the log, which is all there is to say.
 
-use super::{Attempt, Known, Step};
+use super::{Attempt, Step};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::VecDeque;
@@ -26,16 +26,10 @@ struct Block {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-struct Token {
-    block: Block,
-    unique: Option<u32>,
-}
-
-/// As [`millrace_stream::Batch::plan`] writes it.
-#[derive(Debug, Clone)]
-struct Plan {
-    to: usize,
-    blocks: Vec<Block>,
+enum Token {
+    Own(Block),
+    /// Of one insert alone.
+    Unseen(u32),
 }
 
 #[derive(Debug, Clone)]
@@ -43,11 +37,13 @@ enum Request {
     Plan {
         epoch: u32,
         next: usize,
-        plan: Plan,
+        to: usize,
     },
     Insert {
         block: Block,
         token: Token,
+        /// Of rows that a second look found missing.
+        is_repair: bool,
     },
     Look {
         block: Block,
@@ -77,7 +73,7 @@ enum Answer {
 struct World {
     epoch: u32,
     next: usize,
-    plan: Option<Plan>,
+    planned_to: Option<usize>,
     /// Every row that was ever stored.
     rows: Vec<(usize, usize)>,
     tokens: VecDeque<Token>,
@@ -90,14 +86,17 @@ struct World {
 impl World {
     fn take(&mut self, request: &Request, forgets: bool) -> Answer {
         match request {
-            Request::Plan { epoch, next, plan } => {
-                self.fenced(*epoch, (*next, plan.to), |world| world.plan = Some(plan.clone()))
+            Request::Plan { epoch, next, to } => {
+                self.fenced(*epoch, (*next, *to), |world| world.planned_to = Some(*to))
             }
             Request::Settle { epoch, from, to } => self.fenced(*epoch, (*from, *to), |world| {
                 world.assert_holds(*from..*to);
-                (world.next, world.plan) = (*to, None);
+                (world.next, world.planned_to) = (*to, None);
             }),
-            Request::Insert { block, token } => self.insert(block, token, forgets),
+            Request::Insert { block, token, is_repair } => {
+                self.repairs += usize::from(*is_repair);
+                self.insert(block, token, forgets)
+            }
             Request::Look { block } => {
                 let missing = block.offsets.iter().copied().filter(|offset| !self.has(block.table, *offset)).collect();
                 Answer::Missing(Block { offsets: missing, ..block.clone() })
@@ -121,7 +120,6 @@ impl World {
         if self.tokens.contains(token) {
             return Answer::Done;
         }
-        self.repairs += usize::from(token.unique.is_some());
         self.tokens.push_back(token.clone());
         while self.tokens.len() > self.window {
             self.tokens.pop_front();
@@ -147,7 +145,7 @@ struct Owner {
     epoch: u32,
     encoding: u32,
     next: usize,
-    plan: Option<Plan>,
+    planned_to: Option<usize>,
     begun: Option<(usize, usize)>,
     batch: Option<InHand>,
     /// The request whose answer it waits for.
@@ -233,9 +231,9 @@ impl Game {
     /// Claims the partition: everybody else is stale from now on, and may not know.
     fn start_owner(&mut self) {
         self.world.epoch += 1;
-        let (epoch, next, plan) = (self.world.epoch, self.world.next, self.world.plan.clone());
+        let (epoch, next, planned_to) = (self.world.epoch, self.world.next, self.world.planned_to);
         let encoding = self.rng.random_range(0..2);
-        self.owners.push(Owner { epoch, encoding, next, plan, begun: None, batch: None, waits: None });
+        self.owners.push(Owner { epoch, encoding, next, planned_to, begun: None, batch: None, waits: None });
     }
 
     /// Its deadline passed; the request travels on.
@@ -248,7 +246,7 @@ impl Game {
         let looks = self.looks;
         let owner = &mut self.owners[at];
         if let Some(batch) = owner.batch.take() {
-            let attempt = owner.attempt((batch.from, batch.to), &batch.blocks, looks);
+            let attempt = owner.attempt((batch.from, batch.to), batch.blocks.len(), looks);
             owner.batch = Some(InHand { attempt, missing: None, again: true, ..batch });
         }
     }
@@ -259,16 +257,17 @@ impl Game {
             return;
         }
         self.sent += 1;
-        let (id, owner) = (self.sent, &mut self.owners[at]);
+        let (id, alone) = (self.sent, self.one_in(2));
+        let owner = &mut self.owners[at];
         owner.waits = Some(id);
-        let Some(request) = owner.request(id) else { return };
+        let Some(request) = owner.request(id, alone) else { return };
         self.wire.push((id, request));
     }
 
     fn gather(&mut self, at: usize) -> bool {
         let (random, looks) = (self.rng.random_range(1..=BATCH_MAX), self.looks);
         let owner = &mut self.owners[at];
-        let planned = owner.plan.as_ref().filter(|_| owner.next < EVENTS).map(|plan| plan.to);
+        let planned = owner.planned_to.filter(|_| owner.next < EVENTS);
         let (from, to) = (owner.next, planned.unwrap_or(owner.next + random).min(EVENTS));
         if from == to {
             return false;
@@ -279,7 +278,7 @@ impl Game {
             encoding: owner.encoding,
         };
         let blocks: Vec<_> = (0..TABLES).map(of).filter(|block| !block.offsets.is_empty()).collect();
-        let attempt = owner.attempt((from, to), &blocks, looks);
+        let attempt = owner.attempt((from, to), blocks.len(), looks);
         owner.batch = Some(InHand { from, to, blocks, attempt, missing: None, again: false });
         true
     }
@@ -312,32 +311,28 @@ impl Game {
 }
 
 impl Owner {
-    fn attempt(&mut self, span: (usize, usize), blocks: &[Block], looks: bool) -> Attempt {
+    fn attempt(&mut self, span: (usize, usize), blocks: usize, looks: bool) -> Attempt {
         let begun = self.begun.replace(span) == Some(span);
-        let known = |block: &Block| match looks {
-            true => Known::of(begun, self.plan.as_ref().map(|plan| plan.blocks.contains(block))),
-            false => Known::New,
-        };
-        Attempt::new(blocks.iter().map(known).collect())
+        Attempt::new(blocks, looks && (begun || self.planned_to.is_some()))
     }
 
-    fn request(&mut self, id: u32) -> Option<Request> {
+    /// `alone`: an insert goes together with nobody else's.
+    fn request(&mut self, id: u32, alone: bool) -> Option<Request> {
         let batch = self.batch.as_ref()?;
         if batch.again {
             return Some(Request::HasSettled);
         }
         let (from, to, epoch) = (batch.from, batch.to, self.epoch);
+        let insert = |block: Block, own: bool, is_repair| {
+            let token = if own { Token::Own(block.clone()) } else { Token::Unseen(id) };
+            Request::Insert { block, token, is_repair }
+        };
         Some(match batch.attempt.step() {
-            Step::Plan => Request::Plan { epoch, next: from, plan: Plan { to, blocks: batch.blocks.clone() } },
-            Step::Insert(at) => {
-                let block = batch.blocks[at].clone();
-                Request::Insert { token: Token { block: block.clone(), unique: None }, block }
-            }
-            Step::Look(at) => Request::Look { block: batch.blocks[at].clone() },
-            Step::InsertMissing(_) => {
-                let block = batch.missing.clone()?;
-                Request::Insert { token: Token { block: block.clone(), unique: Some(id) }, block }
-            }
+            Step::Plan => Request::Plan { epoch, next: from, to },
+            Step::Insert(at) => insert(batch.blocks[at].clone(), alone, false),
+            Step::Look(at) | Step::LookAgain(at) => Request::Look { block: batch.blocks[at].clone() },
+            Step::InsertMissing(_) => insert(batch.missing.clone()?, alone, false),
+            Step::InsertLost(_) => insert(batch.missing.clone()?, false, true),
             Step::Settle => Request::Settle { epoch, from, to },
         })
     }
@@ -363,7 +358,7 @@ impl Owner {
 
     fn settled(&mut self) {
         if let Some(batch) = self.batch.take() {
-            (self.next, self.plan, self.begun) = (batch.to, None, None);
+            (self.next, self.planned_to, self.begun) = (batch.to, None, None);
         }
     }
 }

@@ -6,6 +6,7 @@ use super::super::readers::Readers;
 use super::super::row::whole;
 use super::super::server::Server;
 use super::super::table::{Table, Tables};
+use super::super::together::Insert;
 use millrace_schemas::{Contract, WriterSchema};
 use millrace_stream::{Batch, Failure, Handler, Incoming, Position, Reason, Reject};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -115,7 +116,7 @@ impl Handler for Filling {
         let Filled { rows, sum } = &batch.block;
         if let Some(span) = rows.span(batch.range()) {
             for block in rows.blocks() {
-                self.server.insert(&block, &block.token(&span)).await?;
+                self.server.insert(&Insert::of(&block, block.token(&span))).await?;
             }
             self.sums().entry(span.partition).or_default().add(*sum);
         }

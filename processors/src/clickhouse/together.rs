@@ -1,0 +1,259 @@
+//! Inserts of several partitions that go to the server as one.
+//!
+//! What an insert costs the server beside its rows (a part in each month, its merges) is the same for one row and for a
+//! hundred thousand. So while a table's inserts are under way, what else comes for it waits and goes together in the
+//! next one: nobody waits for company while the server has nothing to do, and the busier it is, the more go together.
+//!
+//! An insert of several has no token: nobody could repeat it as it was. Each of its blocks is looked for instead, see
+//! `protocol`.
+
+use super::block::Block;
+use bytes::Bytes;
+use millrace_stream::Failure;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{Semaphore, oneshot};
+
+/// Of one table. A second one is on its way while the server works on the first.
+const UNDER_WAY_MAX: usize = 2;
+
+/// Bytes that go together, before they are compressed: what a server takes at once without a thought, and far beyond
+/// what makes its own costs count. One block may have more.
+const BYTES_MAX: usize = 64 << 20;
+
+/// Rows of one table, ready to be sent.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Insert {
+    pub table: String,
+    pub statement: String,
+    pub rows: usize,
+    /// Native blocks, one after the other.
+    pub blocks: Vec<Bytes>,
+    /// What the server knows it by, where it may come again.
+    pub token: Option<String>,
+    /// The latest `occurred_at`, in microseconds since 1970.
+    pub newest: i64,
+}
+
+impl Insert {
+    pub fn of(block: &Block<'_>, token: String) -> Self {
+        Self {
+            table: block.table.name().to_owned(),
+            statement: block.table.insert_statement(),
+            rows: block.len(),
+            blocks: vec![block.bytes().clone()],
+            token: Some(token),
+            newest: block.occurred_at().1,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.blocks.iter().map(Bytes::len).sum()
+    }
+
+    fn and(mut self, other: Self) -> Self {
+        self.rows += other.rows;
+        self.blocks.extend(other.blocks);
+        self.token = None;
+        self.newest = self.newest.max(other.newest);
+        self
+    }
+}
+
+/// Who carries inserts out.
+pub(super) trait Inserting: Send + Sync + 'static {
+    fn insert(&self, insert: &Insert) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// One queue a statement: rows of different columns can't go together.
+pub(super) struct Together<S> {
+    server: Arc<S>,
+    queues: Mutex<HashMap<String, Arc<Queue>>>,
+}
+
+struct Queue {
+    under_way: Semaphore,
+    waiting: Mutex<Vec<Waiting>>,
+}
+
+struct Waiting {
+    insert: Insert,
+    answer: oneshot::Sender<Result<(), Failure>>,
+}
+
+impl<S: Inserting> Together<S> {
+    pub fn new(server: S) -> Self {
+        Self { server: Arc::new(server), queues: Mutex::default() }
+    }
+
+    /// For what goes alone.
+    pub fn server(&self) -> &S {
+        &self.server
+    }
+
+    /// Returns once the server has it. An error may be one after the fact, and somebody else's: the rows of this one
+    /// may be there.
+    pub async fn insert(&self, insert: Insert) -> Result<(), Failure> {
+        let queue = self.queue(&insert.statement);
+        let (answer, answered) = oneshot::channel();
+        queue.waiting().push(Waiting { insert, answer });
+        // In a task of its own: whoever gives up meanwhile takes nobody's insert along.
+        tokio::spawn(queue.take_turn(self.server.clone()));
+        let gone = |_| Err(Failure::retry(anyhow::anyhow!("nobody said what became of the insert")));
+        answered.await.unwrap_or_else(gone)
+    }
+
+    fn queue(&self, statement: &str) -> Arc<Queue> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.entry(statement.to_owned()).or_insert_with(|| Arc::new(Queue::new())).clone()
+    }
+}
+
+impl Queue {
+    fn new() -> Self {
+        Self { under_way: Semaphore::new(UNDER_WAY_MAX), waiting: Mutex::default() }
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There are as many turns as inserts, and each takes one at least.
+    async fn take_turn<S: Inserting>(self: Arc<Self>, server: Arc<S>) {
+        let Ok(_turn) = self.under_way.acquire().await else { return };
+        tokio::task::yield_now().await; // who went together here before comes together
+        let (inserts, answers): (Vec<_>, Vec<_>) =
+            self.next().into_iter().map(|next| (next.insert, next.answer)).unzip();
+        let Some(insert) = inserts.into_iter().reduce(Insert::and) else { return };
+        let inserted = server.insert(&insert).await;
+        for answer in answers {
+            let _ = answer.send(copy(&inserted)); // it may wait no more
+        }
+    }
+
+    /// The first that waits, and of those behind it as many as fit. Who gave up is left out.
+    fn next(&self) -> Vec<Waiting> {
+        let mut waiting = self.waiting();
+        waiting.retain(|waiting| !waiting.answer.is_closed());
+        let mut bytes = 0;
+        let fits = |waiting: &&Waiting| {
+            bytes += waiting.insert.bytes();
+            bytes <= BYTES_MAX
+        };
+        let fitting = waiting.iter().take_while(fits).count().max(1).min(waiting.len());
+        waiting.drain(..fitting).collect()
+    }
+}
+
+/// Everybody is told the same.
+fn copy(inserted: &Result<(), Failure>) -> Result<(), Failure> {
+    match inserted {
+        Ok(()) => Ok(()),
+        Err(Failure::Retry(error)) => Err(Failure::Retry(anyhow::anyhow!("{error:#}"))),
+        Err(Failure::Stop(error)) => Err(Failure::Stop(anyhow::anyhow!("{error:#}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tokio::sync::watch;
+
+    /// Takes inserts once it is open, and fails those that hold a row too many.
+    #[derive(Clone)]
+    struct Recorder {
+        open: watch::Sender<bool>,
+        taken: Arc<Mutex<Vec<Insert>>>,
+        fails: Arc<AtomicBool>,
+    }
+
+    impl Recorder {
+        fn shut() -> Self {
+            Self { open: watch::channel(false).0, taken: Arc::default(), fails: Arc::default() }
+        }
+
+        fn taken(&self) -> Vec<Insert> {
+            self.taken.lock().unwrap().clone()
+        }
+    }
+
+    impl Inserting for Recorder {
+        async fn insert(&self, insert: &Insert) -> Result<(), Failure> {
+            self.taken.lock().unwrap().push(insert.clone());
+            self.open.subscribe().wait_for(|open| *open).await.unwrap();
+            match self.fails.load(Ordering::Relaxed) {
+                true => Err(Failure::retry(anyhow::anyhow!("Code: 252. too many parts"))),
+                false => Ok(()),
+            }
+        }
+    }
+
+    fn of(partition: u8, statement: &str, bytes: usize) -> Insert {
+        Insert {
+            table: "t".into(),
+            statement: statement.into(),
+            rows: 1,
+            blocks: vec![vec![partition; bytes].into()],
+            token: Some(partition.to_string()),
+            newest: partition.into(),
+        }
+    }
+
+    /// Hands inserts over one after the other; each has been queued before the next is.
+    async fn all_at_once(server: &Recorder, inserts: Vec<Insert>) -> Vec<tokio::task::JoinHandle<Result<(), Failure>>> {
+        let together = Arc::new(Together::new(server.clone()));
+        let mut handed = Vec::new();
+        for insert in inserts {
+            let together = together.clone();
+            handed.push(tokio::spawn(async move { together.insert(insert).await }));
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+        }
+        handed
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_the_server_is_busy_goes_together_and_without_a_token() {
+        let server = Recorder::shut();
+        let handed = all_at_once(&server, (0..6).map(|partition| of(partition, "a", 1)).collect()).await;
+        server.open.send_replace(true);
+        for handed in handed {
+            handed.await.unwrap().unwrap();
+        }
+        let taken = server.taken();
+        assert_eq!(taken.iter().map(|insert| insert.rows).collect::<Vec<_>>(), [1, 1, 4]);
+        assert_eq!(taken[0].token.as_deref(), Some("0"));
+        assert_eq!((taken[2].token.as_ref(), taken[2].newest), (None, 5));
+        assert_eq!(taken[2].blocks, (2..6).map(|partition| Bytes::from(vec![partition])).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn rows_of_other_columns_and_more_than_fits_go_apart() {
+        let server = Recorder::shut();
+        let (half, whole) = (BYTES_MAX / 2, BYTES_MAX + 1);
+        let inserts = [(0, "a", 1), (1, "a", 1), (2, "a", half), (3, "b", 1), (4, "a", half), (5, "a", whole)];
+        let handed = all_at_once(&server, inserts.map(|(at, statement, bytes)| of(at, statement, bytes)).into()).await;
+        server.open.send_replace(true);
+        for handed in handed {
+            handed.await.unwrap().unwrap();
+        }
+        let newest: Vec<_> = server.taken().iter().map(|insert| (insert.newest, insert.rows)).collect();
+        assert_eq!(newest, [(0, 1), (1, 1), (3, 1), (4, 2), (5, 1)]);
+    }
+
+    #[tokio::test]
+    async fn everybody_is_told_what_failed_and_who_gave_up_is_left_out() {
+        let server = Recorder::shut();
+        let mut handed = all_at_once(&server, (0..6).map(|partition| of(partition, "a", 1)).collect()).await;
+        handed.remove(3).abort();
+        tokio::task::yield_now().await;
+        server.fails.store(true, Ordering::Relaxed);
+        server.open.send_replace(true);
+        for handed in handed {
+            let failure = handed.await.unwrap().unwrap_err();
+            assert!(matches!(failure, Failure::Retry(_)) && failure.to_string().contains("Code: 252"), "{failure}");
+        }
+        assert_eq!(server.taken().iter().map(|insert| insert.rows).collect::<Vec<_>>(), [1, 1, 3]);
+    }
+}
