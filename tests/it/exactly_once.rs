@@ -36,7 +36,7 @@ async fn count(shop: &Shop, from: &str) -> i64 {
 // ---- ClickHouse ----
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_lost_though_their_token_is_remembered_are_found_missing_and_inserted_again() {
+async fn half_a_block_that_a_server_lost_is_found_missing_and_inserted_again() {
     let mut shop = Shop::open().await;
     let _others = [
         shop.member("projections", &["process", "order_status", "customer_summary"], &[]),
@@ -49,14 +49,14 @@ async fn rows_lost_though_their_token_is_remembered_are_found_missing_and_insert
     let (lost, planned) = lose_half_a_block(&shop).await;
     let process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
     shop.assert_equals_the_oracle();
-    let said = format!("{lost} of {planned} rows were not there after a repeated insert: inserting these");
+    let said = format!("{lost} of {planned} rows of an unfinished insert were not there: inserting these");
     assert!(process.log().contains(&said), "{said}, but:\n{}", process.log());
     assert_eq!(process.stop(), 0);
     shop.platform.stop().await;
 }
 
-/// What a server killed between its token log and the part's rename does: some rows of a planned block are gone,
-/// its token is not. How many, and of how many.
+/// What a server does that is killed between the parts of two months: some rows of a planned block are gone. How many,
+/// and of how many.
 async fn lose_half_a_block(shop: &Shop) -> (i64, i64) {
     let plans =
         "select topic, partition, next, (plan ->> 'to')::bigint from millrace.checkpoint where plan is not null";

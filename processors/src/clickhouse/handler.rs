@@ -86,7 +86,10 @@ impl ClickHouse {
             match attempt.step() {
                 Step::Plan => *planned = self.begin(&span.topic, || self.plan(batch, &blocks)).await?,
                 Step::Insert(at) => self.insert(&blocks[at], span).await?,
-                Step::Look(at) => missing = self.look(&blocks[at], span).await?,
+                Step::Look(at) => {
+                    missing = self.look(&blocks[at], span).await?;
+                    missing.iter().for_each(|missing| say_what_is_missing(missing, &blocks[at], span));
+                }
                 Step::InsertMissing(_) => self.insert_again(missing.as_ref(), span, Token::Own).await?,
                 Step::LookAgain(at) => {
                     missing = self.look(&blocks[at], span).await?;
@@ -195,6 +198,16 @@ enum Token {
 
 fn could_not_insert(block: &Block<'_>) -> String {
     format!("could not insert {} rows into events_raw.{}", block.len(), block.table.name())
+}
+
+/// Where all of them are missing, whoever had planned them came no further: nothing to speak of.
+fn say_what_is_missing(missing: &Block<'_>, of: &Block<'_>, span: &Span) {
+    if missing.len() < of.len() {
+        tracing::warn!(
+            table = of.table.name(), topic = %span.topic, partition = span.partition, offsets = span.offsets,
+            "{} of {} rows of an unfinished insert were not there: inserting these", missing.len(), of.len()
+        );
+    }
 }
 
 fn warn_of_loss(missing: &Block<'_>, of: &Block<'_>, span: &Span) {
