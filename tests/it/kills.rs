@@ -1,6 +1,6 @@
 //! Whatever dies in the middle of the flow, ClickHouse, Postgres and the receiver end up equal to the oracle.
 
-use crate::platform::{Platform, Role, eventually};
+use crate::platform::{Platform, Role, ask_clickhouse, eventually};
 use crate::shop::Shop;
 use millrace_local::Server;
 use rand::seq::SliceRandom;
@@ -187,6 +187,20 @@ impl UnderFire {
         .await;
     }
 
+    /// And with it what waited for Kafka to come back.
+    async fn until_what_is_published_now_is_there(&mut self) {
+        let now = chrono::Utc::now().timestamp_micros();
+        let newer = format!(
+            "select count() as n from events_raw.page_viewed where _recorded_at > fromUnixTimestamp64Micro({now}, 'UTC')"
+        );
+        eventually("what is published now is there", async || {
+            self.start_again_what_could_not_start();
+            let newer = ask_clickhouse(&self.shop.platform.addresses().clickhouse, &newer).await;
+            newer.is_ok_and(|rows| rows[0]["n"].as_i64() > Some(0))
+        })
+        .await;
+    }
+
     async fn until_all_have_started(&mut self) {
         eventually("both roles have started", async || {
             self.start_again_what_could_not_start();
@@ -256,7 +270,7 @@ async fn whoever_dies_at_random_under_load_nothing_is_lost_and_nothing_counts_tw
         fire.kill(victim).await;
     }
     fire.until_all_have_started().await;
-    fire.until_applied(1_000).await;
+    fire.until_what_is_published_now_is_there().await;
     fire.shop.stop_publishing(traffic);
     fire.shop.assert_equals_the_oracle();
     println!(
