@@ -101,7 +101,7 @@ pub struct PipelineConfig {
     /// of values over all partitions (64 KiB and a fetch each where there are more than 500), and what it takes to
     /// manage them.
     pub memory_bytes: usize,
-    /// Batches being applied at once, over all partitions: bounds connections and memory.
+    /// Batches being applied at once, over all partitions: bounds what is sent beside what is gathered.
     pub concurrent_batches: usize,
     /// Log positions in which a repeated event id is a duplicate.
     pub dedup_window: u32,

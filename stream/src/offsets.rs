@@ -311,10 +311,19 @@ impl<B> Batch<B> {
     /// # Errors
     /// [`Failure::Stop`] when another owner has the partition: roll back.
     pub async fn settle(&self, tx: &mut PgConnection) -> Result<Settled, Failure> {
+        self.settle_planned(tx, None).await
+    }
+
+    /// The same for what was planned before, unless a rebuild did not wait for it for ever.
+    ///
+    /// # Errors
+    /// [`Failure::Retry`] when it did not: what was written elsewhere may be in a table that is no longer in use.
+    pub async fn settle_planned(&self, tx: &mut PgConnection, planned: Option<&Planned>) -> Result<Settled, Failure> {
         sqlx::query(NOT_FOR_EVER).execute(&mut *tx).await?;
         match &self.purpose {
             Purpose::Advance { claim, from, to, reached_at } => {
-                claim.advance(tx, *from, *to, *reached_at).await?;
+                let attempt = planned.map(|planned| planned.attempt);
+                claim.advance(tx, *from, *to, *reached_at, attempt).await?;
                 dead_letter::write(tx, &self.pipeline, &self.rejected).await?;
             }
             Purpose::Replay { letter } => dead_letter::settle_replayed(tx, *letter).await?,
@@ -344,7 +353,7 @@ impl<B> Batch<B> {
             let done = statement.execute(&mut *connection).await?;
             match done.rows_affected() {
                 1 => Ok(Some(planned)),
-                _ => Err(claim.not_planned(*from, *to, connection).await?),
+                _ => Err(claim.may_not(*from, *to, connection).await?),
             }
         })
         .await
@@ -380,12 +389,14 @@ impl Claim {
         from: i64,
         to: i64,
         reached_at: Option<DateTime<Utc>>,
+        attempt: Option<Uuid>,
     ) -> Result<(), Failure> {
         let done = sqlx::query(
             "update millrace.checkpoint
              set next = $6, plan = null, reached_at = greatest(reached_at, $7), held_up_by = null, held_up_since = null,
                  updated_at = now()
-             where pipeline = $1 and topic = $2 and partition = $3 and epoch = $4 and next = $5",
+             where pipeline = $1 and topic = $2 and partition = $3 and epoch = $4 and next = $5
+             and ($8 is null or (plan ->> 'attempt' = $8 and plan -> 'waits' is null))",
         )
         .bind(&*self.pipeline)
         .bind(&*self.topic)
@@ -394,16 +405,17 @@ impl Claim {
         .bind(from)
         .bind(to)
         .bind(reached_at)
+        .bind(attempt.map(|attempt| attempt.to_string()))
         .execute(&mut *tx)
         .await?;
         if done.rows_affected() == 1 {
             return Ok(());
         }
-        Err(self.moved(to, tx).await?)
+        Err(self.may_not(from, to, tx).await?)
     }
 
-    /// Why a range up to `to` may not begin.
-    async fn not_planned(&self, from: i64, to: i64, connection: &mut PgConnection) -> Result<Failure, Failure> {
+    /// Why a range up to `to` may not begin, or may not be settled: a rebuild did not wait for it for ever.
+    async fn may_not(&self, from: i64, to: i64, connection: &mut PgConnection) -> Result<Failure, Failure> {
         match position(self, connection).await? {
             (epoch, next) if epoch == self.epoch && next == from => Ok(standstill::stands_still(&self.topic)),
             _ => self.moved(to, connection).await,

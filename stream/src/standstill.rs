@@ -21,8 +21,9 @@ pub(crate) const STANDING_STILL: i32 = 0x006d_6901;
 const REBUILDING: i32 = 0x006d_6902;
 /// Between two looks at whether everything is settled: a batch takes some tens of milliseconds.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Postgres ends the silence of who asked for it and then says nothing for so long: it is frozen, or cut off.
-const FROZEN_AFTER: Duration = Duration::from_secs(60);
+/// Postgres ends the silence of who asked for it and then says nothing for so long: it is frozen, or cut off. Longer than
+/// the five statements of 30 s that a rebuild runs meanwhile.
+const FROZEN_AFTER: Duration = Duration::from_secs(180);
 /// For a lock that is held for a moment by each that begins to write.
 const MOMENT: Duration = Duration::from_secs(1);
 
@@ -50,7 +51,7 @@ impl Checkpoints {
     }
 
     /// Lets nothing of this topic begin, and waits until what had begun is settled. Who has not settled within
-    /// `patience` never does: it is fenced off, and the next owner begins with what it had planned.
+    /// `patience` may not any more: it, or the next owner, begins anew with what it had planned.
     ///
     /// # Errors
     /// When somebody changes a table of it for longer than that.
@@ -66,9 +67,9 @@ impl Checkpoints {
             }
             if Instant::now() >= until {
                 tracing::warn!(
-                    "{topic} {open:?}: what is on its way was not settled within {patience:?}; its next owner does it"
+                    "{topic} {open:?}: what is on its way was not settled within {patience:?} and begins anew afterwards"
                 );
-                fence(&mut still.connection, pipeline, topic).await?;
+                interrupt(&mut still.connection, pipeline, topic).await?;
                 continue;
             }
             sleep(LOOK_EVERY).await;
@@ -101,14 +102,14 @@ async fn silence(pool: &PgPool, topic: &str, patience: Duration) -> Result<Optio
     }
 }
 
-/// Nobody settles these plans any more but a next owner, who begins with them once it may begin at all. They are kept:
-/// it must know that some of it may have been inserted, under the same token.
-async fn fence(connection: &mut PgConnection, pipeline: &str, topic: &str) -> Result<(), Failure> {
-    let fence = sqlx::query(
-        "update millrace.checkpoint set epoch = epoch + 1, plan = plan || '{\"waits\": true}', updated_at = now()
+/// Nobody settles these plans any more before having begun anew with them, once anybody may begin at all. They are kept:
+/// whoever does must know that some of it may have been inserted.
+async fn interrupt(connection: &mut PgConnection, pipeline: &str, topic: &str) -> Result<(), Failure> {
+    let plans = sqlx::query(
+        "update millrace.checkpoint set plan = plan || '{\"waits\": true}', updated_at = now()
          where pipeline = $1 and topic = $2 and plan is not null and plan -> 'waits' is null",
     );
-    fence.bind(pipeline).bind(topic).execute(connection).await?;
+    plans.bind(pipeline).bind(topic).execute(connection).await?;
     Ok(())
 }
 

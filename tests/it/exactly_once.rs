@@ -1,6 +1,7 @@
 //! Once, whoever else is at work: stale owners, moving partitions, repeated events, a server that forgets.
 
 use crate::clients::judge;
+use crate::gate::Gate;
 use crate::platform::{Role, eventually};
 use crate::shop::Shop;
 use millrace_local::Server;
@@ -12,9 +13,6 @@ use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
 const PROCESSORS: [&str; 3] = ["clickhouse", "order_status", "customer_summary"];
 
@@ -210,46 +208,6 @@ async fn rows(shop: &Shop, database: &str) -> i64 {
 async fn planned(postgres: &PgPool) -> i64 {
     let sql = "select count(*) from millrace.checkpoint where topic = 'shop.visit.v1' and plan is not null";
     sqlx::query_scalar(sql).fetch_one(postgres).await.unwrap()
-}
-
-/// Stands before a server. While it is shut, connections are taken and what they carry stays on its way.
-struct Gate {
-    url: String,
-    open: watch::Sender<bool>,
-}
-
-impl Gate {
-    async fn before(url: &str) -> Self {
-        let server = url.trim_start_matches("http://").to_owned();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let (open, opened) = watch::channel(true);
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let (Ok(server), opened) = (TcpStream::connect(&server).await, opened.clone()) else { return };
-                let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-                tokio::spawn(pass(from_client, to_server, opened.clone()));
-                tokio::spawn(pass(from_server, to_client, opened));
-            }
-        });
-        Self { url, open }
-    }
-}
-
-async fn pass(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    mut open: watch::Receiver<bool>,
-) -> std::io::Result<()> {
-    let mut bytes = vec![0; 1 << 16];
-    loop {
-        let length = from.read(&mut bytes).await?;
-        open.wait_for(|open| *open).await.map_err(std::io::Error::other)?;
-        if length == 0 {
-            return to.shutdown().await;
-        }
-        to.write_all(&bytes[..length]).await?;
-    }
 }
 
 // ---- owners ----

@@ -20,6 +20,7 @@ mod engine;
 mod erasure;
 mod evolution;
 mod exactly_once;
+mod gate;
 mod gateway;
 mod held_back;
 mod kills;

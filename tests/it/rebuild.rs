@@ -1,6 +1,7 @@
 //! A table made anew from the log takes the old one's place, and nobody notices but by what is right again.
 
 use crate::erasure;
+use crate::gate::Gate;
 use crate::held_back::HeldBack;
 use crate::platform::{Finished, Platform, Role, eventually};
 use crate::shop::Shop;
@@ -329,6 +330,34 @@ async fn a_batch_whose_owner_is_gone_holds_no_rebuild_up_and_is_not_lost() {
     rebuilt(&shop, &[table]);
     let process = shop.member("process", &["process", "clickhouse"], &[]);
     eventually("all is there", async || events(&shop).await == 2_500).await;
+    let verified = shop.platform.run(&["verify", "clickhouse"]);
+    assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
+    assert_eq!(process.stop(), 0);
+    shop.platform.stop().await;
+}
+
+/// A server that hangs has its rows in hand for longer than a rebuild waits: they are not settled before their owner has
+/// looked for them in the table that is new.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_takes_too_long_holds_no_rebuild_up_and_begins_anew() {
+    let mut shop = Shop::open().await;
+    let gate = Gate::before(&shop.platform.addresses().clickhouse).await;
+    let through = [("MILLRACE_CLICKHOUSE__URL", &*gate.url), ("MILLRACE_CLICKHOUSE__REQUEST_TIMEOUT_MS", "300000")];
+    let mut process = shop.member("process", &["process", "clickhouse"], &through);
+    let postgres = shop.platform.postgres().await;
+    let planned = async || {
+        let sql = "select count(*) from millrace.checkpoint where topic = 'shop.visit.v1' and plan is not null";
+        sqlx::query_scalar::<_, i64>(sql).fetch_one(&postgres).await.unwrap()
+    };
+    shop.publish(2_000, &[]);
+    eventually("all is settled", async || events(&shop).await == 2_000 && planned().await == 0).await;
+    gate.open.send_replace(false);
+    shop.publish(2_000, &[]);
+    eventually("it inserts", async || planned().await > 0).await;
+    rebuilt(&shop, &["page_viewed"]);
+    gate.open.send_replace(true);
+    eventually("all is settled", async || events(&shop).await == 4_000 && planned().await == 0).await;
+    assert!(process.is_running() && process.log().contains("is being exchanged"), "{}", process.log());
     let verified = shop.platform.run(&["verify", "clickhouse"]);
     assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
     assert_eq!(process.stop(), 0);

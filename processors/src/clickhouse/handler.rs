@@ -21,9 +21,10 @@ use millrace_stream::{
     Batch, Failure, Handler, Incoming, Planned, Reason, Reject, answered, crash_at, keep_as_it_is, keep_moving,
 };
 use sqlx::{Connection, PgPool};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 /// The handler. One serves all partitions of a process.
@@ -37,7 +38,13 @@ pub struct ClickHouse {
     readers: Readers<Plan>,
     pool: PgPool,
     begun: Begun,
+    /// Bounds the batches that are repeated at once.
+    repeating: Semaphore,
 }
+
+/// A look reads the hours of a whole block for the rows of one partition: where everything has to be repeated, few
+/// that get done come further than many that are too late.
+const REPEATS_MAX: usize = 4;
 
 impl ClickHouse {
     /// Asks no server anything: see [`super::check_server`].
@@ -59,19 +66,20 @@ impl ClickHouse {
             readers: Readers::new(super::tables(config, contracts)?, Plan::compile),
             pool,
             begun: Begun::default(),
+            repeating: Semaphore::new(REPEATS_MAX),
         })
     }
 
     /// What could not be inserted waits for another try, and holds up no rebuild of its table meanwhile.
-    async fn insert_or_lay_down(&self, batch: &Batch<Rows>, span: &Span) -> Result<(), Failure> {
+    async fn insert_or_lay_down(&self, batch: &Batch<Rows>, span: &Span) -> Result<Option<Planned>, Failure> {
         let mut planned = None;
         let inserted = self.insert_all(batch, span, &mut planned).await;
-        if let (Err(_), Some(planned)) = (&inserted, planned)
+        if let (Err(_), Some(planned)) = (&inserted, &planned)
             && let Err(failure) = planned.lay_down(&self.pool).await
         {
             tracing::debug!("a rebuild would wait for {}[{}]: {failure}", span.topic, span.partition);
         }
-        inserted
+        inserted.map(|()| planned)
     }
 
     async fn insert_all(&self, batch: &Batch<Rows>, span: &Span, planned: &mut Option<Planned>) -> Result<(), Failure> {
@@ -80,12 +88,21 @@ impl ClickHouse {
             Some(_) => None,
         };
         let blocks = batch.block.blocks();
-        let mut attempt = Attempt::new(blocks.len(), self.repeats(batch, span));
-        let mut missing = None;
+        let repeats = self.repeats(batch, span);
+        let _one_of_few = if repeats { self.repeating.acquire().await.ok() } else { None };
+        let mut attempt = Attempt::new(blocks.len(), repeats);
+        let (mut inserting, mut missing) = (VecDeque::new(), None);
         loop {
             match attempt.step() {
-                Step::Plan => *planned = self.begin(&span.topic, || self.plan(batch, &blocks)).await?,
-                Step::Insert(at) => self.insert(&blocks[at], span).await?,
+                Step::Plan => {
+                    *planned = self.begin(&span.topic, || self.plan(batch, &blocks)).await?;
+                    self.begun.begin(span);
+                    if !repeats {
+                        // All of them: the more wait, the more go together.
+                        inserting = blocks.iter().map(|block| self.insert(block, span)).collect();
+                    }
+                }
+                Step::Insert(_) => inserting.pop_front().expect("one a block").await?,
                 Step::Look(at) => {
                     missing = self.look(&blocks[at], span).await?;
                     missing.iter().for_each(|missing| say_what_is_missing(missing, &blocks[at], span));
@@ -113,8 +130,7 @@ impl ClickHouse {
 
     /// May any of it have been inserted before? A replayed letter has neither plan nor predecessor we would know of.
     fn repeats(&self, batch: &Batch<Rows>, span: &Span) -> bool {
-        let begun = self.begun.begin(span);
-        begun || batch.range().is_none() || batch.repeats_a_plan()
+        self.begun.has(span) || batch.range().is_none() || batch.repeats_a_plan()
     }
 
     async fn plan(&self, batch: &Batch<Rows>, blocks: &[Block<'_>]) -> Result<Option<Planned>, Failure> {
@@ -123,9 +139,10 @@ impl ClickHouse {
         Ok(planned)
     }
 
-    async fn insert(&self, block: &Block<'_>, span: &Span) -> Result<(), Failure> {
-        let inserted = self.inserts.insert(Insert::of(block, block.token(span))).await;
-        inserted.map_err(|failure| failure.context(could_not_insert(block)))
+    /// Begins at once.
+    fn insert(&self, block: &Block<'_>, span: &Span) -> impl Future<Output = Result<(), Failure>> + use<> {
+        let (inserting, what) = (self.inserts.insert(Insert::of(block, block.token(span))), could_not_insert(block));
+        async { inserting.await.map_err(|failure| failure.context(what)) }
     }
 
     /// The rows that the server does not have.
@@ -175,10 +192,10 @@ impl ClickHouse {
         Ok(())
     }
 
-    async fn settle(&self, batch: &Batch<Rows>) -> Result<(), Failure> {
+    async fn settle(&self, batch: &Batch<Rows>, planned: Option<&Planned>) -> Result<(), Failure> {
         answered(&self.pool, async |connection| {
             let mut transaction = connection.begin().await?;
-            let _settled = batch.settle(&mut transaction).await?;
+            let _settled = batch.settle_planned(&mut transaction, planned).await?;
             Ok(transaction.commit().await?)
         })
         .await?;
@@ -259,9 +276,9 @@ impl Handler for ClickHouse {
     }
 
     async fn apply(&self, batch: &Batch<Rows>) -> Result<(), Failure> {
-        let Some(span) = batch.block.span(batch.range()) else { return self.settle(batch).await }; // nothing for a table
-        self.insert_or_lay_down(batch, &span).await?;
-        self.settle(batch).await?;
+        let Some(span) = batch.block.span(batch.range()) else { return self.settle(batch, None).await }; // nothing for a table
+        let planned = self.insert_or_lay_down(batch, &span).await?;
+        self.settle(batch, planned.as_ref()).await?;
         self.begun.end(&span);
         Ok(())
     }
@@ -272,10 +289,13 @@ impl Handler for ClickHouse {
 struct Begun(Mutex<HashMap<(Arc<str>, i32), String>>);
 
 impl Begun {
-    /// True when this very span was begun before.
-    fn begin(&self, span: &Span) -> bool {
-        let earlier = self.spans().insert((span.topic.clone(), span.partition), span.offsets.clone());
-        earlier.is_some_and(|earlier| earlier == span.offsets)
+    /// Was this very span begun?
+    fn has(&self, span: &Span) -> bool {
+        self.spans().get(&(span.topic.clone(), span.partition)) == Some(&span.offsets)
+    }
+
+    fn begin(&self, span: &Span) {
+        self.spans().insert((span.topic.clone(), span.partition), span.offsets.clone());
     }
 
     /// A stale owner of this process may end late: then the entry is its successor's, and stays.
@@ -300,12 +320,14 @@ mod tests {
     fn a_span_begun_twice_without_an_end_is_a_repeat() {
         let begun = Begun::default();
         let span = |offsets: &str| Span { topic: "t".into(), partition: 1, offsets: offsets.into() };
-        assert!(!begun.begin(&span("0-9")), "first");
-        assert!(begun.begin(&span("0-9")), "again");
+        assert!(!begun.has(&span("0-9")), "first");
+        begun.begin(&span("0-9"));
+        assert!(begun.has(&span("0-9")), "again");
         begun.end(&span("0-9"));
-        assert!(!begun.begin(&span("10-19")), "the next");
+        assert!(!begun.has(&span("0-9")), "another time");
+        begun.begin(&span("10-19"));
         begun.end(&span("0-9"));
-        assert!(begun.begin(&span("10-19")), "an end that came late is not the next one's");
-        assert!(!begun.begin(&span("20-29")), "another");
+        assert!(begun.has(&span("10-19")), "an end that came late is not the next one's");
+        assert!(!begun.has(&span("20-29")), "another");
     }
 }

@@ -16,7 +16,7 @@
 pub(super) enum Step {
     /// Write down in Postgres what is about to be inserted.
     Plan,
-    /// Insert the block, alone or together with others of its table.
+    /// Insert the block, alone or together with others of its table. All of a batch may be begun at once.
     Insert(usize),
     /// Ask which of the block's rows are there.
     Look(usize),

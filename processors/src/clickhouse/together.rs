@@ -1,7 +1,7 @@
 //! Inserts of several partitions that go to the server as one.
 //!
 //! What an insert costs the server beside its rows (a part in each month, its merges) is the same for one row and for a
-//! hundred thousand. So while a table's inserts are under way, what else comes for it waits and goes together in the
+//! hundred thousand. So while a table's insert is under way, what else comes for it waits and goes together in the
 //! next one: nobody waits for company while the server has nothing to do, and the busier it is, the more go together.
 //!
 //! An insert of several has no token: nobody could repeat it as it was. Each of its blocks is looked for instead, see
@@ -14,12 +14,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, oneshot};
 
-/// Of one table. A second one is on its way while the server works on the first.
-const UNDER_WAY_MAX: usize = 2;
+/// Over all tables; of each there is one. More would share the server's time and leave less to go together.
+const UNDER_WAY_MAX: usize = 4;
 
-/// Bytes that go together, before they are compressed: what a server takes at once without a thought, and far beyond
-/// what makes its own costs count. One block may have more.
-const BYTES_MAX: usize = 64 << 20;
+/// Bytes that go together, before they are compressed: as many as one batch may have, which servers must take anyway,
+/// and far beyond what makes an insert's own costs count. One block may have more.
+const BYTES_MAX: usize = 32 << 20;
 
 /// Rows of one table, ready to be sent.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -68,11 +68,13 @@ pub(super) trait Inserting: Send + Sync + 'static {
 /// One queue a statement: rows of different columns can't go together.
 pub(super) struct Together<S> {
     server: Arc<S>,
+    under_way: Arc<Semaphore>,
     queues: Mutex<HashMap<String, Arc<Queue>>>,
 }
 
 struct Queue {
-    under_way: Semaphore,
+    turn: tokio::sync::Mutex<()>,
+    under_way: Arc<Semaphore>,
     waiting: Mutex<Vec<Waiting>>,
 }
 
@@ -83,7 +85,8 @@ struct Waiting {
 
 impl<S: Inserting> Together<S> {
     pub fn new(server: S) -> Self {
-        Self { server: Arc::new(server), queues: Mutex::default() }
+        let under_way = Arc::new(Semaphore::new(UNDER_WAY_MAX));
+        Self { server: Arc::new(server), under_way, queues: Mutex::default() }
     }
 
     /// For what goes alone.
@@ -91,27 +94,29 @@ impl<S: Inserting> Together<S> {
         &self.server
     }
 
-    /// Returns once the server has it. An error may be one after the fact, and somebody else's: the rows of this one
-    /// may be there.
-    pub async fn insert(&self, insert: Insert) -> Result<(), Failure> {
+    /// Begins at once, and is done when the server has it. An error may be one after the fact, and somebody else's: the
+    /// rows of this one may be there.
+    pub fn insert(&self, insert: Insert) -> impl Future<Output = Result<(), Failure>> + use<S> {
         let queue = self.queue(&insert.statement);
         let (answer, answered) = oneshot::channel();
         queue.waiting().push(Waiting { insert, answer });
         // In a task of its own: whoever gives up meanwhile takes nobody's insert along.
         tokio::spawn(queue.take_turn(self.server.clone()));
-        let gone = |_| Err(Failure::retry(anyhow::anyhow!("nobody said what became of the insert")));
-        answered.await.unwrap_or_else(gone)
+        async {
+            let gone = |_| Err(Failure::retry(anyhow::anyhow!("nobody said what became of the insert")));
+            answered.await.unwrap_or_else(gone)
+        }
     }
 
     fn queue(&self, statement: &str) -> Arc<Queue> {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        queues.entry(statement.to_owned()).or_insert_with(|| Arc::new(Queue::new())).clone()
+        queues.entry(statement.to_owned()).or_insert_with(|| Arc::new(Queue::new(&self.under_way))).clone()
     }
 }
 
 impl Queue {
-    fn new() -> Self {
-        Self { under_way: Semaphore::new(UNDER_WAY_MAX), waiting: Mutex::default() }
+    fn new(under_way: &Arc<Semaphore>) -> Self {
+        Self { turn: tokio::sync::Mutex::default(), under_way: under_way.clone(), waiting: Mutex::default() }
     }
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
@@ -120,7 +125,8 @@ impl Queue {
 
     /// There are as many turns as inserts, and each takes one at least.
     async fn take_turn<S: Inserting>(self: Arc<Self>, server: Arc<S>) {
-        let Ok(_turn) = self.under_way.acquire().await else { return };
+        let _turn = self.turn.lock().await;
+        let Ok(_under_way) = self.under_way.acquire().await else { return };
         tokio::task::yield_now().await; // who went together here before comes together
         let (inserts, answers): (Vec<_>, Vec<_>) =
             self.next().into_iter().map(|next| (next.insert, next.answer)).unzip();
@@ -222,24 +228,24 @@ mod tests {
             handed.await.unwrap().unwrap();
         }
         let taken = server.taken();
-        assert_eq!(taken.iter().map(|insert| insert.rows).collect::<Vec<_>>(), [1, 1, 4]);
+        assert_eq!(taken.iter().map(|insert| insert.rows).collect::<Vec<_>>(), [1, 5]);
         assert_eq!(taken[0].token.as_deref(), Some("0"));
-        assert_eq!((taken[2].token.as_ref(), taken[2].newest), (None, 5));
-        assert_eq!(taken[2].blocks, (2..6).map(|partition| Bytes::from(vec![partition])).collect::<Vec<_>>());
+        assert_eq!((taken[1].token.as_ref(), taken[1].newest), (None, 5));
+        assert_eq!(taken[1].blocks, (1..6).map(|partition| Bytes::from(vec![partition])).collect::<Vec<_>>());
     }
 
     #[tokio::test]
     async fn rows_of_other_columns_and_more_than_fits_go_apart() {
         let server = Recorder::shut();
         let (half, whole) = (BYTES_MAX / 2, BYTES_MAX + 1);
-        let inserts = [(0, "a", 1), (1, "a", 1), (2, "a", half), (3, "b", 1), (4, "a", half), (5, "a", whole)];
+        let inserts = [(0, "a", 1), (1, "a", half), (2, "b", 1), (3, "a", half), (4, "a", whole), (5, "a", 1)];
         let handed = all_at_once(&server, inserts.map(|(at, statement, bytes)| of(at, statement, bytes)).into()).await;
         server.open.send_replace(true);
         for handed in handed {
             handed.await.unwrap().unwrap();
         }
         let newest: Vec<_> = server.taken().iter().map(|insert| (insert.newest, insert.rows)).collect();
-        assert_eq!(newest, [(0, 1), (1, 1), (3, 1), (4, 2), (5, 1)]);
+        assert_eq!(newest, [(0, 1), (2, 1), (3, 2), (4, 1), (5, 1)]);
     }
 
     #[tokio::test]
@@ -254,6 +260,6 @@ mod tests {
             let failure = handed.await.unwrap().unwrap_err();
             assert!(matches!(failure, Failure::Retry(_)) && failure.to_string().contains("Code: 252"), "{failure}");
         }
-        assert_eq!(server.taken().iter().map(|insert| insert.rows).collect::<Vec<_>>(), [1, 1, 3]);
+        assert_eq!(server.taken().iter().map(|insert| insert.rows).collect::<Vec<_>>(), [1, 4]);
     }
 }
