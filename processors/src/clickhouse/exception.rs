@@ -59,7 +59,7 @@ const HEALS: [u32; 49] = [
 
 /// What somebody has to mend, and then the same statement works: a table that was changed by hand, rights that were
 /// taken away. Our batch waits, nothing of it is there, and nobody need start anything again.
-const MENDED: [u32; 14] = [
+const MENDED: [u32; 15] = [
     10,  // NOT_FOUND_COLUMN_IN_BLOCK
     16,  // NO_SUCH_COLUMN_IN_TABLE
     47,  // UNKNOWN_IDENTIFIER
@@ -70,6 +70,7 @@ const MENDED: [u32; 14] = [
     117, // INCORRECT_DATA
     192, // UNKNOWN_USER
     193, // WRONG_PASSWORD
+    359, // TABLE_SIZE_EXCEEDS_MAX_DROP_SIZE_LIMIT
     452, // SETTING_CONSTRAINT_VIOLATION
     469, // VIOLATED_CONSTRAINT
     497, // ACCESS_DENIED
@@ -88,6 +89,7 @@ fn advice(code: u32) -> Option<&'static str> {
         241 => "give this user or the server more memory, or let process.clickhouse.batch_bytes be less",
         243 => "make room on the server's disk",
         252 => "merges are behind: see system.merges, and the table's parts_to_throw_insert",
+        359 => "drop the table by hand, with `settings max_table_size_to_drop = 0`, or let this user set that",
         469 => "drop the constraint that somebody gave the table",
         _ => return None,
     })
