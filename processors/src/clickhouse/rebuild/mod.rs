@@ -153,7 +153,7 @@ impl Work<'_> {
     async fn create(&self) -> anyhow::Result<()> {
         let left = self.server.query(statements::SHADOWS).param("table", self.table.name());
         for shadow in self.server.within(left.fetch_all::<String>()).await.map_err(to_anyhow)? {
-            self.execute(&format!("{} sync", statements::drop(&shadow))).await?;
+            self.execute(&statements::drop_with_its_rows(&shadow)).await?;
         }
         for statement in statements::create(&self.table, &self.shadow) {
             self.execute(&statement).await?;

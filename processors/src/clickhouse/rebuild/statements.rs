@@ -127,10 +127,18 @@ pub(super) fn exchange(table: &Table, shadow: &Table) -> String {
     format!("exchange tables {} and {}", table.raw(), shadow.raw())
 }
 
-/// Its name is gone at once, its rows a little later. However large it is: servers refuse to drop more than 50 GB
-/// unless told so, and a rebuild that can't drop its table would keep its topic from going on.
+/// Servers refuse to drop more than 50 GB unless told so, and a rebuild that can't drop its table would keep its topic
+/// from going on.
+const ANY_SIZE: &str = "settings max_table_size_to_drop = 0";
+
+/// Its name is gone at once, its rows a little later.
 pub(super) fn drop(shadow: &str) -> String {
-    format!("drop table if exists {SHADOW}.{} settings max_table_size_to_drop = 0", quote(shadow))
+    format!("drop table if exists {SHADOW}.{} {ANY_SIZE}", quote(shadow))
+}
+
+/// The room that it took is free at once, too.
+pub(super) fn drop_with_its_rows(shadow: &str) -> String {
+    format!("drop table if exists {SHADOW}.{} sync {ANY_SIZE}", quote(shadow))
 }
 
 #[cfg(test)]
