@@ -28,7 +28,7 @@ async fn applied(postgres: &PgPool) -> i64 {
 }
 
 async fn count(shop: &Shop, from: &str) -> i64 {
-    shop.platform.clickhouse(&format!("select count() as n from {from}")).await[0]["n"].as_i64().unwrap()
+    shop.platform.number(&format!("select count() from {from}")).await
 }
 
 // ---- ClickHouse ----
@@ -184,13 +184,16 @@ async fn what_partitions_insert_while_the_server_is_busy_goes_in_as_one() {
     let through = [("MILLRACE_CLICKHOUSE__URL", &*gate.url), ("MILLRACE_CLICKHOUSE__REQUEST_TIMEOUT_MS", "60000")];
     let process = shop.member("clickhouse", &["process", "clickhouse"], &through);
     shop.publish(500, &[]);
-    eventually("all is settled", async || rows(&shop, "events").await == 500 && planned(&postgres).await == 0).await;
+    eventually("all is settled", async || {
+        count(&shop, "merge('events', '.*')").await == 500 && planned(&postgres).await == 0
+    })
+    .await;
     gate.open.send_replace(false);
     shop.publish(3_000, &[]);
     eventually("every partition inserts", async || planned(&postgres).await == 6).await;
     gate.open.send_replace(true);
-    eventually("all is there", async || rows(&shop, "events").await == 3_500).await;
-    assert_eq!(rows(&shop, "events_raw").await, 3_500, "nothing is there twice");
+    eventually("all is there", async || count(&shop, "merge('events', '.*')").await == 3_500).await;
+    assert_eq!(count(&shop, "merge('events_raw', '.*')").await, 3_500, "nothing is there twice");
     let shared = "select count() from (select _table, _part from merge('events_raw', '.*') group by all
                   having uniqExact(_partition) > 1)";
     assert!(shop.platform.number(shared).await > 0, "no part holds rows of several partitions");
@@ -200,14 +203,10 @@ async fn what_partitions_insert_while_the_server_is_busy_goes_in_as_one() {
     shop.platform.stop().await;
 }
 
-async fn rows(shop: &Shop, database: &str) -> i64 {
-    shop.platform.number(&format!("select count() from merge('{database}', '.*')")).await
-}
-
 /// Partitions of the topic of most events whose rows are on their way.
-async fn planned(postgres: &PgPool) -> i64 {
+pub async fn planned(postgres: &PgPool) -> i64 {
     let sql = "select count(*) from millrace.checkpoint where topic = 'shop.visit.v1' and plan is not null";
-    sqlx::query_scalar(sql).fetch_one(postgres).await.unwrap()
+    number(postgres, sql).await
 }
 
 // ---- owners ----

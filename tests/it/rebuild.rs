@@ -1,6 +1,7 @@
 //! A table made anew from the log takes the old one's place, and nobody notices but by what is right again.
 
 use crate::erasure;
+use crate::exactly_once::planned;
 use crate::gate::Gate;
 use crate::held_back::HeldBack;
 use crate::platform::{Finished, Platform, Role, eventually};
@@ -51,6 +52,7 @@ async fn what_was_lost_or_altered_is_right_again_while_events_flow() {
     shop.publish(8_000, &[]);
     shop.assert_equals_the_oracle();
     erasure::assert_forgotten(&shop.platform).await;
+    let lost = shop.platform.number("select count() from events.user_registered").await;
     for damage in [
         "alter table events_raw.order_placed delete where _offset % 3 = 0",
         "alter table events_raw.order_placed update total = total + 1 where _offset % 3 = 1",
@@ -65,7 +67,7 @@ async fn what_was_lost_or_altered_is_right_again_while_events_flow() {
     let orders = rebuilt(&shop, &["order_placed"]);
     let people = rebuilt(&shop, &["user_registered"]);
     assert!(orders["after"].as_u64() > orders["before"].as_u64(), "{orders}");
-    assert!(people["after"].as_u64() > people["before"].as_u64(), "{people}");
+    assert!(people["after"].as_i64().unwrap() >= people["before"].as_i64().unwrap() + lost, "{people} of {lost}");
     let seen = format!(
         "select countIf(email != '' and user_id in (select toUUID(subject) from erasure.subject
          where recorded_at < fromUnixTimestamp64Micro({asked}))) from events_raw.user_registered"
@@ -347,18 +349,14 @@ async fn a_batch_that_takes_too_long_holds_no_rebuild_up_and_begins_anew() {
     let through = [("MILLRACE_CLICKHOUSE__URL", &*gate.url), ("MILLRACE_CLICKHOUSE__REQUEST_TIMEOUT_MS", "300000")];
     let mut process = shop.member("process", &["process", "clickhouse"], &through);
     let postgres = shop.platform.postgres().await;
-    let planned = async || {
-        let sql = "select count(*) from millrace.checkpoint where topic = 'shop.visit.v1' and plan is not null";
-        sqlx::query_scalar::<_, i64>(sql).fetch_one(&postgres).await.unwrap()
-    };
     shop.publish(2_000, &[]);
-    eventually("all is settled", async || events(&shop).await == 2_000 && planned().await == 0).await;
+    eventually("all is settled", async || events(&shop).await == 2_000 && planned(&postgres).await == 0).await;
     gate.open.send_replace(false);
     shop.publish(2_000, &[]);
-    eventually("it inserts", async || planned().await > 0).await;
+    eventually("it inserts", async || planned(&postgres).await > 0).await;
     rebuilt(&shop, &["page_viewed"]);
     gate.open.send_replace(true);
-    eventually("all is settled", async || events(&shop).await == 4_000 && planned().await == 0).await;
+    eventually("all is settled", async || events(&shop).await == 4_000 && planned(&postgres).await == 0).await;
     assert!(process.is_running() && process.log().contains("is being exchanged"), "{}", process.log());
     let verified = shop.platform.run(&["verify", "clickhouse"]);
     assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
