@@ -125,16 +125,21 @@ fn heals(error: &Error) -> bool {
 
 /// UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE: somebody else's insert into that table still waits for its quorum.
 pub(super) fn another_has_its_turn(failure: &Failure) -> bool {
-    matches!(failure, Failure::Retry(error) if exception_code(&format!("{error:#}")) == Some(286))
+    matches!(failure, Failure::Retry(_)) && code_of(failure) == Some(286)
 }
 
 /// UNKNOWN_TABLE or TABLE_IS_DROPPED: it was there when we looked.
 pub(super) fn table_is_gone(failure: &Failure) -> bool {
-    matches!(exception_code(&failure.to_string()), Some(60 | 218))
+    matches!(code_of(failure), Some(60 | 218))
+}
+
+/// None where the server said nothing.
+pub(super) fn code_of(failure: &Failure) -> Option<u32> {
+    exception_code(&failure.to_string())
 }
 
 /// `Code: 252. DB::Exception: …` → 252. What carries no code was said by a proxy.
-pub(super) fn exception_code(text: &str) -> Option<u32> {
+fn exception_code(text: &str) -> Option<u32> {
     let (_, rest) = text.split_once("Code: ")?;
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }

@@ -155,7 +155,7 @@ impl Server {
         self.within(query.execute()).await
     }
 
-    /// Inserts blocks, all or none. An error may be one after the fact: ask with [`Server::rows`].
+    /// Inserts blocks, all or none of what is of one month. An error may be one after the fact: ask with [`Server::rows`].
     pub async fn insert(&self, insert: &Insert) -> Result<(), Failure> {
         match self.topology {
             Topology::Single => self.insert_now(insert).await,
@@ -305,7 +305,7 @@ impl Server {
             let sql = format!("select toString(getSetting('{name}'))");
             let query = self.client.query_raw(&sql).with_setting(*name, *wanted);
             let found: String = self.within(query.fetch_one()).await.map_err(|failure| {
-                let refused = exception::exception_code(&failure.to_string()).is_some();
+                let refused = exception::code_of(&failure).is_some();
                 let advice = if refused { ": let this user change the setting, neither read-only nor constrained" } else { "" };
                 to_anyhow(failure).context(format!(
                     "clickhouse did not run a statement with {name} = {wanted}, without which inserts are not safe{advice}"
