@@ -331,7 +331,7 @@ impl Owner {
             Step::Plan => Request::Plan { epoch, next: from, to },
             Step::Insert(at) => insert(batch.blocks[at].clone(), alone, false),
             Step::Look(at) | Step::LookAgain(at) => Request::Look { block: batch.blocks[at].clone() },
-            Step::InsertMissing(_) => insert(batch.missing.clone()?, alone, false),
+            Step::InsertMissing(_) => insert(batch.missing.clone()?, true, false),
             Step::InsertLost(_) => insert(batch.missing.clone()?, false, true),
             Step::Settle => Request::Settle { epoch, from, to },
         })
