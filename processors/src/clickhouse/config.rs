@@ -37,7 +37,7 @@ impl Default for ClickHouseConfig {
             password_file: None,
             cluster: None,
             // A slow insert on a busy server takes seconds; what takes longer is better asked again, and
-            // a drain (20 s) can still wait for it.
+            // a drain (20 s) can still wait for one that is under way, if not for those that wait behind it.
             request_timeout_ms: 15_000,
             // Adding columns and views touches no data.
             migrate_timeout_ms: 60_000,

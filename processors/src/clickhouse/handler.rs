@@ -105,12 +105,19 @@ impl ClickHouse {
                 Step::Insert(_) => inserting.pop_front().expect("one a block").await?,
                 Step::Look(at) => {
                     missing = self.look(&blocks[at], span).await?;
-                    missing.iter().for_each(|missing| say_what_is_missing(missing, &blocks[at], span));
+                    // Where all of them are missing, whoever had planned them came no further: nothing to speak of.
+                    let some = missing.iter().filter(|missing| missing.len() < blocks[at].len());
+                    some.for_each(|missing| {
+                        warn("rows of an unfinished insert were not there", missing, &blocks[at], span)
+                    });
                 }
                 Step::InsertMissing(_) => self.insert_again(missing.as_ref(), span, Token::Own).await?,
                 Step::LookAgain(at) => {
                     missing = self.look(&blocks[at], span).await?;
-                    missing.iter().for_each(|missing| warn_of_loss(missing, &blocks[at], span));
+                    let lost = missing.iter();
+                    lost.for_each(|missing| {
+                        warn("rows were not there after a repeated insert", missing, &blocks[at], span)
+                    });
                 }
                 Step::InsertLost(_) => self.insert_again(missing.as_ref(), span, Token::Unseen).await?,
                 Step::Settle => break,
@@ -217,20 +224,10 @@ fn could_not_insert(block: &Block<'_>) -> String {
     format!("could not insert {} rows into events_raw.{}", block.len(), block.table.name())
 }
 
-/// Where all of them are missing, whoever had planned them came no further: nothing to speak of.
-fn say_what_is_missing(missing: &Block<'_>, of: &Block<'_>, span: &Span) {
-    if missing.len() < of.len() {
-        tracing::warn!(
-            table = of.table.name(), topic = %span.topic, partition = span.partition, offsets = span.offsets,
-            "{} of {} rows of an unfinished insert were not there: inserting these", missing.len(), of.len()
-        );
-    }
-}
-
-fn warn_of_loss(missing: &Block<'_>, of: &Block<'_>, span: &Span) {
+fn warn(what: &str, missing: &Block<'_>, of: &Block<'_>, span: &Span) {
     tracing::warn!(
         table = of.table.name(), topic = %span.topic, partition = span.partition, offsets = span.offsets,
-        "{} of {} rows were not there after a repeated insert: inserting these", missing.len(), of.len()
+        "{} of {} {what}: inserting these", missing.len(), of.len()
     );
 }
 

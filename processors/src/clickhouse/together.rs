@@ -127,7 +127,6 @@ impl Queue {
     async fn take_turn<S: Inserting>(self: Arc<Self>, server: Arc<S>) {
         let _turn = self.turn.lock().await;
         let Ok(_under_way) = self.under_way.acquire().await else { return };
-        tokio::task::yield_now().await; // who went together here before comes together
         let (inserts, answers): (Vec<_>, Vec<_>) =
             self.next().into_iter().map(|next| (next.insert, next.answer)).unzip();
         let Some(insert) = inserts.into_iter().reduce(Insert::and) else { return };
