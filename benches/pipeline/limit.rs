@@ -237,7 +237,7 @@ fn read(log: &Log, mut waiting: Waiting, release: &mpsc::Sender<usize>) -> anyho
     Ok(())
 }
 
-/// As Millrace's own, but for the group: nobody else is there.
+/// One queue, as large as those of all of Millrace's partitions together, and no group: nobody else is there.
 fn consumer(log: &Log) -> anyhow::Result<BaseConsumer> {
     let mut config = ClientConfig::new();
     config

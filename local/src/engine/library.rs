@@ -1,4 +1,4 @@
-//! The engine's C interface, and nothing but it: every `unsafe` of Millrace is in this file.
+//! The engine's C interface, and nothing but it: every `unsafe` of this crate is in this file.
 //!
 //! The declarations follow `programs/local/chdb.h` of chdb-io/chdb-core 26.7. What callers get is safe:
 //! a [`Library`] that is never unloaded, a [`Connection`] that runs one statement at a time (`&mut self`),
