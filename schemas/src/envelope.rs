@@ -1,6 +1,6 @@
 //! Who an event is: CloudEvents attributes in Kafka headers (binary mode, Kafka protocol binding 1.0.2).
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use std::borrow::Cow;
 use uuid::Uuid;
 
@@ -90,9 +90,12 @@ impl<'a> Envelope<'a> {
         }
     }
 
-    /// The trace's id, out of `traceparent`.
+    /// The trace's id, out of `traceparent`: what is between the first dash and the second, where it has the length.
     pub fn trace_id(&self) -> Option<&str> {
-        self.traceparent.as_deref()?.split('-').nth(1).filter(|id| id.len() == 32)
+        let text = self.traceparent.as_deref()?;
+        let dash = |from: usize| text.bytes().skip(from).position(|byte| byte == b'-').map(|at| from + at);
+        let begin = dash(0)? + 1;
+        text.get(begin..dash(begin).unwrap_or(text.len())).filter(|id| id.len() == 32)
     }
 
     /// Reads the attributes; a header that repeats counts once, the first time.
@@ -243,8 +246,27 @@ fn occurred_at(found: &Headers<'_>, id: Uuid) -> Result<DateTime<Utc>, EnvelopeE
 }
 
 fn parse_time(header: Header, text: &str) -> Result<DateTime<Utc>, EnvelopeError> {
+    if let Some(time) = as_we_write_it(text) {
+        return Ok(time);
+    }
     let time = DateTime::parse_from_rfc3339(text);
     time.map(|time| time.to_utc()).map_err(|_| malformed(header, text, "an RFC 3339 time"))
+}
+
+/// The one form that [`rfc3339`] gives, in a fraction of the time that all of them take.
+fn as_we_write_it(text: &str) -> Option<DateTime<Utc>> {
+    let bytes: &[u8; 27] = text.as_bytes().try_into().ok()?;
+    if [4, 7, 10, 13, 16, 19, 26].map(|at| bytes[at]) != *b"--T::.Z" {
+        return None;
+    }
+    let number = |from: usize, to: usize| {
+        bytes[from..to].iter().try_fold(0, |number, byte| {
+            let digit = byte.wrapping_sub(b'0');
+            (digit < 10).then_some(number * 10 + u32::from(digit))
+        })
+    };
+    let date = NaiveDate::from_ymd_opt(number(0, 4)?.cast_signed(), number(5, 7)?, number(8, 10)?)?;
+    Some(date.and_hms_micro_opt(number(11, 13)?, number(14, 16)?, number(17, 19)?, number(20, 26)?)?.and_utc())
 }
 
 fn rfc3339(time: DateTime<Utc>) -> String {
@@ -258,6 +280,7 @@ fn malformed(header: Header, found: &str, wanted: &'static str) -> EnvelopeError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
     fn envelope() -> Envelope<'static> {
         let mut envelope = Envelope::new("/shop", "order.placed", "o-1");
@@ -279,9 +302,38 @@ mod tests {
         let headers: Vec<_> = envelope.to_headers().collect();
         let borrowed: Vec<_> = headers.iter().map(|(name, value)| (*name, &**value)).collect();
         assert_eq!(read(&borrowed).unwrap(), envelope);
-        assert_eq!(envelope.trace_id(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
         let time = headers.iter().find(|(name, _)| *name == "ce_time").unwrap();
         assert_eq!(&*time.1, b"2026-01-01T00:00:00.123456Z");
+    }
+
+    #[test]
+    fn a_trace_is_known_by_32_digits_between_two_dashes() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let trace_id = |traceparent: String| {
+            Envelope { traceparent: Some(traceparent.into()), ..envelope() }.trace_id().map(str::to_owned)
+        };
+        for text in [format!("00-{id}-00f067aa0ba902b7-01"), format!("-{id}"), format!("00-{id}-")] {
+            assert_eq!(trace_id(text.clone()).as_deref(), Some(id), "{text}");
+        }
+        let wrong = ["", "-", "00", id, &format!("00-{id}0-01"), &format!("00-{}", &id[1..]), &format!("00--{id}")];
+        wrong.into_iter().for_each(|text| assert_eq!(trace_id(text.into()), None, "{text}"));
+    }
+
+    #[test]
+    fn a_time_is_read_the_short_way_as_it_is_the_long_way() {
+        let seed: u64 = rand::random();
+        let mut rng = StdRng::seed_from_u64(seed);
+        for _ in 0..20_000 {
+            let micros = rng.random_range(-62_135_596_800_000_000..253_402_300_800_000_000);
+            let mut text = rfc3339(DateTime::from_timestamp_micros(micros).unwrap()).into_bytes();
+            if rng.random() {
+                let at = rng.random_range(0..text.len());
+                text[at] = *b"0123456789-:.TZ x".choose(&mut rng).unwrap();
+            }
+            let text = String::from_utf8(text).unwrap();
+            let long = DateTime::parse_from_rfc3339(&text).map(|time| time.to_utc());
+            assert_eq!(parse_time(TIME, &text).ok(), long.ok(), "{text}; seed {seed}");
+        }
     }
 
     #[test]
