@@ -9,13 +9,14 @@ use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use uuid::Uuid;
 
-/// The ids of the last `size` offsets of one partition: 24 bytes an id with its offset, and about 18 to find it.
+/// The ids of the last `size` offsets of one partition: 24 bytes an id with its offset, and about 10 to find it.
 pub struct Window {
     size: i64,
-    /// In offset order. `first` counts the ids ever dropped from the front, so `index - first` is a place here.
+    /// In offset order. `first` counts the ids ever dropped from the front, so `index - first` is a place here. Both
+    /// begin anew after 32 bits, of which a window holds fewer.
     seen: VecDeque<(i64, Uuid)>,
-    first: u64,
-    index: HashTable<u64>,
+    first: u32,
+    index: HashTable<u32>,
     /// Seeded at random: ids that collide cannot be prepared.
     hasher: DefaultHashBuilder,
 }
@@ -44,7 +45,7 @@ impl Window {
     pub fn is_duplicate(&mut self, offset: i64, id: Uuid) -> bool {
         self.forget_before(offset - self.size + 1);
         let hash = self.hasher.hash_one(id);
-        let at = self.first + self.seen.len() as u64;
+        let at = self.first.wrapping_add(self.seen.len() as u32);
         self.seen.push_back((offset, id));
         let (seen, first, hasher) = (&self.seen, self.first, &self.hasher);
         if let Some(earlier) = self.index.find_mut(hash, |at| place(seen, first, *at).1 == id) {
@@ -64,14 +65,14 @@ impl Window {
                 entry.remove();
             }
             self.seen.pop_front();
-            self.first += 1;
+            self.first = self.first.wrapping_add(1);
         }
     }
 }
 
-fn place(seen: &VecDeque<(i64, Uuid)>, first: u64, at: u64) -> (i64, Uuid) {
+fn place(seen: &VecDeque<(i64, Uuid)>, first: u32, at: u32) -> (i64, Uuid) {
     // Every index in the table was pushed to `seen` and leaves both together.
-    seen[usize::try_from(at - first).unwrap_or(usize::MAX)]
+    seen[at.wrapping_sub(first) as usize]
 }
 
 #[cfg(test)]
@@ -109,6 +110,7 @@ mod tests {
         for size in [0, 1, 7, 50, 1000] {
             let log = random_log(&mut rng);
             let mut window = Window::new(size);
+            window.first = u32::MAX - 100; // it begins anew on the way
             let found: Vec<bool> = log.iter().map(|&(offset, id)| window.is_duplicate(offset, id)).collect();
             assert_eq!(found, naive(&log, i64::from(size)), "window of {size}");
         }
