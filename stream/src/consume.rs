@@ -281,7 +281,7 @@ impl<H: Handler> Worker<H> {
                     pipeline = %batch.pipeline, topic = %record.position.topic, partition = record.position.partition,
                     offset = record.position.offset, reason = reject.reason.as_str(), "is a dead letter: {}", reject.error
                 );
-                batch.rejected.push(Rejected { record, reject });
+                batch.rejected.push(Rejected { record: record.alone(), reject });
             }
         }
         Ok(Some(()))
@@ -476,7 +476,7 @@ mod tests {
 
     fn storm_after(records: impl IntoIterator<Item = Decoded>) -> Result<(), Failure> {
         let position = Position { topic: "t".into(), partition: 0, offset: 7 };
-        let record = RecordBuilder::new(None, None).build(position, None);
+        let record = RecordBuilder::new(&mut bytes::BytesMut::new(), None, None).build(position, None);
         let mut storm = Storm::default();
         records.into_iter().try_for_each(|decoded| storm.note(&record, &decoded))
     }

@@ -2,6 +2,7 @@
 
 use crate::{Failure, Position, Record, RecordBuilder, Reject};
 use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::BytesMut;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::postgres::PgRow;
@@ -198,7 +199,8 @@ fn state(text: &str) -> DeadLetterState {
 fn record(row: &PgRow) -> Result<Record, Failure> {
     let (key, value): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.try_get("key")?, row.try_get("value")?);
     let headers: serde_json::Value = row.try_get("headers")?;
-    let mut builder = RecordBuilder::new(key.as_deref(), value.as_deref());
+    let mut space = BytesMut::new();
+    let mut builder = RecordBuilder::new(&mut space, key.as_deref(), value.as_deref());
     for pair in headers.as_array().into_iter().flatten() {
         let value = pair[1].as_str().map(|text| BASE64_STANDARD.decode(text)).transpose().map_err(Failure::stop)?;
         builder = builder.header(pair[0].as_str().unwrap_or_default().as_bytes(), value.as_deref());

@@ -13,7 +13,10 @@ use std::ptr;
 ///
 /// # Safety
 /// The message is alive.
-pub(crate) unsafe fn copy(message: *const c::rd_kafka_message_t, mut builder: RecordBuilder) -> RecordBuilder {
+pub(crate) unsafe fn copy<'s>(
+    message: *const c::rd_kafka_message_t,
+    mut builder: RecordBuilder<'s>,
+) -> RecordBuilder<'s> {
     let mut headers = ptr::null_mut();
     // SAFETY: the caller's promise; librdkafka parses its headers into memory that it owns.
     let found = unsafe { c::rd_kafka_message_headers(message, &raw mut headers) };

@@ -8,6 +8,7 @@
 
 use crate::headers;
 use crate::{Position, Record, RecordBuilder};
+use bytes::BytesMut;
 use chrono::{DateTime, Datelike, Utc};
 use rdkafka::bindings as c;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -18,6 +19,9 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Thread;
+
+/// For some dozens of records; each partition has about so much beyond what it holds.
+const SPACE_BYTES: usize = 32 << 10;
 
 /// Set by the client when the queue gets its first record, and wakes the thread that takes from it.
 pub(crate) struct Ready {
@@ -52,6 +56,8 @@ pub(crate) struct PartitionQueue {
     queue: NonNull<c::rd_kafka_queue_t>,
     topic: Arc<str>,
     taken: Vec<*mut c::rd_kafka_message_t>,
+    /// Where the next records' bytes go. A partition's own: a record that waits for long keeps its neighbours' bytes.
+    space: BytesMut,
     /// What the client calls holds a pointer to this.
     ready: Arc<Ready>,
 }
@@ -80,7 +86,8 @@ impl PartitionQueue {
             let opaque = Arc::as_ptr(&ready).cast_mut().cast::<c_void>();
             c::rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(has_records), opaque);
         }
-        Some(Self { queue, topic: topic.clone(), taken: Vec::with_capacity(most), ready })
+        let space = BytesMut::with_capacity(SPACE_BYTES);
+        Some(Self { queue, topic: topic.clone(), taken: Vec::with_capacity(most), space, ready })
     }
 
     pub fn ready(&self) -> &Arc<Ready> {
@@ -97,7 +104,7 @@ impl PartitionQueue {
             let count = usize::try_from(count).unwrap_or(0);
             self.taken.set_len(count);
             for message in self.taken.drain(..) {
-                each(record_or_error(message, &self.topic));
+                each(record_or_error(message, &self.topic, &mut self.space));
                 c::rd_kafka_message_destroy(message);
             }
             count == most
@@ -128,17 +135,21 @@ unsafe extern "C" fn has_records(_client: *mut c::rd_kafka_t, opaque: *mut c_voi
 /// A record of its own.
 pub(crate) fn copy(message: &BorrowedMessage<'_>, topic: &Arc<str>) -> Record {
     // SAFETY: it is alive.
-    unsafe { record(message.ptr(), topic) }
+    unsafe { record(message.ptr(), topic, &mut BytesMut::new()) }
 }
 
 /// # Safety
 /// The message is alive.
-unsafe fn record_or_error(message: *mut c::rd_kafka_message_t, topic: &Arc<str>) -> Result<Record, KafkaError> {
+unsafe fn record_or_error(
+    message: *mut c::rd_kafka_message_t,
+    topic: &Arc<str>,
+    space: &mut BytesMut,
+) -> Result<Record, KafkaError> {
     // SAFETY: the caller's promise.
     let found = unsafe { &*message };
     match RDKafkaErrorCode::from(found.err) {
         // SAFETY: the same.
-        RDKafkaErrorCode::NoError => Ok(unsafe { record(message, topic) }),
+        RDKafkaErrorCode::NoError => Ok(unsafe { record(message, topic, space) }),
         RDKafkaErrorCode::PartitionEOF => Err(KafkaError::PartitionEOF(found.partition)),
         code => Err(KafkaError::MessageConsumption(code)),
     }
@@ -146,13 +157,13 @@ unsafe fn record_or_error(message: *mut c::rd_kafka_message_t, topic: &Arc<str>)
 
 /// # Safety
 /// The message is alive.
-unsafe fn record(message: *mut c::rd_kafka_message_t, topic: &Arc<str>) -> Record {
+unsafe fn record(message: *mut c::rd_kafka_message_t, topic: &Arc<str>, space: &mut BytesMut) -> Record {
     // SAFETY: the caller's promise.
     let found = unsafe { &*message };
     // SAFETY: key and payload have their lengths where they are not null, and live as long as the message.
     let (key, value) = unsafe { (bytes(found.key, found.key_len), bytes(found.payload, found.len)) };
     // SAFETY: the message is alive.
-    let builder = unsafe { headers::copy(message, RecordBuilder::new(key, value)) };
+    let builder = unsafe { headers::copy(message, RecordBuilder::new(space, key, value)) };
     // SAFETY: the same. One without a time says -1.
     let millis = unsafe { c::rd_kafka_message_timestamp(message, ptr::null_mut()) };
     let logged_at = DateTime::<Utc>::from_timestamp_millis(millis);

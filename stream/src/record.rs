@@ -1,5 +1,6 @@
-//! One record of the log as it was found: key, value and headers in a single allocation.
+//! One record of the log as it was found: key, value and headers side by side.
 
+use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 use millrace_schemas::Header;
 use std::fmt;
@@ -26,13 +27,13 @@ struct Span {
     end: u32,
 }
 
-/// A record, still encoded; everything is borrowed from one buffer.
+/// A record, still encoded; everything is borrowed from one buffer, which it may share with its neighbours.
 #[derive(Debug, Clone)]
 pub struct Record {
     pub position: Position,
     /// When the broker or the producer stamped it, whichever the topic is set to.
     pub timestamp: Option<DateTime<Utc>>,
-    bytes: Vec<u8>,
+    bytes: Bytes,
     key: Option<Span>,
     value: Option<Span>,
     /// From here to the buffer's end.
@@ -76,7 +77,12 @@ impl Record {
 
     /// What it weighs in a queue, in bytes.
     pub fn weight(&self) -> usize {
-        std::mem::size_of::<Self>() + self.bytes.capacity()
+        std::mem::size_of::<Self>() + self.bytes.len()
+    }
+
+    /// The same, sharing nothing: kept for long, it keeps nobody else's bytes.
+    pub(crate) fn alone(self) -> Self {
+        Self { bytes: Bytes::copy_from_slice(&self.bytes), ..self }
     }
 
     fn at(&self, span: Span) -> &[u8] {
@@ -117,18 +123,20 @@ fn next_bytes<'a>(left: &mut &'a [u8]) -> Option<&'a [u8]> {
 /// An event's headers, as our producers write them; more of them make the buffer grow.
 const HEADERS_BYTES: usize = 512;
 
-/// Copies the parts of a record into its one buffer.
-pub struct RecordBuilder {
-    buffer: Vec<u8>,
+/// Copies the parts of a record into one buffer.
+pub struct RecordBuilder<'s> {
+    buffer: &'s mut BytesMut,
     key: Option<Span>,
     value: Option<Span>,
     headers: u32,
 }
 
-impl RecordBuilder {
-    pub fn new(key: Option<&[u8]>, value: Option<&[u8]>) -> Self {
-        let size = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
-        let mut builder = Self { buffer: Vec::with_capacity(size + HEADERS_BYTES), key: None, value: None, headers: 0 };
+impl<'s> RecordBuilder<'s> {
+    /// The record takes its bytes from the empty `space` and leaves what it doesn't need: so records that come together
+    /// lie together, and few of them need an allocation.
+    pub fn new(space: &'s mut BytesMut, key: Option<&[u8]>, value: Option<&[u8]>) -> Self {
+        space.reserve(key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + HEADERS_BYTES);
+        let mut builder = Self { buffer: space, key: None, value: None, headers: 0 };
         builder.key = key.map(|bytes| builder.push(bytes));
         builder.value = value.map(|bytes| builder.push(bytes));
         builder.headers = builder.buffer.len() as u32;
@@ -139,9 +147,9 @@ impl RecordBuilder {
     #[must_use]
     pub fn header(mut self, name: &[u8], value: Option<&[u8]>) -> Self {
         match Header::named(name) {
-            Some(known) => self.buffer.push(known.number()),
+            Some(known) => self.buffer.extend_from_slice(&[known.number()]),
             None => {
-                self.buffer.push(SPELLED);
+                self.buffer.extend_from_slice(&[SPELLED]);
                 self.push_sized(Some(String::from_utf8_lossy(name).as_bytes()));
             }
         }
@@ -157,7 +165,7 @@ impl RecordBuilder {
 
     pub fn build(self, position: Position, timestamp: Option<DateTime<Utc>>) -> Record {
         let Self { buffer, key, value, headers } = self;
-        Record { position, timestamp, bytes: buffer, key, value, headers }
+        Record { position, timestamp, bytes: buffer.split().freeze(), key, value, headers }
     }
 
     fn push(&mut self, bytes: &[u8]) -> Span {
@@ -174,7 +182,8 @@ mod tests {
     #[test]
     fn every_part_is_read_back_as_it_was() {
         let position = Position { topic: "t".into(), partition: 1, offset: 7 };
-        let record = RecordBuilder::new(Some(b"k"), Some(b""))
+        let mut space = BytesMut::new();
+        let record = RecordBuilder::new(&mut space, Some(b"k"), Some(b""))
             .header(b"a", Some(b"1"))
             .header(b"ce_id", Some(b"7"))
             .header(b"b", None)
@@ -183,6 +192,8 @@ mod tests {
             .header(b"ce_type", None)
             .header(b"\xff", Some(b"3"))
             .build(position, None);
+        let next = RecordBuilder::new(&mut space, None, Some(b"next")).build(record.position.clone(), None).alone();
+        assert_eq!((next.key(), next.value(), next.headers().count()), (None, Some(&b"next"[..]), 0));
         assert_eq!((record.key(), record.value()), (Some(&b"k"[..]), Some(&b""[..])));
         let headers: Vec<_> = record.headers().map(|(name, value)| (name, value.map(<[u8]>::to_vec))).collect();
         let some = |value: &[u8]| Some(value.to_vec());

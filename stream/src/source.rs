@@ -166,12 +166,13 @@ mod tests {
     use super::*;
     use crate::memory_bound::MemoryBound;
     use crate::{MemorySource, Position, RecordBuilder};
+    use bytes::BytesMut;
     use std::time::Duration;
 
     fn records(offsets: impl IntoIterator<Item = i64>) -> MemorySource {
         let record = |offset| {
             let position = Position { topic: "t".into(), partition: 0, offset };
-            RecordBuilder::new(Some(b"k"), Some(&[0; 100])).build(position, None)
+            RecordBuilder::new(&mut BytesMut::new(), Some(b"k"), Some(&[0; 100])).build(position, None)
         };
         MemorySource::new(offsets.into_iter().map(record))
     }
