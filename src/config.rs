@@ -107,7 +107,6 @@ impl Default for ProcessConfig {
             batch_rows: 100_000,
             batch_bytes: 32 << 20,
             memory_bytes: 256 << 20,
-            batches_per_second: Some(20),
             // They wait for each other's inserts, to go together: what is under way at once is bounded there.
             concurrent_batches: 64,
             ..PipelineConfig::default()

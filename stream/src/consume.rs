@@ -6,7 +6,6 @@ use crate::dedup::Window;
 use crate::memory_bound::{Held, MemoryBound};
 use crate::metrics::{Shared, Trying};
 use crate::offsets::{Batch, Checkpoints, Claim, Event, Purpose};
-use crate::pace::Pace;
 use crate::retry::retry_until;
 use crate::source::{Filling, Limits, Pulled, Puller};
 use crate::{Failure, Position, Record, Reject, Source};
@@ -16,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// A record whose envelope, schema and contract are known, and whose body is still bytes.
@@ -88,12 +87,8 @@ pub struct PipelineConfig {
     /// Bytes in a batch, at most (a record larger than that still makes a batch of its own): of its records, or of what
     /// they became where that is less.
     pub batch_bytes: usize,
-    /// How long the first record of a batch may wait for company.
+    /// How long the first record of a batch waits for company; longer while the batch before is not applied yet.
     pub linger_ms: u64,
-    /// Batches a second over all partitions, about: the more partitions are busy, the longer their records wait for
-    /// company (5 s at most). Without it each waits `linger_ms`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub batches_per_second: Option<u32>,
     /// Bytes waiting in one partition's queue before no more is taken from what the Kafka client has read ahead of it.
     pub queue_bytes: usize,
     /// Bytes in all queues and batches together, over all partitions. Beyond, each holds little, and small batches
@@ -113,7 +108,6 @@ impl Default for PipelineConfig {
             batch_rows: 10_000,
             batch_bytes: 4 << 20,
             linger_ms: 200,
-            batches_per_second: None,
             queue_bytes: 1 << 20,
             memory_bytes: 128 << 20,
             concurrent_batches: 4,
@@ -124,11 +118,7 @@ impl Default for PipelineConfig {
 
 impl PipelineConfig {
     fn limits(&self) -> Limits {
-        Limits { rows: self.batch_rows, bytes: self.batch_bytes }
-    }
-
-    pub(crate) fn pace(&self) -> Pace {
-        Pace::new(Duration::from_millis(self.linger_ms), self.batches_per_second)
+        Limits { rows: self.batch_rows, bytes: self.batch_bytes, linger: Duration::from_millis(self.linger_ms) }
     }
 }
 
@@ -153,7 +143,6 @@ pub(crate) struct Worker<H> {
     /// Bounds the batches being applied, shared by the pipeline's workers.
     pub permits: Arc<Semaphore>,
     pub memory: Arc<MemoryBound>,
-    pub pace: Arc<Pace>,
     pub metrics: Shared,
     /// Set when the partition is being given up: what is in hand may end, and is not tried again.
     pub closing: CancellationToken,
@@ -166,12 +155,13 @@ impl<H: Handler> Worker<H> {
     /// one before it is applied: at most two are in hand. `settled` is told what has taken effect.
     pub async fn run(self, source: impl Source, settled: impl Fn(i64)) -> Result<(), Failure> {
         let (batches, gathered) = mpsc::channel(1);
-        let (applied, ()) = tokio::join!(self.apply_all(gathered, settled), self.gather_all(source, batches));
+        let (waits, wanted) = watch::channel(false);
+        let source = Puller::new(source, wanted);
+        let (applied, ()) = tokio::join!(self.apply_all(gathered, waits, settled), self.gather_all(source, batches));
         applied
     }
 
-    async fn gather_all(&self, source: impl Source, batches: mpsc::Sender<Gathered<H>>) {
-        let mut source = Puller::new(source);
+    async fn gather_all(&self, mut source: Puller<impl Source>, batches: mpsc::Sender<Gathered<H>>) {
         let mut partition = self.partition();
         if !self.warm(&mut source, &mut partition.window).await {
             return;
@@ -190,8 +180,19 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    async fn apply_all(&self, mut gathered: mpsc::Receiver<Gathered<H>>, settled: impl Fn(i64)) -> Result<(), Failure> {
-        while let Some(batch) = gathered.recv().await {
+    async fn apply_all(
+        &self,
+        mut gathered: mpsc::Receiver<Gathered<H>>,
+        waits: watch::Sender<bool>,
+        settled: impl Fn(i64),
+    ) -> Result<(), Failure> {
+        let mut next = async || {
+            waits.send_replace(true);
+            let next = gathered.recv().await;
+            waits.send_replace(false);
+            next
+        };
+        while let Some(batch) = next().await {
             let batch = batch?;
             if !self.apply_until_settled(&batch).await? {
                 break;
@@ -236,7 +237,7 @@ impl<H: Handler> Worker<H> {
     ) -> Result<Option<Batch<H::Block>>, Failure> {
         let mut batch = partition.begin_batch();
         let held = Held::nothing(&self.memory);
-        let mut filling = Filling::new(self.config.limits(), &self.pace, partition.planned.take(), held);
+        let mut filling = Filling::new(self.config.limits(), partition.planned.take(), held);
         loop {
             match source.pull(&mut filling).await {
                 Pulled::Record(record) => {

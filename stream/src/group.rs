@@ -10,7 +10,6 @@ use crate::failure::why_it_stopped;
 use crate::memory_bound::{Held, MemoryBound};
 use crate::metrics::Shared;
 use crate::offsets::{self, Checkpoints, Claim, Wanted};
-use crate::pace::Pace;
 use crate::partition_queue::{PartitionQueue, Ready};
 use crate::retry::retry_until;
 use crate::topic_id::topic_ids;
@@ -239,7 +238,6 @@ struct Group<H> {
     metrics: Shared,
     permits: Arc<Semaphore>,
     memory: Arc<MemoryBound>,
-    pace: Arc<Pace>,
     runtime: Handle,
     stop: CancellationToken,
     failed: watch::Sender<Option<Arc<Failure>>>,
@@ -308,7 +306,6 @@ impl<H: Handler> Group<H> {
             topics: pipeline.topics,
             handler: Arc::new(pipeline.handler),
             permits: Arc::new(Semaphore::new(pipeline.config.concurrent_batches.max(1))),
-            pace: Arc::new(pipeline.config.pace()),
             memory: MemoryBound::new(pipeline.config.memory_bytes),
             config: pipeline.config,
             metrics: Arc::new(spine.metrics.of(pipeline.name)),
@@ -579,7 +576,6 @@ impl<H: Handler> Group<H> {
             claim,
             permits: self.permits.clone(),
             memory: self.memory.clone(),
-            pace: self.pace.clone(),
             metrics: self.metrics.clone(),
             closing: source.closing.clone(),
             abort,

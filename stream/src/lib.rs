@@ -24,7 +24,6 @@ mod memory_bound;
 mod metrics;
 mod migrate;
 mod offsets;
-mod pace;
 mod partition_queue;
 mod publish;
 mod record;

@@ -277,7 +277,12 @@ impl<B> Batch<B> {
     /// Notes that this record's event is in the block.
     pub(crate) fn count(&mut self, record: &Record) {
         self.events += 1;
-        self.oldest = [self.oldest, record.timestamp].into_iter().flatten().min();
+        self.oldest = self.oldest.min(record.timestamp).or(self.oldest).or(record.timestamp);
+    }
+
+    /// When the first of its events was logged, where the log tells.
+    pub fn logged_at(&self) -> Option<DateTime<Utc>> {
+        self.oldest
     }
 
     /// The range, as `(from, to)` with `to` excluded; none for a replayed dead letter.

@@ -63,7 +63,6 @@ fn worker<H: Handler>(spine: &Spine, name: &str, handler: Arc<H>, config: Pipeli
         claim: Claim::nobodys(name, &range.topic, range.partition, range.from),
         permits: Arc::new(Semaphore::new(1)),
         memory: MemoryBound::new(config.memory_bytes),
-        pace: Arc::new(config.pace()),
         metrics: Arc::new(spine.metrics.of(name)),
         closing: CancellationToken::new(),
         abort: CancellationToken::new(),

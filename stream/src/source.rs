@@ -2,8 +2,9 @@
 
 use crate::Record;
 use crate::memory_bound::Held;
-use crate::pace::Pace;
-use tokio::time::{Instant, timeout_at};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 /// A batch is weighed, and what all partitions together hold is told, after so many bytes of records: that is one number
 /// that all of them write.
@@ -14,6 +15,8 @@ const TOLD_EVERY: usize = 64 << 10;
 pub(crate) struct Limits {
     pub rows: usize,
     pub bytes: usize,
+    /// From its first record on, as long as somebody waits for it.
+    pub linger: Duration,
 }
 
 /// One partition's records in offset order.
@@ -31,11 +34,14 @@ pub trait Source: Send {
 pub(crate) struct Puller<S> {
     source: S,
     held: Option<Record>,
+    /// Somebody has nothing to do until there is a batch: while nobody has, more records cost no time, and fewer
+    /// batches less.
+    wanted: watch::Receiver<bool>,
 }
 
 impl<S: Source> Puller<S> {
-    pub fn new(source: S) -> Self {
-        Self { source, held: None }
+    pub fn new(source: S, wanted: watch::Receiver<bool>) -> Self {
+        Self { source, held: None, wanted }
     }
 
     pub async fn next(&mut self) -> Option<Record> {
@@ -50,16 +56,16 @@ impl<S: Source> Puller<S> {
     }
 
     /// The next record of a batch.
-    pub async fn pull(&mut self, filling: &mut Filling<'_>) -> Pulled {
+    pub async fn pull(&mut self, filling: &mut Filling) -> Pulled {
         if filling.is_full() {
             return Pulled::Full;
         }
         let record = match (self.held.take().or_else(|| self.source.ready()), filling.deadline()) {
             (Some(record), _) => Some(record),
             (None, None) => self.source.next().await,
-            (None, Some(deadline)) => match timeout_at(deadline, self.source.next()).await {
-                Ok(Some(record)) => Some(record),
-                Ok(None) | Err(_) => return Pulled::Full,
+            (None, Some(deadline)) => match self.next_until_wanted(deadline).await {
+                Some(record) => Some(record),
+                None => return Pulled::Full,
             },
         };
         filling.begin();
@@ -75,6 +81,19 @@ impl<S: Source> Puller<S> {
             }
         }
     }
+
+    /// `None` at the end, too.
+    async fn next_until_wanted(&mut self, deadline: Instant) -> Option<Record> {
+        let wanted = async {
+            sleep_until(deadline).await;
+            let _ = self.wanted.wait_for(|wanted| *wanted).await; // who is gone waits for nothing
+        };
+        tokio::select! {
+            biased;
+            record = self.source.next() => record,
+            () = wanted => None,
+        }
+    }
 }
 
 /// What [`Puller::pull`] found.
@@ -87,9 +106,8 @@ pub(crate) enum Pulled {
 }
 
 /// How far a batch is filled, and what ends it.
-pub(crate) struct Filling<'p> {
+pub(crate) struct Filling {
     limits: Limits,
-    pace: &'p Pace,
     until: Until,
     rows: usize,
     held: Held,
@@ -102,15 +120,15 @@ pub(crate) struct Filling<'p> {
 enum Until {
     /// An earlier owner planned this range: exactly the records before this offset, whatever the limits.
     Planned(i64),
-    /// The limits, or the batch's turn once there is a first record.
+    /// The limits, or the batch's linger once there is a first record.
     Linger(Option<Instant>),
 }
 
-impl<'p> Filling<'p> {
-    pub fn new(limits: Limits, pace: &'p Pace, planned: Option<i64>, held: Held) -> Self {
+impl Filling {
+    pub fn new(limits: Limits, planned: Option<i64>, held: Held) -> Self {
         let until = planned.map_or(Until::Linger(None), Until::Planned);
         let bytes_max = held.share(limits.bytes);
-        Self { limits, pace, until, rows: 0, held, untold: 0, bytes_max, next: None }
+        Self { limits, until, rows: 0, held, untold: 0, bytes_max, next: None }
     }
 
     fn is_full(&self) -> bool {
@@ -120,7 +138,7 @@ impl<'p> Filling<'p> {
         }
     }
 
-    /// Until when the next record may come.
+    /// Until when the next record may come, at least.
     fn deadline(&self) -> Option<Instant> {
         match self.until {
             Until::Planned(_) => None,
@@ -131,7 +149,7 @@ impl<'p> Filling<'p> {
     /// From the first record on, company is waited for.
     fn begin(&mut self) {
         if let Until::Linger(None) = self.until {
-            self.until = Until::Linger(Some(self.pace.turn()));
+            self.until = Until::Linger(Some(Instant::now() + self.limits.linger));
         }
     }
 
@@ -179,8 +197,7 @@ mod tests {
 
     /// The offsets of the next batch.
     async fn batch(source: &mut Puller<MemorySource>, limits: Limits, planned: Option<i64>) -> Option<Vec<i64>> {
-        let pace = Pace::new(Duration::from_secs(1), None);
-        let mut filling = Filling::new(limits, &pace, planned, plenty());
+        let mut filling = Filling::new(limits, planned, plenty());
         let mut offsets = Vec::new();
         loop {
             match source.pull(&mut filling).await {
@@ -196,13 +213,17 @@ mod tests {
     }
 
     fn limits(rows: usize, bytes: usize) -> Limits {
-        Limits { rows, bytes }
+        Limits { rows, bytes, linger: Duration::from_secs(1) }
+    }
+
+    fn wanted() -> watch::Receiver<bool> {
+        watch::channel(true).1
     }
 
     #[tokio::test]
     async fn a_planned_range_is_read_again_exactly_whatever_the_limits_say() {
         // Compaction took some of the planned records since.
-        let mut source = Puller::new(records([3, 4, 7, 10, 11]));
+        let mut source = Puller::new(records([3, 4, 7, 10, 11]), wanted());
         assert_eq!(batch(&mut source, limits(1, 1), Some(10)).await, Some(vec![3, 4, 7]));
         assert_eq!(batch(&mut source, limits(9, 9_999), None).await, Some(vec![10, 11]), "nothing was lost behind it");
         assert_eq!(batch(&mut source, limits(9, 9_999), None).await, None);
@@ -210,27 +231,46 @@ mod tests {
 
     #[tokio::test]
     async fn rows_and_bytes_end_a_batch() {
-        let mut source = Puller::new(records(0..10));
+        let mut source = Puller::new(records(0..10), wanted());
         assert_eq!(batch(&mut source, limits(3, usize::MAX), None).await, Some(vec![0, 1, 2]));
         assert_eq!(batch(&mut source, limits(9, 1), None).await, Some(vec![3]), "one record is always taken");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_batch_waits_for_company_no_longer_than_its_linger() {
-        struct Slow(MemorySource);
-        impl Source for Slow {
-            async fn next(&mut self) -> Option<Record> {
-                tokio::time::sleep(Duration::from_millis(400)).await;
-                self.0.next().await
-            }
+    /// Gives a record every 400 ms.
+    struct Slow(MemorySource);
+
+    impl Source for Slow {
+        async fn next(&mut self) -> Option<Record> {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            self.0.next().await
         }
-        let mut source = Puller::new(Slow(records(0..10)));
-        let pace = Pace::new(Duration::from_secs(1), None);
-        let mut filling = Filling::new(limits(9, 9_999), &pace, None, plenty());
+    }
+
+    async fn rows(source: &mut Puller<Slow>) -> usize {
+        let mut filling = Filling::new(limits(9, 9_999), None, plenty());
         let mut rows = 0;
         while let Pulled::Record(_) = source.pull(&mut filling).await {
             rows += 1;
         }
-        assert_eq!(rows, 3, "the first at 400 ms, then those of the second that follows");
+        rows
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_waits_for_company_no_longer_than_its_linger() {
+        let mut source = Puller::new(Slow(records(0..10)), wanted());
+        assert_eq!(rows(&mut source).await, 3, "the first at 400 ms, then those of the second that follows");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_nobody_waits_for_goes_on_until_somebody_does_or_it_is_full() {
+        let (waits, wanted) = watch::channel(false);
+        let mut source = Puller::new(Slow(records(0..20)), wanted);
+        let soon = async {
+            tokio::time::sleep(Duration::from_millis(2_500)).await;
+            waits.send_replace(true);
+        };
+        assert_eq!(tokio::join!(rows(&mut source), soon).0, 6, "those of 2.4 s");
+        waits.send_replace(false);
+        assert_eq!(rows(&mut source).await, 9, "the limit");
     }
 }

@@ -22,6 +22,9 @@ pub struct ClickHouseConfig {
     /// Replicated tables over the cluster that the servers' own configuration calls so; without it, one server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
+    /// Inserts that begin each second, all tables together, about: the more tables are busy, the longer their rows
+    /// wait for company (5 s at most). A third as many while what is inserted is more than five seconds behind.
+    pub inserts_per_second: u32,
     /// How long one insert or one question may take.
     pub request_timeout_ms: u64,
     /// How long one change of a table may take.
@@ -36,6 +39,9 @@ impl Default for ClickHouseConfig {
             password: Password::default(),
             password_file: None,
             cluster: None,
+            // Each makes a part, which costs a server tens of milliseconds, whatever is in it. Thirteen busy tables
+            // have a turn every third of a second.
+            inserts_per_second: 40,
             // A slow insert on a busy server takes seconds; what takes longer is better asked again, and
             // a drain (20 s) can still wait for one that is under way, if not for those that wait behind it.
             request_timeout_ms: 15_000,
@@ -66,6 +72,7 @@ impl ClickHouseConfig {
             "clickhouse.url {url} holds a login: use clickhouse.user, and MILLRACE_CLICKHOUSE__PASSWORD or \
              clickhouse.password_file"
         );
+        anyhow::ensure!(self.inserts_per_second > 0, "clickhouse.inserts_per_second 0: nothing would be inserted");
         for (key, value) in [("request", self.request_timeout_ms), ("migrate", self.migrate_timeout_ms)] {
             let (least, most) = (TIMEOUT_MS.start(), TIMEOUT_MS.end());
             anyhow::ensure!(TIMEOUT_MS.contains(&value), "clickhouse.{key}_timeout_ms {value}: use {least} to {most}");
@@ -152,6 +159,7 @@ mod tests {
             assert!(error.contains("holds a login: use clickhouse.user") && !error.contains("hunter2"), "{error}");
         }
         assert_eq!(with(r#"{"request_timeout_ms": 0}"#), "clickhouse.request_timeout_ms 0: use 100 to 600000");
+        assert!(with(r#"{"inserts_per_second": 0}"#).starts_with("clickhouse.inserts_per_second 0: nothing"));
         assert!(serde_json::from_str::<ClickHouseConfig>(r#"{"urk": ""}"#).is_err());
     }
 }

@@ -16,6 +16,7 @@ use super::readers::Readers;
 use super::rebuild::unless_exchanged;
 use super::server::Server;
 use super::together::{Insert, Inserting, Together};
+use chrono::{DateTime, Utc};
 use millrace_schemas::{Contract, Contracts, WriterSchema};
 use millrace_stream::{
     Batch, Failure, Handler, Incoming, Planned, Reason, Reject, answered, crash_at, keep_as_it_is, keep_moving,
@@ -59,7 +60,7 @@ impl ClickHouse {
     ) -> anyhow::Result<Self> {
         let server = Server::new(config)?;
         Ok(Self {
-            inserts: Together::new(Measured { server: server.clone(), metrics }),
+            inserts: Together::new(Measured { server: server.clone(), metrics }, config.inserts_per_second),
             server,
             migrations: Server::with_timeout(config, config.migrate_timeout())?,
             changing: tokio::sync::Mutex::default(),
@@ -99,7 +100,7 @@ impl ClickHouse {
                     self.begun.begin(span);
                     if !repeats {
                         // All of them: the more wait, the more go together.
-                        inserting = blocks.iter().map(|block| self.insert(block, span)).collect();
+                        inserting = blocks.iter().map(|block| self.insert(block, span, batch.logged_at())).collect();
                     }
                 }
                 Step::Insert(_) => inserting.pop_front().expect("one a block").await?,
@@ -147,8 +148,14 @@ impl ClickHouse {
     }
 
     /// Begins at once.
-    fn insert(&self, block: &Block<'_>, span: &Span) -> impl Future<Output = Result<(), Failure>> + use<> {
-        let (inserting, what) = (self.inserts.insert(Insert::of(block, block.token(span))), could_not_insert(block));
+    fn insert(
+        &self,
+        block: &Block<'_>,
+        span: &Span,
+        logged_at: Option<DateTime<Utc>>,
+    ) -> impl Future<Output = Result<(), Failure>> + use<> {
+        let insert = Insert { logged_at, ..Insert::of(block, block.token(span)) };
+        let (inserting, what) = (self.inserts.insert(insert), could_not_insert(block));
         async { inserting.await.map_err(|failure| failure.context(what)) }
     }
 

@@ -22,6 +22,7 @@ mod metrics;
 mod migrate;
 mod names;
 pub mod native;
+mod pace;
 mod pages;
 mod protocol;
 mod readers;

@@ -1,14 +1,16 @@
 //! Inserts of several partitions that go to the server as one.
 //!
 //! What an insert costs the server beside its rows (a part in each month, its merges) is the same for one row and for a
-//! hundred thousand. So while a table's insert is under way, what else comes for it waits and goes together in the
-//! next one: nobody waits for company while the server has nothing to do, and the busier it is, the more go together.
+//! hundred thousand. So while a table's insert is under way or waits for its turn ([`Pace`]), what else comes for it
+//! goes together in the next one: the busier the server and the tables are, the more go together.
 //!
 //! An insert of several has no token: nobody could repeat it as it was. Each of its blocks is looked for instead, see
 //! `protocol`.
 
 use super::block::Block;
+use super::pace::Pace;
 use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
 use millrace_stream::Failure;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +22,10 @@ const UNDER_WAY_MAX: usize = 4;
 /// Bytes that go together, before they are compressed: as many as one batch may have, which servers must take anyway,
 /// and far beyond what makes an insert's own costs count. One block may have more.
 const BYTES_MAX: usize = 32 << 20;
+
+/// Rows that were logged so long ago come from behind: nobody sees them any sooner for being inserted at once, and all
+/// are through sooner in larger inserts.
+const BEHIND: TimeDelta = TimeDelta::seconds(5);
 
 /// Rows of one table, ready to be sent.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -33,6 +39,8 @@ pub(super) struct Insert {
     pub token: Option<String>,
     /// The latest `occurred_at`, in microseconds since 1970.
     pub newest: i64,
+    /// When the first of them was logged, where the log tells.
+    pub logged_at: Option<DateTime<Utc>>,
 }
 
 impl Insert {
@@ -44,7 +52,12 @@ impl Insert {
             blocks: vec![block.bytes().clone()],
             token: Some(token),
             newest: block.occurred_at().1,
+            logged_at: None,
         }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.logged_at.is_some_and(|at| Utc::now() - at > BEHIND)
     }
 
     fn bytes(&self) -> usize {
@@ -68,13 +81,19 @@ pub(super) trait Inserting: Send + Sync + 'static {
 /// One queue a statement: rows of different columns can't go together.
 pub(super) struct Together<S> {
     server: Arc<S>,
-    under_way: Arc<Semaphore>,
+    road: Arc<Road>,
     queues: Mutex<HashMap<String, Arc<Queue>>>,
+}
+
+/// What all tables share.
+struct Road {
+    under_way: Semaphore,
+    pace: Pace,
 }
 
 struct Queue {
     turn: tokio::sync::Mutex<()>,
-    under_way: Arc<Semaphore>,
+    road: Arc<Road>,
     waiting: Mutex<Vec<Waiting>>,
 }
 
@@ -84,9 +103,9 @@ struct Waiting {
 }
 
 impl<S: Inserting> Together<S> {
-    pub fn new(server: S) -> Self {
-        let under_way = Arc::new(Semaphore::new(UNDER_WAY_MAX));
-        Self { server: Arc::new(server), under_way, queues: Mutex::default() }
+    pub fn new(server: S, inserts_per_second: u32) -> Self {
+        let road = Road { under_way: Semaphore::new(UNDER_WAY_MAX), pace: Pace::new(inserts_per_second) };
+        Self { server: Arc::new(server), road: Arc::new(road), queues: Mutex::default() }
     }
 
     /// For what goes alone.
@@ -110,23 +129,25 @@ impl<S: Inserting> Together<S> {
 
     fn queue(&self, statement: &str) -> Arc<Queue> {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        queues.entry(statement.to_owned()).or_insert_with(|| Arc::new(Queue::new(&self.under_way))).clone()
+        queues.entry(statement.to_owned()).or_insert_with(|| Arc::new(Queue::new(&self.road))).clone()
     }
 }
 
 impl Queue {
-    fn new(under_way: &Arc<Semaphore>) -> Self {
-        Self { turn: tokio::sync::Mutex::default(), under_way: under_way.clone(), waiting: Mutex::default() }
+    fn new(road: &Arc<Road>) -> Self {
+        Self { turn: tokio::sync::Mutex::default(), road: road.clone(), waiting: Mutex::default() }
     }
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// There are as many turns as inserts, and each takes one at least.
+    /// There are as many as inserts, and each takes one at least, if those before have left any.
     async fn take_turn<S: Inserting>(self: Arc<Self>, server: Arc<S>) {
         let _turn = self.turn.lock().await;
-        let Ok(_under_way) = self.under_way.acquire().await else { return };
+        let Some(behind) = self.waiting().first().map(|waiting| waiting.insert.is_behind()) else { return };
+        tokio::time::sleep_until(self.road.pace.turn(behind)).await;
+        let Ok(_under_way) = self.road.under_way.acquire().await else { return };
         let (inserts, answers): (Vec<_>, Vec<_>) =
             self.next().into_iter().map(|next| (next.insert, next.answer)).unzip();
         let Some(insert) = inserts.into_iter().reduce(Insert::and) else { return };
@@ -202,12 +223,13 @@ mod tests {
             blocks: vec![vec![partition; bytes].into()],
             token: Some(partition.to_string()),
             newest: partition.into(),
+            logged_at: None,
         }
     }
 
     /// Hands inserts over one after the other; each has been queued before the next is.
     async fn all_at_once(server: &Recorder, inserts: Vec<Insert>) -> Vec<tokio::task::JoinHandle<Result<(), Failure>>> {
-        let together = Arc::new(Together::new(server.clone()));
+        let together = Arc::new(Together::new(server.clone(), u32::MAX));
         let mut handed = Vec::new();
         for insert in inserts {
             let together = together.clone();
