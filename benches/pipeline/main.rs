@@ -70,9 +70,6 @@ struct Arguments {
     /// views: rows in all tables together
     #[arg(long, default_value_t = 10_000_000)]
     rows: u64,
-    /// views: months that are over have been merged to one part each
-    #[arg(long)]
-    whole_months: bool,
     /// freshness, outage: events a second, of all types together
     #[arg(long, default_value_t = 5_000)]
     rate: u64,
@@ -146,7 +143,7 @@ fn settings(arguments: &Arguments) -> Value {
     let Arguments { events, event_type, seed, runs, rows, rate, seconds, stopped_seconds, partitions, types, .. } =
         arguments;
     match arguments.what.as_deref() {
-        Some("views") => json!({ "rows": rows, "whole_months": arguments.whole_months, "seed": seed, "runs": runs }),
+        Some("views") => json!({ "rows": rows, "seed": seed, "runs": runs }),
         Some("growth") => json!({ "events": events, "partitions": partitions, "types": types, "seed": seed }),
         Some("outage") => json!({ "rate": rate, "stopped_seconds": stopped_seconds, "seed": seed }),
         Some("freshness") => json!({ "rate": rate, "seconds": seconds, "seed": seed }),

@@ -47,9 +47,7 @@ pub async fn measure(arguments: &Arguments, report: &mut Report) -> anyhow::Resu
     let bench = Bench::start(&pattern, report).await?;
     clickhouse::millrace(&bench).await?;
     fill(&bench, arguments.rows).await?;
-    if arguments.whole_months {
-        merge_months(&bench).await?;
-    }
+    merge_months(&bench).await?;
     // From here on both hold the same parts.
     bench.platform.clickhouse("system stop merges").await;
     let sql = "select sum(rows) as rows, count() as parts from system.parts where active and database = 'events_raw'";
@@ -92,8 +90,8 @@ async fn fill(bench: &Bench, rows: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every month but the newest becomes one part, as when ClickHouse is told to merge what nobody writes to any more:
-/// from one part there are no duplicates to leave out, and FINAL costs nothing.
+/// Every month but the newest becomes one part, as the tables' settings have it once a day has passed without a row for
+/// it: from one part there are no duplicates to leave out, and FINAL costs nothing.
 async fn merge_months(bench: &Bench) -> anyhow::Result<()> {
     let sql = "select distinct table, partition_id from system.parts where active and database = 'events_raw'
                and partition_id < (select max(partition_id) from system.parts where active and database = 'events_raw')";

@@ -105,8 +105,8 @@ async fn what_a_cluster_is_told_can_be_read_by_a_server() {
 }
 
 const REPLICATED_SETTINGS: &str =
-    "replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800";
-const PLAIN_SETTINGS: &str = "non_replicated_deduplication_window = 10000";
+    "replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800,";
+const PLAIN_SETTINGS: &str = "non_replicated_deduplication_window = 10000,";
 
 /// Blocks pass as they are.
 fn as_the_engine_can(body: Bytes) -> Bytes {

@@ -85,6 +85,23 @@ fn lines(count: u64) -> impl Iterator<Item = Line> {
 
 const LINE_COLUMNS: &str = "id UInt64, text String, bytes FixedString(16)";
 
+/// Of the tables that events are in: within one part no event is there twice, and views read it as any other table.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_month_that_nobody_writes_to_becomes_one_part_by_itself() {
+    let name = format!("months_{}", uuid::Uuid::new_v4().simple());
+    ask(url(), &format!("create table {name} as events_raw.order_placed")).await;
+    let engine = ask(url(), &format!("select engine_full from system.tables where name = '{name}'")).await;
+    let by_itself = "min_age_to_force_merge_seconds = 86400, min_age_to_force_merge_on_partition_only = 1";
+    assert!(engine.contains(by_itself), "{engine}");
+    ask(url(), &format!("alter table {name} modify setting min_age_to_force_merge_seconds = 1")).await; // for a day
+    for _ in 0..3 {
+        let rows = "generateUUIDv4(), toString(number), toDateTime64('2026-01-01', 6, 'UTC') from numbers(10)";
+        ask(url(), &format!("insert into {name} (event_id, subject, occurred_at) select {rows}")).await;
+    }
+    let parts = format!("select count(), sum(rows) from system.parts where active and table = '{name}'");
+    eventually("one part", async || ask(url(), &parts).await == "1\t30").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rust_client_reads_back_every_byte_that_it_wrote() {
     for compression in [Compression::None, Compression::Lz4] {

@@ -648,17 +648,20 @@ mod tests {
     }
 
     #[test]
-    fn docs_and_the_deduplication_window_are_brought_up_to_date() {
+    fn docs_and_settings_are_brought_up_to_date() {
         let table = table(A).unwrap();
         let old = found_but(&table, RAW_TABLE, |old| {
             old.comment = "?".into();
             old.columns[0].comment = "?".into();
-            old.engine_full = "ReplacingMergeTree SETTINGS non_replicated_deduplication_window = 100, x = 20000".into();
+            old.engine_full = "ReplacingMergeTree SETTINGS non_replicated_deduplication_window = 100, \
+                               min_age_to_force_merge_seconds = 172800, x = 20000"
+                .into();
         });
         let expected = [
             "alter table events_raw.`thing_happened` comment column `a` 'An a.'",
             "alter table events_raw.`thing_happened` modify comment 'It happened.'",
             "alter table events_raw.`thing_happened` modify setting non_replicated_deduplication_window = 10000",
+            "alter table events_raw.`thing_happened` modify setting min_age_to_force_merge_on_partition_only = 1",
         ];
         assert_eq!(table.statements(&old).unwrap(), expected);
         assert!(table.mismatch(&old).unwrap().contains("non_replicated_deduplication_window = 100, at least 10000"));
@@ -669,7 +672,9 @@ mod tests {
         let table = on_cluster(table(A).unwrap());
         let old = found_but(&table, "events_local.thing_happened", |old| {
             old.engine_full = "ReplicatedReplacingMergeTree('/p', '{replica}') \
-                               SETTINGS replicated_deduplication_window = 10000, index_granularity = 8192"
+                               SETTINGS replicated_deduplication_window = 10000, \
+                               min_age_to_force_merge_seconds = 86400, \
+                               min_age_to_force_merge_on_partition_only = 1, index_granularity = 8192"
                 .into();
         });
         let expected = "alter table events_local.`thing_happened` on cluster `main` \

@@ -24,7 +24,7 @@ engine = ReplacingMergeTree
 partition by toYYYYMM(occurred_at)
 primary key (toStartOfHour(occurred_at), subject)
 order by (toStartOfHour(occurred_at), subject, event_id)
-settings non_replicated_deduplication_window = 10000
+settings non_replicated_deduplication_window = 10000, min_age_to_force_merge_seconds = 86400, min_age_to_force_merge_on_partition_only = 1
 comment 'A customer confirmed a basket; nothing has been paid yet.';
 
 create or replace view events.`order_placed` (

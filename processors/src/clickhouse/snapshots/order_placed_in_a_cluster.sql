@@ -24,7 +24,7 @@ engine = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/events_local/o
 partition by toYYYYMM(occurred_at)
 primary key (toStartOfHour(occurred_at), subject)
 order by (toStartOfHour(occurred_at), subject, event_id)
-settings replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800
+settings replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800, min_age_to_force_merge_seconds = 86400, min_age_to_force_merge_on_partition_only = 1
 comment 'A customer confirmed a basket; nothing has been paid yet.';
 
 create table if not exists events_raw.`order_placed` on cluster `main` (
