@@ -25,7 +25,7 @@ pub(super) struct Desk {
     kafka: KafkaConfig,
     publisher: RwLock<Publisher>,
     deadline: Duration,
-    window: Window,
+    window: Window<Uuid, Fingerprint>,
     fingerprints: RandomState,
     /// The log's last answer was none.
     away: AtomicBool,
@@ -135,7 +135,7 @@ impl Desk {
     ) -> Result<Fingerprint, Stage> {
         let id = event.envelope.id;
         let fingerprint = self.fingerprints.hash_one((&*event.envelope.event_type, &event.value));
-        if let Some(found) = self.window.find(id) {
+        if let Some(found) = self.window.find(&id) {
             return Err(Stage::Done(Box::new(repeated(verdict(event), found == fingerprint))));
         }
         match firsts.entry(id) {
