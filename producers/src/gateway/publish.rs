@@ -210,14 +210,8 @@ async fn acknowledged(acknowledgement: Acknowledgement, until: Instant) -> Resul
 
 /// Of an event that fits and was not sent yet: what it will be when the log has it.
 fn verdict(event: &Prepared<'_>) -> Verdict {
-    Verdict {
-        id: Some(event.id.clone()),
-        status: Status::Accepted,
-        errors: Vec::new(),
-        message: None,
-        event_type: Some(event.envelope.event_type.to_string()),
-        conflict: false,
-    }
+    let event_type = Some(event.envelope.event_type.to_string());
+    Verdict { event_type, ..Verdict::new(Some(event.id.clone()), Status::Accepted) }
 }
 
 fn retry(verdict: Verdict, why: &str) -> Verdict {

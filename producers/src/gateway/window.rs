@@ -1,7 +1,7 @@
-//! What was learnt lately, so that it need not be learnt again: which ids were accepted.
+//! What was learnt lately, so that it need not be learnt again: which ids were accepted, which tokens verified.
 //!
 //! Advisory: of this process alone, bounded, and gone with it. Whoever asks can do without: an id that was forgotten is
-//! accepted again, and the log's own deduplication counts the event once.
+//! accepted again, and the log's own deduplication counts the event once; a token is verified again.
 
 use std::collections::HashMap;
 use std::hash::Hash;
