@@ -1,9 +1,9 @@
 //! The HTTP gateway: CloudEvents in, one answer for each event, success only for what all in-sync replicas have.
 //!
 //! ```text
-//! connection ─→ key or token ─→ body, inflated ─→ events ─→ attributes, contract ─→ datum ─┐
-//!                                                                                          │
-//! answer ←─ accepted │ duplicate │ invalid │ unauthorized │ retry ←─ log (acks=all) ←────┘
+//! connection ─→ key or token ─→ body, inflated ─→ events ─→ attributes, contract ─→ datum ─→ limits ─┐
+//!                                                                                                    │
+//! answer ←─ accepted │ duplicate │ invalid │ unauthorized │ throttled │ retry ←─ log (acks=all) ←────┘
 //! ```
 //!
 //! Keeps nothing that it could lose: what it remembers of earlier ids is a convenience, the log's own deduplication
@@ -20,11 +20,13 @@ mod prepare;
 mod publish;
 mod refusals;
 mod serve;
+mod throttle;
 mod window;
 
 pub use access::{KeyConfig, hash_of_key};
 pub use jwt::JwtConfig;
 pub use metrics::GatewayMetrics;
+pub use throttle::{LimitsConfig, RateConfig};
 
 use access::{Access, Principal};
 use answer::{Answer, Problem, Status, Verdict, for_batch, for_one};
@@ -46,6 +48,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use throttle::Throttle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +64,8 @@ pub struct GatewayConfig {
     pub keys: BTreeMap<String, KeyConfig>,
     /// Tokens of an issuer, besides keys or in place of them.
     pub jwt: JwtConfig,
+    /// How much each of them may publish.
+    pub limits: LimitsConfig,
     /// How long an event waits for the log; then it is `retry`. Clients wait a little longer than this.
     pub deadline_ms: u64,
     /// Of one request, inflated. Many small events; a record itself is at most 1 MiB.
@@ -82,6 +87,7 @@ impl Default for GatewayConfig {
             open: false,
             keys: BTreeMap::new(),
             jwt: JwtConfig::default(),
+            limits: LimitsConfig::default(),
             deadline_ms: 10_000, // outlives a leader's election, not a client's patience
             body_bytes: 8 << 20,
             inflight_bytes: 64 << 20,
@@ -134,6 +140,7 @@ struct Shared {
     limits: Limits,
     inflight: Inflight,
     routes: Routes,
+    throttle: Throttle,
     desk: Desk,
     refusals: Refusals,
     metrics: GatewayMetrics,
@@ -166,8 +173,8 @@ impl Gateway {
         let desk = Desk::new(kafka, config.deadline(), config.remembered_ids)?;
         let inflight = Inflight::new(config.inflight_bytes, &metrics);
         let limits = Limits { body_bytes: config.body_bytes };
-        let refusals = Refusals::default();
-        let state = Arc::new(Shared { access, limits, inflight, routes, desk, refusals, metrics });
+        let (throttle, refusals) = (Throttle::new(config.limits.clone()), Refusals::default());
+        let state = Arc::new(Shared { access, limits, inflight, routes, throttle, desk, refusals, metrics });
         Ok(Self { state, config: config.clone() })
     }
 
@@ -220,9 +227,11 @@ async fn publish(shared: &Shared, headers: &HeaderMap, body: &mut Body) -> Resul
     let trace = cloudevent::trace(headers);
     let prepare = |event| shared.routes.prepare(event, &principal, trace);
     let events = within(&mut held, body.len(), submitted.into_iter().map(prepare))?;
-    let verdicts = shared.desk.settle(events, &shared.metrics).await;
+    let mut allowance = shared.throttle.allowance(&principal);
+    let verdicts = shared.desk.settle(events, &mut allowance, &shared.metrics).await;
     count(shared, &principal, &verdicts);
-    Ok((if mode == Mode::Batch { for_batch(&verdicts) } else { for_one(&verdicts) }, held))
+    let answer = if mode == Mode::Batch { for_batch(&verdicts) } else { for_one(&verdicts) };
+    Ok((answer.not_before(allowance.wait), held))
 }
 
 /// What events become takes about as much memory as their body, and that is reckoned with. But a few bytes may stand
@@ -244,12 +253,14 @@ fn within<'a>(
 
 fn count(shared: &Shared, principal: &Principal, verdicts: &[Verdict]) {
     verdicts.iter().for_each(|verdict| shared.metrics.event(verdict));
-    let mut refused = verdicts.iter().filter(|verdict| verdict.status == Status::Unauthorized);
-    let Some(first) = refused.next() else { return };
-    let contract = first.event_type.as_deref().and_then(|event_type| shared.routes.contracts.get(event_type));
-    let topic = contract.map_or("", |contract| &contract.topic);
-    let refusal = Refusal { reason: "scope", principal: &principal.name, topic, events: 1 + refused.count() };
-    shared.refusals.note(&refusal, &shared.metrics);
+    for (status, reason) in [(Status::Unauthorized, "scope"), (Status::Throttled, "throttled")] {
+        let mut refused = verdicts.iter().filter(|verdict| verdict.status == status);
+        let Some(first) = refused.next() else { continue };
+        let contract = first.event_type.as_deref().and_then(|event_type| shared.routes.contracts.get(event_type));
+        let topic = contract.map_or("", |contract| &contract.topic);
+        let refusal = Refusal { reason, principal: &principal.name, topic, events: 1 + refused.count() };
+        shared.refusals.note(&refusal, &shared.metrics);
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use millrace_schemas::Violation;
 use serde::Serialize;
 use serde_json::json;
+use std::time::Duration;
 
 /// Seconds until another try makes sense: memory is free again soon, a broker takes a little to come back.
 const RETRY_SOON: u64 = 1;
@@ -32,6 +33,8 @@ pub(super) enum Status {
     Invalid,
     /// The scopes of the key or token don't cover its topic.
     Unauthorized,
+    /// The principal published as much as it may for now. Send it again with the same id.
+    Throttled,
     /// The log did not answer in time: it may be there or not. Send it again with the same id.
     Retry,
 }
@@ -43,6 +46,7 @@ impl Status {
             Self::Duplicate => "duplicate",
             Self::Invalid => "invalid",
             Self::Unauthorized => "unauthorized",
+            Self::Throttled => "throttled",
             Self::Retry => "retry",
         }
     }
@@ -52,6 +56,7 @@ impl Status {
             Self::Accepted | Self::Duplicate => StatusCode::ACCEPTED,
             Self::Invalid => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::FORBIDDEN,
+            Self::Throttled => StatusCode::TOO_MANY_REQUESTS,
             Self::Retry => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -120,6 +125,12 @@ fn answer(verdicts: &[Verdict], body: serde_json::Result<String>) -> Answer {
 }
 
 impl Answer {
+    /// Where events were throttled: when the next would pass.
+    pub fn not_before(self, wait: Option<Duration>) -> Self {
+        let seconds = wait.map(|wait| wait.as_secs_f64().ceil() as u64);
+        Self { retry_after: self.retry_after.max(seconds), ..self }
+    }
+
     /// The response, which keeps its part of the memory until it was read: some read slowly.
     pub fn holding(self, mut held: Held) -> Response {
         held.keep(self.body.len());
@@ -218,19 +229,22 @@ mod tests {
 
     #[test]
     fn a_batch_has_the_status_of_its_events_where_they_have_one() {
-        use Status::{Accepted, Duplicate, Invalid, Retry, Unauthorized};
-        let cases: [(&[Status], u16, Option<u64>); 6] = [
+        use Status::{Accepted, Duplicate, Invalid, Retry, Throttled, Unauthorized};
+        let cases: [(&[Status], u16, Option<u64>); 7] = [
             (&[], 202, None),
             (&[Accepted, Duplicate], 202, None),
             (&[Accepted, Invalid], 207, None),
             (&[Invalid, Invalid], 400, None),
             (&[Unauthorized], 403, None),
+            (&[Throttled, Throttled], 429, None),
             (&[Retry, Retry], 503, Some(5)),
         ];
         for (statuses, http, retry_after) in cases {
             let answer = for_batch(&statuses.iter().copied().map(verdict).collect::<Vec<_>>());
             assert_eq!((answer.status.as_u16(), answer.retry_after), (http, retry_after), "{statuses:?}");
         }
+        let later = for_one(&[verdict(Throttled)]).not_before(Some(Duration::from_millis(6001)));
+        assert_eq!(later.retry_after, Some(7));
         let conflict = Verdict { conflict: true, ..verdict(Invalid) };
         assert_eq!(for_one(&[conflict]).status, StatusCode::CONFLICT);
         assert_eq!(for_one(&[verdict(Accepted)]).body, r#"{"id":null,"status":"accepted"}"#);

@@ -11,7 +11,7 @@ const SPAN: Duration = Duration::from_secs(10);
 
 /// One request's, or of its events those that were refused for one reason.
 pub(super) struct Refusal<'a> {
-    /// [`super::access::Denied::word`], or `scope`.
+    /// [`super::access::Denied::word`], `scope` or `throttled`.
     pub reason: &'static str,
     /// Empty where nobody knows: what an unverified token says is nobody's name.
     pub principal: &'a str,

@@ -1,6 +1,6 @@
-//! Who may publish: tokens of an issuer that rotates its keys and is away, made by PyJWT.
+//! Who may publish, and how much: tokens of an issuer that rotates its keys and is away, made by PyJWT, and limits.
 
-use super::{Door, ONE, TOPIC, answered, new_event};
+use super::{BATCH, Door, ONE, TOPIC, answered, erased, log, millrace_hash, new_event};
 use crate::backpressure::metric;
 use crate::clients::judge;
 use crate::platform::{eventually, shared};
@@ -12,6 +12,7 @@ use reqwest::Response;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use uuid::Uuid;
 
 /// Publishes keys, as it says at its well-known place; or has a bad day.
 struct Issuer {
@@ -141,5 +142,48 @@ async fn a_token_that_is_not_good_here_is_told_so_and_no_more_and_the_operator_w
         log.lines().any(|line| ["refused", "scope", "python", TOPIC].iter().all(|word| line.contains(word)))
     };
     eventually("it is logged who wanted what", is_audited).await;
+    assert_eq!(door.role.stop(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_publishes_more_than_it_may_hears_so_and_its_events_keep_their_order() {
+    let issuer = Issuer::start().await;
+    issuer.publishes(&["rsa"]);
+    let (bulk, [name, audience]) = (format!("[\"{}\"]", millrace_hash("bulk-key")), issuer.known());
+    let settings = [
+        name,
+        audience,
+        ("MILLRACE_GATEWAY__KEYS__BULK__SHA256", bulk.as_str()),
+        ("MILLRACE_GATEWAY__KEYS__BULK__SCOPES", r#"["publish:*"]"#),
+        ("MILLRACE_GATEWAY__LIMITS__DEFAULT__EVENTS_PER_SECOND", "1"),
+        ("MILLRACE_GATEWAY__LIMITS__DEFAULT__EVENTS_BURST", "5"),
+        ("MILLRACE_GATEWAY__LIMITS__PRINCIPALS__BULK__BYTES_PER_SECOND", "1"),
+    ];
+    let door = Door::open(&shared().platform, &settings).await;
+    let user = Uuid::now_v7();
+    let events: Vec<Value> = (0..8).map(|_| erased(Uuid::now_v7(), user, "it")).collect();
+    let send = async || {
+        let (status, answer) = answered(door.post(BATCH, json!(events).to_string())).await;
+        let results = answer["results"].as_array().unwrap().clone();
+        (status, results.iter().map(|result| result["status"].as_str().unwrap().to_owned()).collect::<Vec<_>>())
+    };
+    let (status, statuses) = send().await;
+    let expected = [["accepted"; 5].as_slice(), &["throttled"; 3]].concat();
+    assert_eq!((status, statuses), (207, expected.iter().map(|status| (*status).to_owned()).collect()));
+    let through = async || send().await.1.iter().all(|status| status == "duplicate");
+    eventually("the whole batch, sent again and again, is through", through).await;
+    let found = log(&shared().platform.addresses().kafka);
+    let found: Vec<_> = found.iter().filter(|(key, _)| *key == user.to_string()).map(|(_, id)| json!(id)).collect();
+    assert_eq!(found, events.iter().map(|event| event["id"].clone()).collect::<Vec<_>>());
+
+    assert_eq!(self::status(&door, "bulk-key").await, 202, "larger than the bucket, and paid for afterwards");
+    let answer = sent(&door, "bulk-key").await;
+    assert_eq!(answer.status(), 429);
+    let seconds: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((10..1000).contains(&seconds), "{seconds}");
+    assert_eq!(answer.json::<Value>().await.unwrap()["status"], "throttled");
+    let by_token = async || self::status(&door, issuer.token("limited")).await == 202;
+    eventually("another principal is not held back by it", by_token).await;
+    assert!(metric(&door.role, "millrace_gateway_refusals_total{reason=\"throttled\"}").await > 1);
     assert_eq!(door.role.stop(), 0);
 }
