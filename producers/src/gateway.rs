@@ -1,9 +1,9 @@
 //! The HTTP gateway: CloudEvents in, one answer for each event, success only for what all in-sync replicas have.
 //!
 //! ```text
-//! connection ─→ key ─→ body, inflated ─→ events ─→ attributes, contract ─→ datum ─┐
-//!                                                                                 │
-//! answer ←─ accepted │ duplicate │ invalid │ unauthorized │ retry ←─ log (acks=all)
+//! connection ─→ key or token ─→ body, inflated ─→ events ─→ attributes, contract ─→ datum ─→ limits ─┐
+//!                                                                                                    │
+//! answer ←─ accepted │ duplicate │ invalid │ unauthorized │ throttled │ retry ←─ log (acks=all) ←────┘
 //! ```
 //!
 //! Keeps nothing that it could lose: what it remembers of earlier ids is a convenience, the log's own deduplication
@@ -14,14 +14,19 @@ mod answer;
 mod body;
 mod cloudevent;
 mod contracts;
+mod jwt;
 mod metrics;
 mod prepare;
 mod publish;
+mod refusals;
 mod serve;
+mod throttle;
 mod window;
 
 pub use access::{KeyConfig, hash_of_key};
+pub use jwt::JwtConfig;
 pub use metrics::GatewayMetrics;
+pub use throttle::{LimitsConfig, RateConfig};
 
 use access::{Access, Principal};
 use answer::{Answer, Problem, Status, Verdict, for_batch, for_one};
@@ -38,10 +43,12 @@ use millrace_schemas::registry::Registry;
 use millrace_stream::KafkaConfig;
 use prepare::{Ready, Routes};
 use publish::Desk;
+use refusals::{Refusal, Refusals};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use throttle::Throttle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +62,10 @@ pub struct GatewayConfig {
     pub open: bool,
     /// API keys by whose they are.
     pub keys: BTreeMap<String, KeyConfig>,
+    /// Tokens of an issuer, besides keys or in place of them.
+    pub jwt: JwtConfig,
+    /// How much each of them may publish.
+    pub limits: LimitsConfig,
     /// How long an event waits for the log; then it is `retry`. Clients wait a little longer than this.
     pub deadline_ms: u64,
     /// Of one request, inflated. Many small events; a record itself is at most 1 MiB.
@@ -75,6 +86,8 @@ impl Default for GatewayConfig {
             listen: "127.0.0.1:7070".into(),
             open: false,
             keys: BTreeMap::new(),
+            jwt: JwtConfig::default(),
+            limits: LimitsConfig::default(),
             deadline_ms: 10_000, // outlives a leader's election, not a client's patience
             body_bytes: 8 << 20,
             inflight_bytes: 64 << 20,
@@ -88,12 +101,8 @@ impl GatewayConfig {
     /// # Errors
     /// Names the key that is wrong, and what to do.
     pub fn check(&self) -> Result<(), String> {
-        if self.keys.is_empty() && !self.open {
-            return Err(
-                "`gateway.keys` is empty, so nobody could publish: add [gateway.keys.<name>] with `sha256` and \
-                        `scopes` (docs/publishing.md), or set `gateway.open = true` behind something that asks"
-                    .into(),
-            );
+        if self.keys.is_empty() && self.jwt.is_off() && !self.open {
+            return Err(NOBODY.into());
         }
         let bounds = [
             ("deadline_ms", self.deadline_ms, 100..=300_000),
@@ -116,6 +125,9 @@ impl GatewayConfig {
     }
 }
 
+const NOBODY: &str = "`gateway.keys` is empty, so nobody could publish: add [gateway.keys.<name>] with `sha256` and \
+    `scopes`, or [gateway.jwt] (docs/publishing.md), or set `gateway.open = true` behind something that asks";
+
 /// Ready to serve.
 pub struct Gateway {
     state: Arc<Shared>,
@@ -128,8 +140,20 @@ struct Shared {
     limits: Limits,
     inflight: Inflight,
     routes: Routes,
+    throttle: Throttle,
     desk: Desk,
+    refusals: Refusals,
     metrics: GatewayMetrics,
+}
+
+impl Shared {
+    async fn principal(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Problem> {
+        self.access.principal(headers).await.map_err(|denied| {
+            let refusal = Refusal { reason: denied.word(), principal: "", topic: "", events: 0 };
+            self.refusals.note(&refusal, &self.metrics);
+            Problem::denied(denied)
+        })
+    }
 }
 
 impl Gateway {
@@ -149,13 +173,16 @@ impl Gateway {
         let desk = Desk::new(kafka, config.deadline(), config.remembered_ids)?;
         let inflight = Inflight::new(config.inflight_bytes, &metrics);
         let limits = Limits { body_bytes: config.body_bytes };
-        let state = Arc::new(Shared { access, limits, inflight, routes, desk, metrics });
+        let (throttle, refusals) = (Throttle::new(config.limits.clone()), Refusals::default());
+        let state = Arc::new(Shared { access, limits, inflight, routes, throttle, desk, refusals, metrics });
         Ok(Self { state, config: config.clone() })
     }
 
     /// Serves until cancelled, then answers what is in hand. False when that took too long.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> bool {
         let Self { state, config } = self;
+        let (kept, kept_until) = (state.clone(), stop.clone());
+        tokio::spawn(async move { kept_until.run_until_cancelled(kept.access.keep_fresh()).await });
         let connections = state.metrics.connections.clone();
         let limits = serve::Limits { connections: config.connections, drain: config.deadline() + serve::DRAIN_SLACK };
         serve::serve(listener, router(state), limits, connections, stop).await
@@ -193,16 +220,18 @@ async fn events(State(shared): State<Arc<Shared>>, request: Request) -> Response
 
 /// The whole flow, in order.
 async fn publish(shared: &Shared, headers: &HeaderMap, body: &mut Body) -> Result<(Answer, Held), Problem> {
-    let principal = shared.access.principal(headers)?;
+    let principal = shared.principal(headers).await?;
     let mode = Mode::of(headers)?;
     let (body, mut held) = body::read(headers, body, &shared.limits, &shared.inflight).await?;
     let submitted = mode.read(headers, &body)?;
     let trace = cloudevent::trace(headers);
     let prepare = |event| shared.routes.prepare(event, &principal, trace);
     let events = within(&mut held, body.len(), submitted.into_iter().map(prepare))?;
-    let verdicts = shared.desk.settle(events, &shared.metrics).await;
+    let mut allowance = shared.throttle.allowance(&principal);
+    let verdicts = shared.desk.settle(events, &mut allowance, &shared.metrics).await;
     count(shared, &principal, &verdicts);
-    Ok((if mode == Mode::Batch { for_batch(&verdicts) } else { for_one(&verdicts) }, held))
+    let answer = if mode == Mode::Batch { for_batch(&verdicts) } else { for_one(&verdicts) };
+    Ok((answer.not_before(allowance.wait), held))
 }
 
 /// What events become takes about as much memory as their body, and that is reckoned with. But a few bytes may stand
@@ -224,15 +253,13 @@ fn within<'a>(
 
 fn count(shared: &Shared, principal: &Principal, verdicts: &[Verdict]) {
     verdicts.iter().for_each(|verdict| shared.metrics.event(verdict));
-    let mut refused = verdicts.iter().filter(|verdict| verdict.status == Status::Unauthorized);
-    if let Some(first) = refused.next() {
-        let (principal, events, event_type) = (&principal.name, 1 + refused.count(), &first.event_type);
-        tracing::warn!(
-            principal,
-            events,
-            event_type,
-            "refused: the first, and the others, are not in the key's scopes"
-        );
+    for (status, reason) in [(Status::Unauthorized, "scope"), (Status::Throttled, "throttled")] {
+        let mut refused = verdicts.iter().filter(|verdict| verdict.status == status);
+        let Some(first) = refused.next() else { continue };
+        let contract = first.event_type.as_deref().and_then(|event_type| shared.routes.contracts.get(event_type));
+        let topic = contract.map_or("", |contract| &contract.topic);
+        let refusal = Refusal { reason, principal: &principal.name, topic, events: 1 + refused.count() };
+        shared.refusals.note(&refusal, &shared.metrics);
     }
 }
 
@@ -246,8 +273,7 @@ mod tests {
         let metrics = GatewayMetrics::default();
         let inflight = Inflight::new(1 << 20, &metrics);
         let errors = vec![Violation::new("/data/colour", "x".repeat(200), "an unknown one"); VIOLATIONS_MAX];
-        let wrong =
-            Verdict { id: None, status: Status::Invalid, errors, message: None, event_type: None, conflict: false };
+        let wrong = Verdict { errors, ..Verdict::new(None, Status::Invalid) };
         let events = |count| std::iter::repeat_n(wrong.clone(), count).map(|verdict| Err(Box::new(verdict)));
         let mut held = inflight.begin().unwrap();
         let before = metrics.inflight_bytes.get();

@@ -41,7 +41,7 @@ impl Reader {
 
     async fn read(&mut self, page: &str) {
         let text = std::fs::read_to_string(Path::new(ROOT).join(page)).unwrap();
-        let blocks = blocks(&text);
+        let blocks = blocks(&text, "sh");
         assert!(blocks.len() > 3, "{page} has lost its blocks, or marks them otherwise");
         for block in blocks {
             println!("---- {page}\n{block}");
@@ -122,8 +122,8 @@ impl Reader {
     }
 }
 
-fn blocks(page: &str) -> Vec<&str> {
-    page.split("\n```sh\n").skip(1).map(|rest| rest.split_once("\n```").unwrap().0).collect()
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    page.split(&format!("\n```{language}\n")).skip(1).map(|rest| rest.split_once("\n```").unwrap().0).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,11 +136,16 @@ async fn every_command_that_the_pages_tell_to_type_works() {
 }
 
 #[test]
-fn the_configuration_that_the_page_shows_is_one() {
-    let page = std::fs::read_to_string(Path::new(ROOT).join("docs/getting-started.md")).unwrap();
-    let (_, rest) = page.split_once("\n```toml\n").unwrap();
-    let project = temporary();
-    std::fs::write(project.path().join("millrace.toml"), rest.split_once("\n```").unwrap().0).unwrap();
-    let shown = Finished::of(millrace(&["config", "--project"]).arg(project.path()));
-    assert_eq!(shown.code(), 0, "{}", shown.err);
+fn the_configuration_that_the_pages_show_is_one() {
+    for page in ["docs/getting-started.md", "docs/publishing.md"] {
+        let text = std::fs::read_to_string(Path::new(ROOT).join(page)).unwrap();
+        let shown = blocks(&text, "toml");
+        assert!(shown.len() > 1, "{page} has lost its configuration, or marks it otherwise");
+        for configuration in shown {
+            let project = temporary();
+            std::fs::write(project.path().join("millrace.toml"), configuration).unwrap();
+            let read = Finished::of(millrace(&["config", "--project"]).arg(project.path()));
+            assert_eq!(read.code(), 0, "{page}: {configuration}: {}", read.err);
+        }
+    }
 }

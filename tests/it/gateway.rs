@@ -1,6 +1,7 @@
 //! The gateway's answers can be trusted: accepted is in the log, rejected is not, and bad input has its stated answer.
 
 mod bad_days;
+mod tokens;
 
 use crate::clients::{judge, run};
 use crate::platform::{Platform, Role, eventually, shared};

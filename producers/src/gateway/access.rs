@@ -1,18 +1,18 @@
-//! Who may publish what: API keys, kept as hashes, with scopes. Never logs a key.
+//! Who may publish what: API keys, kept as hashes, and tokens of an issuer, both with scopes. Never logs either.
 //!
 //! [`Access::principal`] is the only place that knows how a caller proves who it is; everything behind it knows
-//! principals. Tokens of an issuer (JWT) are to become its second way.
+//! principals.
 
 use super::GatewayConfig;
-use super::answer::Problem;
-use axum::http::{HeaderMap, StatusCode, header};
+use super::jwt::Tokens;
+use axum::http::{HeaderMap, header};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A key that is longer is none, and not worth hashing.
-const KEY_BYTES_MAX: usize = 512;
+/// What is longer is neither a key nor a token, and not worth hashing.
+const CREDENTIAL_BYTES_MAX: usize = 8 << 10;
 /// The header for those who can't send `Authorization`.
 const API_KEY: &str = "x-api-key";
 
@@ -33,11 +33,13 @@ pub fn hash_of_key(key: &str) -> String {
     Sha256::digest(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-type Hash = [u8; 32];
+/// Of a key or a token.
+pub(super) type Hash = [u8; 32];
 
 pub(super) struct Access {
     /// Found by hash: how long that takes tells nothing of a key.
     keys: HashMap<Hash, Arc<Principal>>,
+    tokens: Option<Tokens>,
     /// Who comes without a key, where that is allowed.
     anybody: Option<Arc<Principal>>,
 }
@@ -46,7 +48,59 @@ pub(super) struct Access {
 #[derive(Debug)]
 pub(super) struct Principal {
     pub name: String,
+    /// A token's principal may have a key's name, and is another one.
+    pub way: Way,
     topics: Vec<Topics>,
+}
+
+/// How a caller proved who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Way {
+    Key,
+    Token,
+    /// Nobody asked.
+    Open,
+}
+
+/// Why a caller is not let in. Senders hear little of it, operators all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Denied {
+    NoCredential,
+    UnknownKey,
+    TokenMalformed,
+    /// One that is not taken, or not of the key that it names.
+    TokenAlgorithm,
+    /// No such key is published.
+    TokenSigner,
+    TokenSignature,
+    TokenExpired,
+    TokenNotYetValid,
+    TokenIssuer,
+    TokenAudience,
+    /// One is missing, or no such thing.
+    TokenClaims,
+    /// Nobody can tell: the keys of the issuer are not to be had.
+    IssuerAway,
+}
+
+impl Denied {
+    /// As it is counted and logged.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NoCredential => "no_credential",
+            Self::UnknownKey => "unknown_key",
+            Self::TokenMalformed => "token_malformed",
+            Self::TokenAlgorithm => "token_algorithm",
+            Self::TokenSigner => "token_signer",
+            Self::TokenSignature => "token_signature",
+            Self::TokenExpired => "token_expired",
+            Self::TokenNotYetValid => "token_not_yet_valid",
+            Self::TokenIssuer => "token_issuer",
+            Self::TokenAudience => "token_audience",
+            Self::TokenClaims => "token_claims",
+            Self::IssuerAway => "issuer_away",
+        }
+    }
 }
 
 #[derive(Debug, PartialEq)]
@@ -64,7 +118,7 @@ impl Access {
         for (name, key) in &config.keys {
             let wrong = |what: String| format!("`gateway.keys.{name}`: {what}");
             let topics = key.scopes.iter().map(|scope| topics(scope)).collect::<Result<_, _>>().map_err(wrong)?;
-            let principal = Arc::new(Principal { name: name.clone(), topics });
+            let principal = Arc::new(Principal { name: name.clone(), way: Way::Key, topics });
             for hash in &key.sha256 {
                 let hash = parse_hash(hash).ok_or_else(|| wrong(NO_HASH.to_owned()))?;
                 if hash == *Sha256::digest(b"") {
@@ -75,43 +129,64 @@ impl Access {
                 }
             }
         }
-        let everything = || Arc::new(Principal { name: "anybody".into(), topics: vec![Topics::All(String::new())] });
-        Ok(Self { keys, anybody: config.open.then(everything) })
+        let tokens = if config.jwt.is_off() { None } else { Some(Tokens::of(&config.jwt)) };
+        let tokens = tokens.transpose().map_err(|error| format!("`gateway.jwt`: {error}"))?;
+        let everything = || {
+            let topics = vec![Topics::All(String::new())];
+            Arc::new(Principal { name: "anybody".into(), way: Way::Open, topics })
+        };
+        Ok(Self { keys, tokens, anybody: config.open.then(everything) })
     }
 
-    /// Who sent this.
-    pub fn principal(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Problem> {
-        let refused = |detail| Err(Problem::new(StatusCode::UNAUTHORIZED, detail).asking_for_a_key());
-        match (presented(headers), &self.anybody) {
-            (None, Some(anybody)) => Ok(anybody.clone()),
-            (None, None) => refused("no key: send it as `Authorization: Bearer <key>`, or as `X-Api-Key`"),
-            (Some(key), _) => {
-                let hash: Hash = Sha256::digest(key).into();
-                self.keys.get(&hash).cloned().map_or_else(|| refused("the key is not known here"), Ok)
-            }
+    /// Who sent this. A bearer that is no key and has the form of a token is one.
+    pub async fn principal(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Denied> {
+        let Some((credential, is_bearer)) = presented(headers) else {
+            return self.anybody.clone().ok_or(Denied::NoCredential);
+        };
+        let hash: Hash = Sha256::digest(credential).into();
+        if let Some(principal) = self.keys.get(&hash) {
+            return Ok(principal.clone());
+        }
+        match &self.tokens {
+            Some(tokens) if is_bearer && is_token(credential) => tokens.principal(credential, hash).await,
+            _ => Err(Denied::UnknownKey),
+        }
+    }
+
+    /// Keeps what it must know of others up to date, for ever.
+    pub async fn keep_fresh(&self) {
+        match &self.tokens {
+            Some(tokens) => tokens.keep_fresh().await,
+            None => std::future::pending().await,
         }
     }
 }
 
 const NO_HASH: &str = "`sha256` is a list of hashes of 64 hexadecimal digits: printf %s \"$KEY\" | sha256sum";
 
-fn presented(headers: &HeaderMap) -> Option<&[u8]> {
+/// And whether it came as a bearer.
+fn presented(headers: &HeaderMap) -> Option<(&[u8], bool)> {
     let bearer = |value: &'_ [u8]| {
         let (scheme, _) = value.split_at_checked(b"Bearer ".len())?;
         scheme.eq_ignore_ascii_case(b"Bearer ").then_some(())
     };
     if let Some(value) = headers.get(API_KEY) {
-        return Some(shortened(value.as_bytes()));
+        return Some((shortened(value.as_bytes()), false));
     }
     let value = headers.get(header::AUTHORIZATION)?.as_bytes();
     Some(match bearer(value) {
-        Some(()) => shortened(value[b"Bearer ".len()..].trim_ascii()),
-        None => b"", // some other scheme: a credential, and none that is known here
+        Some(()) => (shortened(value[b"Bearer ".len()..].trim_ascii()), true),
+        None => (b"", false), // some other scheme: a credential, and none that is known here
     })
 }
 
-fn shortened(key: &[u8]) -> &[u8] {
-    if key.len() > KEY_BYTES_MAX { b"" } else { key }
+/// Three parts with a dot between them, says RFC 7515; a key as the documentation has it made has no dot.
+fn is_token(bearer: &[u8]) -> bool {
+    bearer.iter().filter(|byte| **byte == b'.').count() == 2
+}
+
+fn shortened(credential: &[u8]) -> &[u8] {
+    if credential.len() > CREDENTIAL_BYTES_MAX { b"" } else { credential }
 }
 
 fn parse_hash(text: &str) -> Option<Hash> {
@@ -137,6 +212,11 @@ fn topics(scope: &str) -> Result<Topics, String> {
 }
 
 impl Principal {
+    /// With those of the scopes that are ours: a token has others for others.
+    pub fn granted(name: &str, way: Way, scopes: &[&str]) -> Self {
+        Self { name: name.to_owned(), way, topics: scopes.iter().filter_map(|scope| topics(scope).ok()).collect() }
+    }
+
     pub fn may_publish(&self, topic: &str) -> bool {
         self.topics.iter().any(|topics| match topics {
             Topics::One(name) => name == topic,
@@ -156,40 +236,40 @@ mod tests {
         GatewayConfig { keys: keys.iter().map(key).collect(), ..GatewayConfig::default() }
     }
 
-    fn who(access: &Access, name: &'static str, value: &str) -> Result<String, StatusCode> {
+    async fn who(access: &Access, name: &'static str, value: &str) -> Result<String, Denied> {
         let headers = HeaderMap::from_iter([(axum::http::HeaderName::from_static(name), value.parse().unwrap())]);
-        access.principal(&headers).map(|principal| principal.name.clone()).map_err(|problem| problem.status())
+        access.principal(&headers).await.map(|principal| principal.name.clone())
     }
 
-    #[test]
-    fn a_caller_is_who_its_key_says_and_nobody_without_one() {
+    #[tokio::test]
+    async fn a_caller_is_who_its_key_says_and_nobody_without_one() {
         let access = Access::of(&config(&[("shop", "sesame", "publish:shop.*"), ("ops", "other", "publish:x.y.v1")]));
         let access = access.unwrap();
         for (name, value) in
             [("authorization", "Bearer sesame"), ("authorization", "bearer  sesame "), ("x-api-key", "sesame")]
         {
-            assert_eq!(who(&access, name, value), Ok("shop".to_owned()), "{name}: {value}");
+            assert_eq!(who(&access, name, value).await, Ok("shop".to_owned()), "{name}: {value}");
         }
         let long = "k".repeat(10_000);
         for wrong in ["", "Bearer", "Bearer ", "Bearer sesam", "Basic sesame", "sesame", &format!("Bearer {long}")] {
-            assert_eq!(who(&access, "authorization", wrong), Err(StatusCode::UNAUTHORIZED), "{wrong}");
+            assert_eq!(who(&access, "authorization", wrong).await, Err(Denied::UnknownKey), "{wrong}");
         }
-        assert!(access.principal(&HeaderMap::new()).is_err());
+        assert_eq!(access.principal(&HeaderMap::new()).await.unwrap_err(), Denied::NoCredential);
     }
 
-    #[test]
-    fn an_open_gateway_lets_anybody_in_and_still_knows_a_wrong_key() {
+    #[tokio::test]
+    async fn an_open_gateway_lets_anybody_in_and_still_knows_a_wrong_key() {
         let access =
             Access::of(&GatewayConfig { open: true, ..config(&[("shop", "sesame", "publish:shop.*")]) }).unwrap();
-        let anybody = access.principal(&HeaderMap::new()).unwrap();
+        let anybody = access.principal(&HeaderMap::new()).await.unwrap();
         assert!(anybody.may_publish("any.topic.v1"));
-        assert_eq!(who(&access, "x-api-key", "wrong"), Err(StatusCode::UNAUTHORIZED));
+        assert_eq!(who(&access, "x-api-key", "wrong").await, Err(Denied::UnknownKey));
     }
 
     #[test]
     fn a_scope_is_a_topic_or_all_that_begin_so() {
         let may = |scope: &str, topic: &str| {
-            Principal { name: String::new(), topics: vec![topics(scope).unwrap()] }.may_publish(topic)
+            Principal { name: String::new(), way: Way::Key, topics: vec![topics(scope).unwrap()] }.may_publish(topic)
         };
         assert!(
             may("publish:*", "a.b.v1") && may("publish:shop.*", "shop.order.v1") && may("publish:a.b.v1", "a.b.v1")

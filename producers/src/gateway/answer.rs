@@ -1,5 +1,6 @@
 //! What a sender hears: of each event, or why there was no event to speak of (RFC 9457, problem details).
 
+use super::access::Denied;
 use super::body::Held;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -7,10 +8,18 @@ use axum::response::{IntoResponse, Response};
 use millrace_schemas::Violation;
 use serde::Serialize;
 use serde_json::json;
+use std::time::Duration;
 
 /// Seconds until another try makes sense: memory is free again soon, a broker takes a little to come back.
-const RETRY_SOON: &str = "1";
-const RETRY_LATER: &str = "5";
+const RETRY_SOON: u64 = 1;
+const RETRY_LATER: u64 = 5;
+
+const NO_CREDENTIAL: &str =
+    "neither key nor token: send either as `Authorization: Bearer <it>`, a key also as `X-Api-Key`";
+/// RFC 6750, section 3.
+const INVALID_TOKEN: &str = "Bearer error=\"invalid_token\"";
+const EXPIRED: &str = "Bearer error=\"invalid_token\", error_description=\"the token has expired\"";
+const INSUFFICIENT_SCOPE: &str = "Bearer error=\"insufficient_scope\"";
 
 /// What became of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -22,8 +31,10 @@ pub(super) enum Status {
     Duplicate,
     /// It will never fit: repair it.
     Invalid,
-    /// The key's scopes don't cover its topic.
+    /// The scopes of the key or token don't cover its topic.
     Unauthorized,
+    /// The principal published as much as it may for now. Send it again with the same id.
+    Throttled,
     /// The log did not answer in time: it may be there or not. Send it again with the same id.
     Retry,
 }
@@ -35,6 +46,7 @@ impl Status {
             Self::Duplicate => "duplicate",
             Self::Invalid => "invalid",
             Self::Unauthorized => "unauthorized",
+            Self::Throttled => "throttled",
             Self::Retry => "retry",
         }
     }
@@ -44,6 +56,7 @@ impl Status {
             Self::Accepted | Self::Duplicate => StatusCode::ACCEPTED,
             Self::Invalid => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::FORBIDDEN,
+            Self::Throttled => StatusCode::TOO_MANY_REQUESTS,
             Self::Retry => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -68,6 +81,10 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
+    pub fn new(id: Option<String>, status: Status) -> Self {
+        Self { id, status, errors: Vec::new(), message: None, event_type: None, conflict: false }
+    }
+
     /// What its errors take, as they are and again in the answer.
     pub fn bytes(&self) -> usize {
         let text = |error: &Violation| error.pointer.len() + error.expected.len() + error.found.len();
@@ -83,7 +100,8 @@ impl Verdict {
 #[derive(Debug)]
 pub(super) struct Answer {
     status: StatusCode,
-    retry_after: bool,
+    /// Seconds.
+    retry_after: Option<u64>,
     body: String,
 }
 
@@ -102,18 +120,27 @@ fn answer(verdicts: &[Verdict], body: serde_json::Result<String>) -> Answer {
     let mut statuses = verdicts.iter().map(Verdict::http);
     let first = statuses.next().unwrap_or(StatusCode::ACCEPTED);
     let status = if statuses.all(|other| other == first) { first } else { StatusCode::MULTI_STATUS };
-    let retry_after = verdicts.iter().any(|verdict| verdict.status == Status::Retry);
+    let retry_after = verdicts.iter().any(|verdict| verdict.status == Status::Retry).then_some(RETRY_LATER);
     Answer { status, retry_after, body: body.unwrap_or_default() } // text and numbers always serialize
 }
 
 impl Answer {
+    /// Where events were throttled: when the next would pass.
+    pub fn not_before(self, wait: Option<Duration>) -> Self {
+        let seconds = wait.map(|wait| wait.as_secs_f64().ceil() as u64);
+        Self { retry_after: self.retry_after.max(seconds), ..self }
+    }
+
     /// The response, which keeps its part of the memory until it was read: some read slowly.
     pub fn holding(self, mut held: Held) -> Response {
         held.keep(self.body.len());
         let body = Body::from(Bytes::from_owner(Kept { text: self.body, _held: held }));
         let mut response = (self.status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
-        if self.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_LATER));
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::FORBIDDEN {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(INSUFFICIENT_SCOPE));
         }
         response
     }
@@ -135,7 +162,7 @@ impl AsRef<[u8]> for Kept {
 pub(super) struct Problem {
     status: StatusCode,
     detail: String,
-    header: Option<(header::HeaderName, &'static str)>,
+    header: Option<(header::HeaderName, HeaderValue)>,
 }
 
 impl Problem {
@@ -145,16 +172,32 @@ impl Problem {
 
     pub fn busy() -> Self {
         let detail = "as much is in hand as fits in memory (gateway.inflight_bytes); nothing was published";
-        Self { header: Some((header::RETRY_AFTER, RETRY_SOON)), ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
+        Self::new(StatusCode::TOO_MANY_REQUESTS, detail).not_before(RETRY_SOON)
     }
 
     pub fn log_away() -> Self {
         let detail = "the log does not answer, and requests that wait for it fill the memory; nothing was published";
-        Self { header: Some((header::RETRY_AFTER, RETRY_LATER)), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).not_before(RETRY_LATER)
     }
 
-    pub fn asking_for_a_key(self) -> Self {
-        Self { header: Some((header::WWW_AUTHENTICATE, "Bearer")), ..self }
+    /// Whoever can't prove who it is hears what to send, and not how near a wrong proof came.
+    pub fn denied(denied: Denied) -> Self {
+        let (detail, challenge) = match denied {
+            Denied::NoCredential => (NO_CREDENTIAL, "Bearer"),
+            Denied::UnknownKey => ("the key is not known here", "Bearer"),
+            Denied::TokenExpired => ("the token has expired: have its issuer make a new one", EXPIRED),
+            Denied::IssuerAway => {
+                let detail = "the issuer of tokens does not answer, so nobody can tell whether this one is good";
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).not_before(RETRY_LATER);
+            }
+            _ => ("the token is not valid here: have its issuer make one for this service", INVALID_TOKEN),
+        };
+        let header = Some((header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge)));
+        Self { header, ..Self::new(StatusCode::UNAUTHORIZED, detail) }
+    }
+
+    fn not_before(self, seconds: u64) -> Self {
+        Self { header: Some((header::RETRY_AFTER, seconds.into())), ..self }
     }
 
     pub fn status(&self) -> StatusCode {
@@ -168,7 +211,7 @@ impl IntoResponse for Problem {
         let body = json!({ "title": title, "status": self.status.as_u16(), "detail": self.detail }).to_string();
         let mut response = (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
         if let Some((name, value)) = self.header {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response.headers_mut().insert(name, value);
         }
         response
     }
@@ -181,24 +224,27 @@ mod tests {
     use crate::gateway::metrics::GatewayMetrics;
 
     fn verdict(status: Status) -> Verdict {
-        Verdict { id: None, status, errors: vec![], message: None, event_type: None, conflict: false }
+        Verdict::new(None, status)
     }
 
     #[test]
     fn a_batch_has_the_status_of_its_events_where_they_have_one() {
-        use Status::{Accepted, Duplicate, Invalid, Retry, Unauthorized};
-        let cases: [(&[Status], u16, bool); 6] = [
-            (&[], 202, false),
-            (&[Accepted, Duplicate], 202, false),
-            (&[Accepted, Invalid], 207, false),
-            (&[Invalid, Invalid], 400, false),
-            (&[Unauthorized], 403, false),
-            (&[Retry, Retry], 503, true),
+        use Status::{Accepted, Duplicate, Invalid, Retry, Throttled, Unauthorized};
+        let cases: [(&[Status], u16, Option<u64>); 7] = [
+            (&[], 202, None),
+            (&[Accepted, Duplicate], 202, None),
+            (&[Accepted, Invalid], 207, None),
+            (&[Invalid, Invalid], 400, None),
+            (&[Unauthorized], 403, None),
+            (&[Throttled, Throttled], 429, None),
+            (&[Retry, Retry], 503, Some(5)),
         ];
         for (statuses, http, retry_after) in cases {
             let answer = for_batch(&statuses.iter().copied().map(verdict).collect::<Vec<_>>());
             assert_eq!((answer.status.as_u16(), answer.retry_after), (http, retry_after), "{statuses:?}");
         }
+        let later = for_one(&[verdict(Throttled)]).not_before(Some(Duration::from_millis(6001)));
+        assert_eq!(later.retry_after, Some(7));
         let conflict = Verdict { conflict: true, ..verdict(Invalid) };
         assert_eq!(for_one(&[conflict]).status, StatusCode::CONFLICT);
         assert_eq!(for_one(&[verdict(Accepted)]).body, r#"{"id":null,"status":"accepted"}"#);

@@ -1,4 +1,4 @@
-//! `GET /v1/contracts`: what may be published, for people and programs that hold a key.
+//! `GET /v1/contracts`: what may be published, for people and programs that hold a key or a token.
 
 use super::Shared;
 use super::answer::Problem;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 pub(super) async fn list(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
-    shared.access.principal(&headers)?;
+    shared.principal(&headers).await?;
     let contracts: Vec<Value> = shared.routes.contracts.iter().map(|contract| summary(contract)).collect();
     Ok(Json(json!({ "contracts": contracts })))
 }
@@ -21,7 +21,7 @@ pub(super) async fn one(
     headers: HeaderMap,
     Path(event_type): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    shared.access.principal(&headers)?;
+    shared.principal(&headers).await?;
     let contract = find(&shared, &event_type)?;
     let mut found = summary(&contract);
     let numbers: Vec<u32> = contract.versions().iter().map(|version| version.number).collect();
@@ -37,7 +37,7 @@ pub(super) async fn version(
     headers: HeaderMap,
     Path((event_type, number)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    shared.access.principal(&headers)?;
+    shared.principal(&headers).await?;
     let contract = find(&shared, &event_type)?;
     let version = contract.versions().iter().find(|version| version.number.to_string() == number);
     let version = version.ok_or_else(|| missing(format!("{} has no such version", contract.event_type)))?;

@@ -4,6 +4,7 @@ use super::answer::Verdict;
 use crate::client;
 use axum::http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -16,12 +17,18 @@ struct RequestLabel {
     status: u16,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabel {
+    reason: &'static str,
+}
+
 /// Shared by every clone.
 #[derive(Clone)]
 pub struct GatewayMetrics {
     /// Events are counted where the client counts them: they are published either way.
     events: client::Metrics,
     requests: Family<RequestLabel, Histogram, fn() -> Histogram>,
+    refusals: Family<RefusalLabel, Counter>,
     pub(super) inflight_bytes: Gauge,
     pub(super) connections: Gauge,
 }
@@ -30,12 +37,14 @@ impl GatewayMetrics {
     pub fn register(registry: &mut Registry, events: client::Metrics) -> Self {
         let histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
         let requests = Family::new_with_constructor(histogram as fn() -> Histogram);
-        let metrics = Self { events, requests, inflight_bytes: Gauge::default(), connections: Gauge::default() };
+        let (inflight_bytes, connections) = Default::default();
+        let metrics = Self { events, requests, refusals: Family::default(), inflight_bytes, connections };
         registry.register(
             "millrace_http_request_duration_seconds",
             "A request, headers to answer",
             metrics.requests.clone(),
         );
+        registry.register("millrace_gateway_refusals", "Requests refused, by reason", metrics.refusals.clone());
         registry.register(
             "millrace_gateway_inflight_bytes",
             "Bodies in hand, inflated",
@@ -47,6 +56,10 @@ impl GatewayMetrics {
 
     pub(super) fn event(&self, verdict: &Verdict) {
         self.events.count(verdict.event_type.as_deref(), verdict.status.word());
+    }
+
+    pub(super) fn refused(&self, reason: &'static str) {
+        self.refusals.get_or_create(&RefusalLabel { reason }).inc();
     }
 
     /// An event's way from its request to the log's answer.

@@ -80,7 +80,7 @@ impl Routes {
             return Err(refused(Status::Invalid, event.violations, None));
         };
         if !principal.may_publish(&route.contract.topic) {
-            let message = format!("the key's scopes don't cover `publish:{}`", route.contract.topic);
+            let message = format!("the scopes don't cover `publish:{}`", route.contract.topic);
             return Err(refused(Status::Unauthorized, vec![], Some(message)));
         }
         route.prepare(event, trace).map_err(|violations| refused(Status::Invalid, violations, None))
@@ -256,8 +256,7 @@ fn is_traceparent(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::GatewayConfig;
-    use crate::gateway::access::{Access, KeyConfig, hash_of_key};
+    use crate::gateway::access::Way;
     use crate::gateway::cloudevent::Mode;
     use axum::http::HeaderMap;
     use serde_json::{Value as Json, json};
@@ -276,11 +275,8 @@ mod tests {
         Routes { routes: contracts.iter().map(route).collect(), contracts: contracts.clone() }
     }
 
-    fn principal(scope: &str) -> Arc<Principal> {
-        let key = KeyConfig { sha256: vec![hash_of_key("k")], scopes: vec![scope.into()] };
-        let config = GatewayConfig { keys: [("it".to_owned(), key)].into(), ..GatewayConfig::default() };
-        let headers = HeaderMap::from_iter([(axum::http::HeaderName::from_static("x-api-key"), "k".parse().unwrap())]);
-        Access::of(&config).unwrap().principal(&headers).unwrap()
+    fn principal(scope: &str) -> Principal {
+        Principal::granted("it", Way::Key, &[scope])
     }
 
     fn erased() -> Json {

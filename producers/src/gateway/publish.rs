@@ -3,6 +3,7 @@
 use super::answer::{Status, Verdict};
 use super::metrics::GatewayMetrics;
 use super::prepare::{Prepared, Ready};
+use super::throttle::Allowance;
 use super::window::{Fingerprint, Window};
 use millrace_schemas::Violation;
 use millrace_stream::{Acknowledgement, KafkaConfig, Outgoing, PublishError, Publisher};
@@ -25,7 +26,7 @@ pub(super) struct Desk {
     kafka: KafkaConfig,
     publisher: RwLock<Publisher>,
     deadline: Duration,
-    window: Window,
+    window: Window<Uuid, Fingerprint>,
     fingerprints: RandomState,
     /// The log's last answer was none.
     away: AtomicBool,
@@ -74,9 +75,14 @@ impl Desk {
     }
 
     /// One verdict for each event, in their order. `accepted` is what all in-sync replicas have, and nothing else.
-    pub async fn settle(&self, events: Vec<Ready<'_>>, metrics: &GatewayMetrics) -> Vec<Verdict> {
+    pub async fn settle(
+        &self,
+        events: Vec<Ready<'_>>,
+        allowance: &mut Allowance<'_>,
+        metrics: &GatewayMetrics,
+    ) -> Vec<Verdict> {
         let (since, mut trouble) = (Instant::now(), Trouble::default());
-        let stages = self.hand_over(events, since + self.deadline, &mut trouble).await;
+        let stages = self.hand_over(events, allowance, since + self.deadline, &mut trouble).await;
         let mut verdicts: Vec<Verdict> = Vec::with_capacity(stages.len());
         for stage in stages {
             let verdict = match stage {
@@ -100,17 +106,27 @@ impl Desk {
         verdicts
     }
 
-    /// In order; where one can't be handed over in time none behind it is, or a key's order would be lost.
-    async fn hand_over(&self, events: Vec<Ready<'_>>, mut until: Instant, trouble: &mut Trouble) -> Vec<Stage> {
+    /// In order; where one may not be handed over, or can't be in time, none behind it is, or a key's order would be
+    /// lost. What the log has already takes nothing of the allowance: whoever sends a batch again gets through it.
+    async fn hand_over(
+        &self,
+        events: Vec<Ready<'_>>,
+        allowance: &mut Allowance<'_>,
+        mut until: Instant,
+        trouble: &mut Trouble,
+    ) -> Vec<Stage> {
         let publisher = self.publisher.read().unwrap_or_else(PoisonError::into_inner).clone();
         let (mut stages, mut firsts) = (Vec::with_capacity(events.len()), HashMap::new());
-        let mut full = false;
+        let (now, mut full) = (std::time::Instant::now(), false);
         for event in events {
             let stage = match event {
                 Err(refused) => Stage::Done(refused),
                 Ok(prepared) => match self.known(&prepared, &mut firsts, stages.len()) {
                     Err(known) => known,
                     Ok(_) if full => Stage::Done(Box::new(retry(verdict(&prepared), "it was not tried"))),
+                    Ok(_) if !allowance.take(prepared.value.len(), now) => {
+                        Stage::Done(Box::new(throttled(verdict(&prepared))))
+                    }
                     Ok(fingerprint) => {
                         let stage = send(&publisher, &prepared, fingerprint, until, trouble).await;
                         match &stage {
@@ -135,7 +151,7 @@ impl Desk {
     ) -> Result<Fingerprint, Stage> {
         let id = event.envelope.id;
         let fingerprint = self.fingerprints.hash_one((&*event.envelope.event_type, &event.value));
-        if let Some(found) = self.window.find(id) {
+        if let Some(found) = self.window.find(&id) {
             return Err(Stage::Done(Box::new(repeated(verdict(event), found == fingerprint))));
         }
         match firsts.entry(id) {
@@ -210,14 +226,13 @@ async fn acknowledged(acknowledgement: Acknowledgement, until: Instant) -> Resul
 
 /// Of an event that fits and was not sent yet: what it will be when the log has it.
 fn verdict(event: &Prepared<'_>) -> Verdict {
-    Verdict {
-        id: Some(event.id.clone()),
-        status: Status::Accepted,
-        errors: Vec::new(),
-        message: None,
-        event_type: Some(event.envelope.event_type.to_string()),
-        conflict: false,
-    }
+    let event_type = Some(event.envelope.event_type.to_string());
+    Verdict { event_type, ..Verdict::new(Some(event.id.clone()), Status::Accepted) }
+}
+
+fn throttled(verdict: Verdict) -> Verdict {
+    let message = "as much was published as may be for now; send it again with the same id".to_owned();
+    Verdict { status: Status::Throttled, message: Some(message), ..verdict }
 }
 
 fn retry(verdict: Verdict, why: &str) -> Verdict {
@@ -250,6 +265,8 @@ fn as_the_first(first: &Verdict, repetition: Verdict) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::access::{Principal, Way};
+    use crate::gateway::throttle::{LimitsConfig, RateConfig, Throttle};
     use millrace_schemas::Envelope;
 
     /// Before a log that nobody answers for.
@@ -257,6 +274,10 @@ mod tests {
         let properties = properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let kafka = KafkaConfig { brokers: "127.0.0.1:1".into(), properties, ..KafkaConfig::default() };
         Desk::new(&kafka, deadline, 1000).unwrap()
+    }
+
+    fn it() -> Principal {
+        Principal::granted("it", Way::Key, &[])
     }
 
     fn event(n: u128, bytes: usize) -> Ready<'static> {
@@ -271,17 +292,18 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_not_acknowledged_is_retry_in_time_under_its_id_as_sent_and_no_duplicate_later() {
-        let desk = desk(Duration::from_millis(100), &[]);
+        let (desk, unlimited) = (desk(Duration::from_millis(100), &[]), Throttle::default());
         for _ in 0..2 {
             let since = Instant::now();
-            let verdicts = desk.settle(batch(&[1, 1]), &GatewayMetrics::default()).await;
+            let verdicts =
+                desk.settle(batch(&[1, 1]), &mut unlimited.allowance(&it()), &GatewayMetrics::default()).await;
             assert!(since.elapsed() < Duration::from_secs(10));
             assert!(verdicts.iter().all(|verdict| verdict.status == Status::Retry), "{verdicts:?}");
             assert_eq!(verdicts[0].id.as_deref(), Some("00000000-0000-0000-0000-00000000000A"));
             assert!(desk.log_is_away());
         }
         let same = vec![event(1, 1), event(1, 1)];
-        let verdicts = desk.settle(same, &GatewayMetrics::default()).await;
+        let verdicts = desk.settle(same, &mut unlimited.allowance(&it()), &GatewayMetrics::default()).await;
         assert!(verdicts.iter().all(|verdict| verdict.status == Status::Retry), "{verdicts:?}");
     }
 
@@ -289,7 +311,8 @@ mod tests {
     async fn a_batch_that_no_longer_fits_the_queue_ends_there_soon_and_no_event_passes_another() {
         let desk = desk(Duration::from_secs(300), &[("queue.buffering.max.messages", "2")]);
         let (since, mut trouble) = (Instant::now(), Trouble::default());
-        let stages = desk.hand_over(batch(&[1; 5]), since + desk.deadline, &mut trouble).await;
+        let (unlimited, until) = (Throttle::default(), since + desk.deadline);
+        let stages = desk.hand_over(batch(&[1; 5]), &mut unlimited.allowance(&it()), until, &mut trouble).await;
         assert!(since.elapsed() < Duration::from_secs(60), "it does not wait for the deadline with half a batch sent");
         let sent: Vec<bool> = stages.iter().map(|stage| matches!(stage, Stage::Sent { .. })).collect();
         assert_eq!((sent, trouble.events), (vec![true, true, false, false, false], 1));
@@ -298,8 +321,9 @@ mod tests {
     #[tokio::test]
     async fn an_event_that_the_client_never_takes_is_invalid_and_keeps_nobody_out() {
         let desk = desk(Duration::from_secs(300), &[("message.max.bytes", "1000")]);
-        let mut trouble = Trouble::default();
-        let stages = desk.hand_over(batch(&[1, 2000, 1]), Instant::now() + desk.deadline, &mut trouble).await;
+        let (mut trouble, unlimited) = (Trouble::default(), Throttle::default());
+        let (mut allowance, until) = (unlimited.allowance(&it()), Instant::now() + desk.deadline);
+        let stages = desk.hand_over(batch(&[1, 2000, 1]), &mut allowance, until, &mut trouble).await;
         let status = |stage: &Stage| match stage {
             Stage::Done(verdict) => Some((verdict.status, verdict.errors[0].found.clone())),
             _ => None,
@@ -307,5 +331,28 @@ mod tests {
         let invalid = Some((Status::Invalid, "2000 bytes as Avro".to_owned()));
         assert_eq!(stages.iter().map(status).collect::<Vec<_>>(), [None, invalid, None]);
         assert_eq!(trouble.events, 0);
+    }
+
+    #[tokio::test]
+    async fn a_throttled_event_and_those_behind_it_are_not_sent_and_what_the_log_has_costs_nothing() {
+        let desk = desk(Duration::from_secs(300), &[]);
+        let default = RateConfig { events_per_second: 1, events_burst: 2, ..RateConfig::default() };
+        let throttle = Throttle::new(LimitsConfig { default, ..LimitsConfig::default() });
+        let mut events = batch(&[1; 6]);
+        let Ok(first) = &events[0] else { unreachable!() };
+        let fingerprint = desk.fingerprints.hash_one((&*first.envelope.event_type, &first.value));
+        desk.window.remember(first.envelope.id, fingerprint);
+        events.push(event(15, 1)); // as the one before it
+        let (mut trouble, principal) = (Trouble::default(), it());
+        let (mut allowance, until) = (throttle.allowance(&principal), Instant::now() + desk.deadline);
+        let stages = desk.hand_over(events, &mut allowance, until, &mut trouble).await;
+        let status = |stage: &Stage| match stage {
+            Stage::Done(verdict) => verdict.status.word(),
+            Stage::Same(..) => "as the first",
+            Stage::Sent { .. } => "sent",
+        };
+        let statuses: Vec<_> = stages.iter().map(status).collect();
+        let expected = ["duplicate", "sent", "sent", "throttled", "throttled", "throttled", "as the first"];
+        assert_eq!((statuses, trouble.events), (expected.to_vec(), 0));
     }
 }

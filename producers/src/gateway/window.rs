@@ -1,33 +1,33 @@
-//! The ids that were accepted lately, so that a sender who repeats one hears `duplicate`.
+//! What was learnt lately, so that it need not be learnt again: which ids were accepted, which tokens verified.
 //!
-//! Advisory: of this process alone, bounded, and gone with it. An id that it forgot is accepted again, and the log's
-//! own deduplication counts the event once.
+//! Advisory: of this process alone, bounded, and gone with it. Whoever asks can do without: an id that was forgotten is
+//! accepted again, and the log's own deduplication counts the event once; a token is verified again.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
-use uuid::Uuid;
 
 /// What an id was accepted with, as far as it tells one event from another.
 pub(super) type Fingerprint = u64;
 
-/// Two generations of half the ids each: when the young one is full the old one is forgotten.
-pub(super) struct Window {
+/// Two generations of half the entries each: when the young one is full the old one is forgotten.
+pub(super) struct Window<K, V> {
     half: usize,
-    generations: Mutex<(HashMap<Uuid, Fingerprint>, HashMap<Uuid, Fingerprint>)>,
+    generations: Mutex<(HashMap<K, V>, HashMap<K, V>)>,
 }
 
-impl Window {
-    /// Remembers at most so many ids, and at least the newest half of them.
-    pub fn new(ids: usize) -> Self {
-        Self { half: ids / 2, generations: Mutex::default() }
+impl<K: Eq + Hash, V: Clone> Window<K, V> {
+    /// Remembers at most so many, and at least the newest half of them.
+    pub fn new(entries: usize) -> Self {
+        Self { half: entries / 2, generations: Mutex::default() }
     }
 
-    pub fn find(&self, id: Uuid) -> Option<Fingerprint> {
+    pub fn find(&self, key: &K) -> Option<V> {
         let generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        generations.0.get(&id).or_else(|| generations.1.get(&id)).copied()
+        generations.0.get(key).or_else(|| generations.1.get(key)).cloned()
     }
 
-    pub fn remember(&self, id: Uuid, fingerprint: Fingerprint) {
+    pub fn remember(&self, key: K, value: V) {
         if self.half == 0 {
             return;
         }
@@ -35,25 +35,26 @@ impl Window {
         if generations.0.len() >= self.half {
             generations.1 = std::mem::take(&mut generations.0);
         }
-        generations.0.insert(id, fingerprint);
+        generations.0.insert(key, value);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use uuid::Uuid;
 
     #[test]
     fn the_newest_ids_are_remembered_and_never_more_than_the_bound() {
         let window = Window::new(100);
         for n in 0..1000 {
             window.remember(Uuid::from_u128(n), n as u64);
-            let known = (0..=n).filter(|n| window.find(Uuid::from_u128(*n)) == Some(*n as u64)).count();
+            let known = (0..=n).filter(|n| window.find(&Uuid::from_u128(*n)) == Some(*n as u64)).count();
             assert!(known <= 100 && known >= 50.min(n as usize + 1), "{known} after {n}");
-            assert!(window.find(Uuid::from_u128(n)).is_some());
+            assert!(window.find(&Uuid::from_u128(n)).is_some());
         }
         let none = Window::new(0);
         none.remember(Uuid::from_u128(1), 1);
-        assert_eq!(none.find(Uuid::from_u128(1)), None);
+        assert_eq!(none.find(&Uuid::from_u128(1)), None);
     }
 }
