@@ -12,10 +12,10 @@
 mod access;
 mod answer;
 mod body;
-mod cloudevent;
+pub(crate) mod cloudevent;
 mod contracts;
 mod metrics;
-mod prepare;
+pub(crate) mod prepare;
 mod publish;
 mod serve;
 mod window;
