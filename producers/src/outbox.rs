@@ -19,12 +19,12 @@ pub use metrics::OutboxMetrics;
 
 use crate::gateway::prepare::Routes;
 use anyhow::Context;
+use futures_util::future::try_join_all;
 use millrace_schemas::Contracts;
 use millrace_schemas::registry::Registry;
 use millrace_stream::{Backoff, DRAIN_DEADLINE, Failure, KafkaConfig, why_it_stopped};
 use serde::{Deserialize, Serialize};
-use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,10 +33,6 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// The owner's, the listener's, and one that asks for readiness.
-const CONNECTIONS: u32 = 3;
-/// A database that is away is asked no longer.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Whoever published for so long does not pay for what failed before.
 const LONG: Duration = Duration::from_secs(30);
 /// How late a relay that stands by notices that there is no owner.
@@ -146,21 +142,21 @@ impl Relay {
         let mut kafka = kafka.clone();
         // Never gives an event up: those behind it would come before it.
         kafka.properties.insert("message.timeout.ms".into(), "0".into());
-        let source = |mut outbox: Outbox| {
-            if outbox.config.source.is_empty() {
-                outbox.config.source = format!("/{}", outbox.name);
+        let source = |outbox: Outbox| {
+            let Outbox { name, database, mut config } = outbox;
+            if config.source.is_empty() {
+                config.source = format!("/{name}");
             }
-            let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(CONNECT_DEADLINE);
-            let pool = pool.connect_lazy_with(store::options(outbox.database.clone()));
-            let (meter, owner) = (metrics.of(&outbox.name), format!("process {}", std::process::id()));
-            Source { outbox, pool, kafka: kafka.clone(), routes: routes.clone(), meter, owner }
+            let (meter, owner) = (metrics.of(&name), format!("process {}", std::process::id()));
+            let (database, kafka, routes) = (store::options(database), kafka.clone(), routes.clone());
+            Source { name, config, database, kafka, routes, meter, owner }
         };
         Ok(Self { sources: outboxes.into_iter().map(source).collect() })
     }
 
     /// What [`reachable`] asks.
-    pub fn databases(&self) -> Vec<(String, PgPool)> {
-        self.sources.iter().map(|source| (source.outbox.name.clone(), source.pool.clone())).collect()
+    pub fn databases(&self) -> Vec<(String, PgConnectOptions)> {
+        self.sources.iter().map(|source| (source.name.clone(), source.database.clone())).collect()
     }
 
     pub fn start(self) -> RelayHandle {
@@ -196,12 +192,12 @@ impl Drop for RelayHandle {
 }
 
 /// # Errors
-/// Names the outboxes whose database does not answer, or lacks what `outbox.sql` makes.
-pub async fn reachable(databases: &[(String, PgPool)]) -> anyhow::Result<()> {
-    for (name, pool) in databases {
-        store::reachable(pool).await.with_context(|| format!("outbox {name}"))?;
-    }
-    Ok(())
+/// Names an outbox whose database does not answer, or lacks what `outbox.sql` makes.
+pub async fn reachable(databases: &[(String, PgConnectOptions)]) -> anyhow::Result<()> {
+    let asked = databases
+        .iter()
+        .map(async |(name, database)| store::reachable(database).await.with_context(|| format!("outbox {name}")));
+    try_join_all(asked).await.map(drop)
 }
 
 async fn supervise(mut tasks: JoinSet<()>, failed: watch::Sender<Option<Arc<Failure>>>) {
@@ -214,7 +210,7 @@ async fn supervise(mut tasks: JoinSet<()>, failed: watch::Sender<Option<Arc<Fail
 
 /// Term after term. Whatever stands against one outbox keeps no other waiting, so nothing ends this but a drain.
 async fn relay(source: Source, stop: CancellationToken) {
-    let outbox = source.outbox.name.clone();
+    let outbox = source.name.clone();
     let mut backoff = Backoff::default();
     while !stop.is_cancelled() {
         let since = Instant::now();
@@ -240,7 +236,7 @@ async fn relay(source: Source, stop: CancellationToken) {
 /// False where somebody else owns the outbox.
 async fn term(source: &Source, stop: &CancellationToken) -> Result<bool, Failure> {
     let Some(mut term) = Term::take(source).await? else { return Ok(false) };
-    tracing::info!(outbox = source.outbox.name, "publishing");
+    tracing::info!(outbox = source.name, "publishing");
     let ended = term.serve(stop).await;
     term.release().await;
     ended.map(|()| true)

@@ -4,11 +4,12 @@ use super::row::Row;
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
 use millrace_stream::{Failure, in_time};
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, Connection, PgPool, Postgres};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::time::Duration;
 
+/// A database that is away is waited for no longer; readiness is asked for within three seconds.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// Where writers say that there is something, to a relay that sleeps.
 pub(super) const CHANNEL: &str = "millrace_outbox";
 /// Held by a relay that sleeps; the trigger of `outbox.sql` looks for it.
@@ -16,7 +17,7 @@ pub(super) const SLEEPING: i64 = 7_885_914_471_301;
 
 /// The owner's hold of an outbox.
 pub(super) struct Store {
-    connection: PoolConnection<Postgres>,
+    connection: PgConnection,
     epoch: i64,
     lease: Duration,
 }
@@ -51,28 +52,47 @@ pub(super) fn options(database: PgConnectOptions) -> PgConnectOptions {
 
 /// # Errors
 /// When the database does not answer, or its outbox is missing or not for this role.
-pub(super) async fn reachable(pool: &PgPool) -> anyhow::Result<()> {
-    Ok(sqlx::query("select 1 from millrace.outbox_relay, millrace.outbox_published").execute(pool).await.map(drop)?)
+pub(super) async fn reachable(database: &PgConnectOptions) -> anyhow::Result<()> {
+    let mut connection = connect(database).await.map_err(|failure| anyhow::anyhow!("{failure}"))?;
+    sqlx::query("select 1 from millrace.outbox_relay, millrace.outbox_published").execute(&mut connection).await?;
+    Ok(connection.close().await?)
+}
+
+/// Not by a pool, which tries again and again and does not tell what it met.
+async fn connect(database: &PgConnectOptions) -> Result<PgConnection, Failure> {
+    let connected = tokio::time::timeout(CONNECT_DEADLINE, PgConnection::connect_with(database)).await;
+    Ok(connected.map_err(|_| Failure::retry(anyhow::anyhow!("no answer within {CONNECT_DEADLINE:?}")))??)
+}
+
+/// Hears when a writer rings, on a connection of its own.
+pub(super) async fn listen(database: &PgConnectOptions) -> Result<PgListener, Failure> {
+    let one = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_DEADLINE);
+    let mut listener = PgListener::connect_with(&one.connect_lazy_with(database.clone())).await?;
+    listener.listen(CHANNEL).await?;
+    Ok(listener)
 }
 
 impl Store {
     /// Owns the outbox from now on, unless somebody does: whose lease has not ended and whose connection is there.
     /// With what was published before.
-    pub async fn take(pool: &PgPool, owner: &str, lease: Duration) -> Result<Option<(Self, i64)>, Failure> {
+    pub async fn take(
+        database: &PgConnectOptions,
+        owner: &str,
+        lease: Duration,
+    ) -> Result<Option<(Self, i64)>, Failure> {
         in_time(async {
-            let mut connection = pool.acquire().await?;
+            let mut connection = connect(database).await?;
             let taken = sqlx::query_scalar(
                 "update millrace.outbox_relay set epoch = epoch + 1, owner = $1, backend = pg_backend_pid(),
                         until = clock_timestamp() + make_interval(secs => $2)
                  where until < clock_timestamp() or not exists (select from pg_stat_activity where pid = backend)
                  returning epoch",
             );
-            let taken = taken.bind(owner).bind(lease.as_secs_f64()).fetch_optional(&mut *connection).await?;
+            let taken = taken.bind(owner).bind(lease.as_secs_f64()).fetch_optional(&mut connection).await?;
             let Some(epoch) = taken else { return Ok(None) };
-            connection.close_on_drop(); // with the locks that it holds
             // After the epoch is raised nobody else moves it.
             let published = sqlx::query_scalar("select last_value from millrace.outbox_published");
-            let published = published.fetch_one(&mut *connection).await?;
+            let published = published.fetch_one(&mut connection).await?;
             Ok(Some((Self { connection, epoch, lease }, published)))
         })
         .await
@@ -84,15 +104,14 @@ impl Store {
                     pg_snapshot_xmin(pg_current_snapshot())::text as xmin
              from millrace.outbox_seq",
         );
-        let (written, xmin): (i64, String) =
-            in_time(async { Ok(look.fetch_one(&mut *self.connection).await?) }).await?;
+        let (written, xmin): (i64, String) = in_time(async { Ok(look.fetch_one(&mut self.connection).await?) }).await?;
         Ok(Look { written, xmin: transaction_number(&xmin)? })
     }
 
     /// A number higher than that of every transaction which has one.
     pub async fn draw_xid(&mut self) -> Result<u64, Failure> {
         let drawn = sqlx::query_scalar("select pg_current_xact_id()::text");
-        let text: String = in_time(async { Ok(drawn.fetch_one(&mut *self.connection).await?) }).await?;
+        let text: String = in_time(async { Ok(drawn.fetch_one(&mut self.connection).await?) }).await?;
         transaction_number(&text)
     }
 
@@ -103,7 +122,7 @@ impl Store {
                     traceparent, tracestate, written_at
              from millrace.outbox where seq > $1 and seq <= $2 order by seq limit $3",
         );
-        let mut found = found.bind(after).bind(through).bind(rows_max).fetch(&mut *self.connection);
+        let mut found = found.bind(after).bind(through).bind(rows_max).fetch(&mut self.connection);
         in_time(async {
             let (mut rows, mut bytes) = (Vec::new(), 0);
             while let Some(row) = found.try_next().await? {
@@ -134,7 +153,7 @@ impl Store {
              on conflict (seq) do nothing",
         );
         let kept = kept.bind(self.epoch).bind(seqs).bind(reasons);
-        in_time(async { Ok(kept.execute(&mut *self.connection).await.map(drop)?) }).await
+        in_time(async { Ok(kept.execute(&mut self.connection).await.map(drop)?) }).await
     }
 
     /// Everything up to here is in the log or set aside. False where somebody else owns the outbox by now.
@@ -145,7 +164,7 @@ impl Store {
              select setval('millrace.outbox_published', $2) from mine",
         );
         let moved = moved.bind(self.epoch).bind(published);
-        in_time(async { Ok(moved.fetch_optional(&mut *self.connection).await?.is_some()) }).await
+        in_time(async { Ok(moved.fetch_optional(&mut self.connection).await?.is_some()) }).await
     }
 
     /// False where somebody else owns the outbox by now.
@@ -164,30 +183,30 @@ impl Store {
              where epoch = $1",
         );
         let renewed = renewed.bind(self.epoch).bind(lease.map(|lease| lease.as_secs_f64()));
-        in_time(async { Ok(renewed.execute(&mut *self.connection).await?.rows_affected() == 1) }).await
+        in_time(async { Ok(renewed.execute(&mut self.connection).await?.rows_affected() == 1) }).await
     }
 
     /// From now on writers notify. False while one that has not ended was told before that there is no need.
     pub async fn fall_asleep(&mut self) -> Result<bool, Failure> {
         let lock = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(SLEEPING);
-        in_time(async { Ok(lock.fetch_one(&mut *self.connection).await?) }).await
+        in_time(async { Ok(lock.fetch_one(&mut self.connection).await?) }).await
     }
 
     pub async fn wake_up(&mut self) -> Result<(), Failure> {
         let lock = sqlx::query("select pg_advisory_unlock($1)").bind(SLEEPING);
-        in_time(async { Ok(lock.execute(&mut *self.connection).await.map(drop)?) }).await
+        in_time(async { Ok(lock.execute(&mut self.connection).await.map(drop)?) }).await
     }
 
     /// When the oldest row behind `published` was written.
     pub async fn oldest(&mut self, published: i64) -> Result<Option<DateTime<Utc>>, Failure> {
         let oldest = sqlx::query_scalar("select written_at from millrace.outbox where seq > $1 order by seq limit 1")
             .bind(published);
-        in_time(async { Ok(oldest.fetch_optional(&mut *self.connection).await?) }).await
+        in_time(async { Ok(oldest.fetch_optional(&mut self.connection).await?) }).await
     }
 
     pub async fn count_set_aside(&mut self) -> Result<i64, Failure> {
         let count = sqlx::query_scalar("select count(*) from millrace.outbox_set_aside");
-        in_time(async { Ok(count.fetch_one(&mut *self.connection).await?) }).await
+        in_time(async { Ok(count.fetch_one(&mut self.connection).await?) }).await
     }
 
     /// Whose transaction has been running longest, of those that hold the relay back.
@@ -203,7 +222,7 @@ impl Store {
                  from pg_prepared_xacts
              ) as running order by age desc limit 1",
         );
-        in_time(async { Ok(oldest.fetch_optional(&mut *self.connection).await?) }).await
+        in_time(async { Ok(oldest.fetch_optional(&mut self.connection).await?) }).await
     }
 
     /// Empties the partitions that are neither in use nor were a minute ago, and all of which is published.
@@ -215,8 +234,7 @@ impl Store {
                and exists (select from millrace.outbox where outbox.slot = ring.slot)
                and not exists (select from millrace.outbox where outbox.slot = ring.slot and seq > $1)",
         );
-        let done: Vec<i32> =
-            in_time(async { Ok(done.bind(published).fetch_all(&mut *self.connection).await?) }).await?;
+        let done: Vec<i32> = in_time(async { Ok(done.bind(published).fetch_all(&mut self.connection).await?) }).await?;
         for slot in done {
             in_time(self.empty(slot, published)).await?;
         }

@@ -3,17 +3,16 @@
 //! Whatever fails ends the term: the next owner, mostly this same process, begins where the last batch was settled and
 //! sends what was on its way again, under the same ids.
 
+use super::OutboxConfig;
 use super::fences::Fences;
 use super::metrics::Meter;
 use super::row::Row;
-use super::store::{CHANNEL, SetAside, Store};
-use super::{Outbox, OutboxConfig};
+use super::store::{self, SetAside, Store};
 use crate::gateway::prepare::{Prepared, Routes};
 use futures_util::future::try_join_all;
 use millrace_schemas::Violation;
 use millrace_stream::{Acknowledgement, Failure, KafkaConfig, Outgoing, PublishError, Publisher, crash_at};
-use sqlx::PgPool;
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgConnectOptions, PgListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -27,8 +26,9 @@ const REASON_CHARS_MAX: usize = 4_000;
 
 /// An outbox and what its events become.
 pub(super) struct Source {
-    pub outbox: Outbox,
-    pub pool: PgPool,
+    pub name: String,
+    pub config: OutboxConfig,
+    pub database: PgConnectOptions,
     pub kafka: KafkaConfig,
     pub routes: Arc<Routes>,
     pub meter: Meter,
@@ -63,16 +63,14 @@ struct Sent {
 impl<'a> Term<'a> {
     /// None while somebody else owns the outbox.
     pub async fn take(source: &'a Source) -> Result<Option<Self>, Failure> {
-        let config = &source.outbox.config;
-        let Some((store, published)) = Store::take(&source.pool, &source.owner, config.lease()).await? else {
+        let config = &source.config;
+        let Some((store, published)) = Store::take(&source.database, &source.owner, config.lease()).await? else {
             return Ok(None);
         };
-        let mut listener = PgListener::connect_with(&source.pool).await?;
-        listener.listen(CHANNEL).await?;
         Ok(Some(Self {
             source,
             store,
-            listener,
+            listener: store::listen(&source.database).await?,
             publisher: Publisher::new(&source.kafka).map_err(Failure::Stop)?,
             fences: Fences::new(published),
             published,
@@ -103,7 +101,7 @@ impl<'a> Term<'a> {
     pub async fn release(mut self) {
         self.source.meter.not_leading();
         if let Err(failure) = self.store.release().await {
-            tracing::debug!(outbox = self.source.outbox.name, "its lease ends by itself: {failure}");
+            tracing::debug!(outbox = self.source.name, "its lease ends by itself: {failure}");
         }
     }
 
@@ -121,7 +119,7 @@ impl<'a> Term<'a> {
     }
 
     async fn publish_batch(&mut self) -> Result<(), Failure> {
-        let (config, decided) = (&self.source.outbox.config, self.fences.decided());
+        let (config, decided) = (&self.source.config, self.fences.decided());
         let batch = self.store.read(self.published, decided, self.rows_next, config.batch_bytes).await?;
         let taken = i64::try_from(batch.rows.len()).unwrap_or(i64::MAX);
         // What was left unread is sent by the server all the same: it should not be much.
@@ -143,11 +141,7 @@ impl<'a> Term<'a> {
         self.acknowledged(acknowledgements).await?;
         crash_at("outbox_after_publish");
         if !refused.is_empty() {
-            tracing::warn!(
-                outbox = self.source.outbox.name,
-                "set {} events aside, which fit no contract",
-                refused.len()
-            );
+            tracing::warn!(outbox = self.source.name, "set {} events aside, which fit no contract", refused.len());
             self.store.set_aside(&refused).await?;
         }
         if !self.store.settle(through).await? {
@@ -165,7 +159,7 @@ impl<'a> Term<'a> {
     async fn send(&self, rows: &[Row]) -> Result<Sent, Failure> {
         let mut sent = Sent::default();
         for row in rows {
-            let submitted = row.submitted(&self.source.outbox.config.source);
+            let submitted = row.submitted(&self.source.config.source);
             match self.source.routes.prepare_trusted(submitted, (None, None)) {
                 Ok(prepared) => match self.enqueue(&prepared).await {
                     Ok(acknowledgement) => {
@@ -206,7 +200,7 @@ impl<'a> Term<'a> {
     }
 
     fn renewal_due(&self) -> Duration {
-        self.source.outbox.config.renewal().saturating_sub(self.renewed.elapsed())
+        self.source.config.renewal().saturating_sub(self.renewed.elapsed())
     }
 
     async fn renew(&mut self) -> Result<(), Failure> {
@@ -222,7 +216,7 @@ impl<'a> Term<'a> {
         }
         // Whoever wrote before we slept did not notify; whoever writes from now on does.
         let unseen = self.store.look().await?.written > self.published;
-        let polled = Duration::from_millis(self.source.outbox.config.poll_ms).min(self.renewal_due());
+        let polled = Duration::from_millis(self.source.config.poll_ms).min(self.renewal_due());
         if !unseen {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -259,13 +253,13 @@ impl<'a> Term<'a> {
     }
 
     async fn watch_who_holds_back(&mut self) -> Result<(), Failure> {
-        let every = Duration::from_millis(self.source.outbox.config.held_back_alarm_ms);
+        let every = Duration::from_millis(self.source.config.held_back_alarm_ms);
         let Some(since) = self.fences.waiting_since() else { return Ok(()) };
         if since.elapsed() < every || self.alarmed.is_some_and(|alarmed| alarmed.elapsed() < every) {
             return Ok(());
         }
         self.alarmed = Some(Instant::now());
-        let outbox = &self.source.outbox.name;
+        let outbox = &self.source.name;
         let holder = self.store.holder().await?.unwrap_or_else(|| "a transaction that has just ended".into());
         tracing::warn!(outbox, "events have been held back for {:.0?} by {holder}", since.elapsed());
         Ok(())
