@@ -117,7 +117,8 @@ pub fn log(brokers: &str) -> Vec<(String, String)> {
 
 /// Of the event with this id.
 pub fn headers(brokers: &str, id: Uuid) -> String {
-    let out = run(Command::new("kcat").args(["-C", "-b", brokers, "-t", TOPIC, "-o", "beginning", "-e", "-q", "-f", "%h\n"]));
+    let out =
+        run(Command::new("kcat").args(["-C", "-b", brokers, "-t", TOPIC, "-o", "beginning", "-e", "-q", "-f", "%h\n"]));
     out.lines().find(|line| line.contains(&format!("ce_id={id}"))).unwrap_or_default().to_owned()
 }
 

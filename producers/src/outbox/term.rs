@@ -166,10 +166,10 @@ impl<'a> Term<'a> {
                         sent.acknowledgements.push(acknowledgement);
                         sent.types.push(prepared.envelope.event_type.into_owned());
                     }
-                    Err(error) if error.is_too_large() => sent.refused.push(self.refused(row, error.to_string())),
+                    Err(error) if error.is_too_large() => sent.refused.push(self.refused(row, &error.to_string())),
                     Err(error) => return Err(Failure::retry(error)),
                 },
-                Err(violations) => sent.refused.push(self.refused(row, reason(&violations))),
+                Err(violations) => sent.refused.push(self.refused(row, &reason(&violations))),
             }
         }
         Ok(sent)
@@ -181,7 +181,7 @@ impl<'a> Term<'a> {
         self.publisher.enqueue(&outgoing).await
     }
 
-    fn refused(&self, row: &Row, reason: String) -> SetAside {
+    fn refused(&self, row: &Row, reason: &str) -> SetAside {
         let known = self.source.routes.contracts.get(&row.event_type).map(|contract| contract.event_type.as_str());
         self.source.meter.client.count(known, "refused");
         SetAside { seq: row.seq, reason: reason.chars().take(REASON_CHARS_MAX).collect() }
