@@ -17,12 +17,13 @@ mod term;
 
 pub use metrics::OutboxMetrics;
 
+use crate::gateway::cloudevent::ATTRIBUTE_BYTES_MAX;
 use crate::gateway::prepare::Routes;
 use anyhow::Context;
 use futures_util::future::try_join_all;
 use millrace_schemas::Contracts;
 use millrace_schemas::registry::Registry;
-use millrace_stream::{Backoff, DRAIN_DEADLINE, Failure, KafkaConfig, why_it_stopped};
+use millrace_stream::{Backoff, DRAIN_DEADLINE, Failure, KafkaConfig, Publisher, why_it_stopped};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnectOptions;
 use std::path::PathBuf;
@@ -102,6 +103,9 @@ impl OutboxConfig {
                 return Err(format!("{key}` is {value}: {least} to {most} is possible"));
             }
         }
+        if self.source.len() > ATTRIBUTE_BYTES_MAX || self.source.contains(char::is_control) {
+            return Err(format!("source` must be text of at most {ATTRIBUTE_BYTES_MAX} bytes"));
+        }
         Ok(())
     }
 }
@@ -130,7 +134,7 @@ impl Relay {
     /// Looks every version of every contract up in the registry.
     ///
     /// # Errors
-    /// When the registry does not answer or lacks a contract.
+    /// When the registry does not answer or lacks a contract, or a Kafka property is wrong.
     pub async fn connect(
         outboxes: Vec<Outbox>,
         kafka: &KafkaConfig,
@@ -142,6 +146,7 @@ impl Relay {
         let mut kafka = kafka.clone();
         // Never gives an event up: those behind it would come before it.
         kafka.properties.insert("message.timeout.ms".into(), "0".into());
+        Publisher::new(&kafka)?; // each term has one of its own: what is wrong with a property is said at once
         let source = |outbox: Outbox| {
             let Outbox { name, database, mut config } = outbox;
             if config.source.is_empty() {
@@ -259,5 +264,7 @@ mod tests {
         assert_eq!(OutboxConfig::default().check(), Ok(()));
         let config = OutboxConfig { lease_ms: 1, ..OutboxConfig::default() };
         assert_eq!(config.check().unwrap_err(), "lease_ms` is 1: 500 to 600000 is possible");
+        let config = OutboxConfig { source: "/a\nb".into(), ..OutboxConfig::default() };
+        assert!(config.check().unwrap_err().starts_with("source` must be text"), "else every event would be set aside");
     }
 }

@@ -81,6 +81,12 @@ async fn a_relay_and_a_kafka_that_are_killed_under_load_lose_nothing_and_reorder
     let committed = load.end().await;
     service.everything_is_published().await;
     println!("{} came twice", service.assert_log_holds(committed, &accounts));
+
+    platform.kill_server(Server::Postgres).await;
+    let account = Uuid::new_v4();
+    let id = write(&service, "user.erased", &erased(account)).await;
+    service.everything_is_published().await;
+    assert_eq!(ids(&service, account), [id]);
     assert_eq!(relay.stop(), 0);
     drop(service);
     platform.stop().await;

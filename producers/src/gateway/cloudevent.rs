@@ -14,7 +14,7 @@ use std::fmt;
 /// Of one request: an answer lists each, and the Kafka client's queue holds a hundred times as many.
 pub(super) const BATCH_EVENTS_MAX: usize = 1000;
 /// Of one attribute: they travel as headers of the record, with every event.
-const ATTRIBUTE_BYTES_MAX: usize = 1024;
+pub(crate) const ATTRIBUTE_BYTES_MAX: usize = 1024;
 
 /// How a request holds its events (CloudEvents HTTP protocol binding 1.0.2, section 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -97,11 +97,13 @@ impl<'a> Term<'a> {
         Ok(())
     }
 
-    /// After [`serve`](Self::serve), however it ended.
-    pub async fn release(mut self) {
-        self.source.meter.not_leading();
-        if let Err(failure) = self.store.release().await {
-            tracing::debug!(outbox = self.source.name, "its lease ends by itself: {failure}");
+    /// After [`serve`](Self::serve), however it ended. Nothing of ours is sent any more.
+    pub async fn release(self) {
+        let Self { source, mut store, publisher, .. } = self;
+        source.meter.not_leading();
+        let _ended = tokio::task::spawn_blocking(move || drop(publisher)).await; // which waits for its thread
+        if let Err(failure) = store.release().await {
+            tracing::debug!(outbox = source.name, "its lease ends by itself: {failure}");
         }
     }
 
