@@ -9,8 +9,8 @@ use anyhow::Context;
 use millrace_local::Addresses;
 use millrace_processors::clickhouse::ClickHouseConfig;
 use millrace_processors::clickhouse::erasure::ErasureConfig;
-use millrace_producers::GatewayConfig;
 use millrace_producers::gateway::hash_of_key;
+use millrace_producers::{GatewayConfig, Outbox, OutboxConfig};
 use millrace_schemas::registry::Registry;
 use millrace_schemas::without_password;
 use millrace_sinks::WebhookConfig;
@@ -38,6 +38,8 @@ pub struct Config {
     pub clickhouse: ClickHouseConfig,
     pub postgres: PostgresConfig,
     pub gateway: GatewayConfig,
+    /// By the name of the service's database.
+    pub outbox: BTreeMap<String, OutboxConfig>,
     pub process: ProcessConfig,
     pub sink: SinkConfig,
     pub telemetry: TelemetryConfig,
@@ -196,12 +198,7 @@ impl RegistryConfig {
 impl PostgresConfig {
     /// The URL with the password in it, and unqualified names leading to the projections first.
     pub fn options(&self) -> Result<PgConnectOptions, Exit> {
-        let mut options = PgConnectOptions::from_str(&self.url)
-            .map_err(|_| Exit::usage("`postgres.url` is no URL such as postgres://user@host:5432/database"))?;
-        let password = secret(self.password.as_ref(), self.password_file.as_deref());
-        if let Some(password) = password.map_err(|error| Exit::usage(format!("`postgres.password_file`: {error:#}")))? {
-            options = options.password(&password);
-        }
+        let options = database("postgres", &self.url, self.password.as_ref(), self.password_file.as_deref())?;
         let path = format!("{},millrace", self.projections_schema);
         Ok(options.application_name("millrace").options([("search_path", path)]))
     }
@@ -226,6 +223,20 @@ impl PostgresConfig {
         };
         pool.map_err(|reason| Exit::unreachable(&format!("Postgres at {}", without_password(&self.url)), reason))
     }
+}
+
+/// Where a section's database is, with the login.
+fn database(
+    section: &str,
+    url: &str,
+    password: Option<&String>,
+    file: Option<&Path>,
+) -> Result<PgConnectOptions, Exit> {
+    let no_url = |_| Exit::usage(format!("`{section}.url` is no URL such as postgres://user@host:5432/database"));
+    let options = PgConnectOptions::from_str(url).map_err(no_url)?;
+    let password = secret(password, file);
+    let password = password.map_err(|error| Exit::usage(format!("`{section}.password_file`: {error:#}")))?;
+    Ok(password.into_iter().fold(options, |options, password| options.password(&password)))
 }
 
 /// Why there is no connection.
@@ -296,6 +307,20 @@ impl Config {
         self.clickhouse.check().map_err(Exit::usage)?;
         self.registry.login()?;
         self.postgres.options().map(|_| self)
+    }
+
+    /// Each with the way into its database.
+    ///
+    /// # Errors
+    /// A wrong key, named; exit code 64.
+    pub fn outboxes(&self) -> Result<Vec<Outbox>, Exit> {
+        let outbox = |(name, config): (&String, &OutboxConfig)| {
+            let section = format!("outbox.{name}");
+            config.check().map_err(|wrong| Exit::usage(format!("`{section}.{wrong}")))?;
+            let database = database(&section, &config.url, config.password.as_ref(), config.password_file.as_deref())?;
+            Ok(Outbox { name: name.clone(), database, config: config.clone() })
+        };
+        self.outbox.iter().map(outbox).collect()
     }
 
     /// The same, pointed at a stack that this process started itself.
@@ -424,6 +449,7 @@ fn stack_table(stack: &Addresses, data_dir: &Path) -> Table {
     put(&["kafka", "brokers"], &stack.kafka);
     put(&["clickhouse", "url"], &stack.clickhouse);
     put(&["postgres", "url"], &stack.postgres);
+    put(&["outbox", "local", "url"], &stack.postgres);
     put(&["registry", "url"], &stack.registry);
     put(&["registry", "listen"], stack.registry.trim_start_matches("http://"));
     put(&["gateway", "listen"], stack.gateway.trim_start_matches("http://"));
@@ -588,6 +614,23 @@ mod tests {
             assert!(!format!("{config:?}").contains(password));
         }
     }
+
+    #[test]
+    fn an_outbox_is_found_by_its_own_section_and_its_password_by_the_environment() {
+        let file = "[outbox.orders]\nurl = 'postgres://relay@db/orders'\nbatch_rows = 7";
+        let config = load(file, &[("MILLRACE_OUTBOX__ORDERS__PASSWORD", "12345")]).unwrap();
+        let outbox = config.outboxes().unwrap().remove(0);
+        assert_eq!((outbox.name.as_str(), outbox.config.batch_rows), ("orders", 7));
+        assert_eq!(outbox.database.get_host(), "db");
+        assert!(!format!("{config:?}").contains("12345"));
+        let wrong = |file: &str| format!("{:?}", load(file, &[]).unwrap().outboxes().err().unwrap());
+        assert!(wrong("[outbox.orders]").contains("`outbox.orders.url` is no URL"));
+        let file = "[outbox.orders]\nurl = 'postgres://relay@db/orders'\nlease_ms = 1";
+        assert!(wrong(file).contains("`outbox.orders.lease_ms` is 1: 500 to"), "{}", wrong(file));
+        let unknown = load("[outbox.orders]\nbatch_row = 7", &[]).unwrap_err();
+        assert!(unknown.contains("the nearest known one is `outbox.orders.batch_rows`"), "{unknown}");
+    }
+
     #[test]
     fn a_registry_with_a_login_needs_both_halves_of_it() {
         let user = ("MILLRACE_REGISTRY__USER", "12");

@@ -35,6 +35,7 @@ async fn run(cli: Cli) -> Result<(), Exit> {
         Command::Check => commands::check::run(&global),
         Command::Migrate => commands::migrate::run(&config()?, &global).await,
         Command::Gateway => commands::roles::gateway(&config()?, &global).await,
+        Command::Relay(names) => commands::roles::relay(&config()?, &global, &names).await,
         Command::Registry => commands::roles::registry(&config()?).await,
         Command::Process(names) => commands::roles::process(&config()?, &global, &names).await,
         Command::Sink(names) => commands::roles::sink(&config()?, &global, &names).await,

@@ -12,11 +12,11 @@
 mod access;
 mod answer;
 mod body;
-mod cloudevent;
+pub(crate) mod cloudevent;
 mod contracts;
 mod jwt;
 mod metrics;
-mod prepare;
+pub(crate) mod prepare;
 mod publish;
 mod refusals;
 mod serve;

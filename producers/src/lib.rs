@@ -5,11 +5,13 @@
 pub mod client;
 pub mod gateway;
 pub mod oracle;
+pub mod outbox;
 pub mod registry;
 pub mod simulate;
 
 pub use client::{Client, Occurrence, SendError};
 pub use gateway::{Gateway, GatewayConfig, GatewayMetrics};
+pub use outbox::{Outbox, OutboxConfig, OutboxMetrics, Relay, RelayHandle};
 
 use millrace_stream::Migration;
 

@@ -52,6 +52,13 @@ pub async fn postgres_schema(config: &Config) -> Result<(), Exit> {
     })
 }
 
+/// On the local stack a service may use our own database. Elsewhere an outbox is its service's to make.
+pub async fn local_outbox(config: &Config) -> Result<(), Exit> {
+    let pool = config.postgres.connect().await?;
+    sqlx::raw_sql(millrace_outbox::SCHEMA).execute(&pool).await.map_err(Exit::failed)?;
+    Ok(())
+}
+
 /// Topics, subjects and ClickHouse; needs a registry that answers.
 pub async fn everything_else(config: &Config, global: &Global, contracts: &Contracts) -> Result<Migrated, Exit> {
     let admin = Admin::new(config.kafka.clone());

@@ -58,6 +58,8 @@ pub enum Command {
     Migrate,
     /// Role: take events by HTTP, and answer when the log has them
     Gateway,
+    /// Role: publish what services wrote into the outboxes of their databases
+    Relay(Names),
     /// Role: the schema registry (Confluent's HTTP API, kept in Postgres)
     Registry,
     /// Role: fold events into ClickHouse tables and Postgres projections, and erase whoever asks for it

@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, FutureExt, join_all, select_all};
 use millrace_processors::clickhouse::erasure::{self, Erasure, ErasureHandle, ErasureMetrics};
 use millrace_processors::clickhouse::{self, ClickHouse, ClickHouseConfig};
 use millrace_processors::postgres;
-use millrace_producers::{Gateway, GatewayMetrics};
+use millrace_producers::{Gateway, GatewayMetrics, Outbox, OutboxMetrics, Relay, RelayHandle, outbox};
 use millrace_schemas::registry::Registry;
 use millrace_schemas::{Contracts, without_password};
 use millrace_sinks::{Rules, Sink, SinkHandle};
@@ -112,6 +112,31 @@ pub async fn in_time(gateway: JoinHandle<bool>) -> Result<(), Exit> {
         Ok(false) => Err(Exit::late("the drain deadline passed; requests in hand were left without an answer")),
         Err(error) => Err(Exit::failed(error)),
     }
+}
+
+/// Stands on Kafka, the registry and the services' databases; of those one that is away keeps no other waiting.
+pub async fn relay(config: &Config, global: &Global, names: &Names) -> Result<(), Exit> {
+    let outboxes = chosen(config.outboxes()?, names)?;
+    let contracts = global.contracts()?;
+    let ops_port = listen_ops(config).await?;
+    let registry = config.registry.client()?;
+    registry.reachable().await.map_err(|error| Exit::unreachable("the schema registry", error))?;
+    let meters = Meters::register();
+    let relay = Relay::connect(outboxes, &config.kafka, &registry, contracts, &meters.outbox).await?;
+    let checks = vec![kafka_check(config), registry_check(&registry), outboxes_check(&relay)];
+    serve(vec![Running::Relay(relay.start())], Ops { metrics: meters.registry, checks }, ops_port).await
+}
+
+fn chosen(outboxes: Vec<Outbox>, names: &Names) -> Result<Vec<Outbox>, Exit> {
+    let known: Vec<String> = outboxes.iter().map(|outbox| outbox.name.clone()).collect();
+    if known.is_empty() {
+        return Err(Exit::usage("no outbox is configured: add [outbox.<name>] with `url` (docs/outbox.md)"));
+    }
+    if let Some(unknown) = names.names.iter().find(|name| !known.contains(name)) {
+        return Err(Exit::usage(format!("no such outbox: `{unknown}` (there are {})", known.join(", "))));
+    }
+    let wanted = |outbox: &Outbox| names.names.is_empty() || names.names.contains(&outbox.name);
+    Ok(outboxes.into_iter().filter(wanted).collect())
 }
 
 pub async fn process(config: &Config, global: &Global, names: &Names) -> Result<(), Exit> {
@@ -225,6 +250,14 @@ impl Base {
         serve_gateway(listener, config, &self.registry, self.contracts.clone(), metrics, stop).await
     }
 
+    /// Publishes what the outboxes hold, beside the other roles.
+    pub async fn start_relay(&self) -> Result<Running, Exit> {
+        let (config, contracts) = (&self.config, self.contracts.clone());
+        let outboxes = config.outboxes()?;
+        let relay = Relay::connect(outboxes, &config.kafka, &self.registry, contracts, &self.meters.outbox).await?;
+        Ok(Running::Relay(relay.start()))
+    }
+
     /// Runs a dead letter through its own pipeline again.
     ///
     /// # Errors
@@ -296,6 +329,7 @@ struct Meters {
     sinks: millrace_sinks::Metrics,
     client: millrace_producers::client::Metrics,
     gateway: GatewayMetrics,
+    outbox: OutboxMetrics,
 }
 
 impl Meters {
@@ -307,7 +341,8 @@ impl Meters {
         let sinks = millrace_sinks::Metrics::register(&mut registry);
         let client = millrace_producers::client::Metrics::register(&mut registry);
         let gateway = GatewayMetrics::register(&mut registry, client.clone());
-        Self { registry, stream, clickhouse, erasure, sinks, client, gateway }
+        let outbox = OutboxMetrics::register(&mut registry, client.clone());
+        Self { registry, stream, clickhouse, erasure, sinks, client, gateway, outbox }
     }
 }
 
@@ -316,6 +351,7 @@ pub enum Running {
     Pipeline(PipelineHandle),
     Erasure(ErasureHandle),
     Sink(SinkHandle),
+    Relay(RelayHandle),
 }
 
 impl Running {
@@ -324,6 +360,7 @@ impl Running {
             Self::Pipeline(handle) => handle.failed().boxed(),
             Self::Erasure(handle) => handle.failed().boxed(),
             Self::Sink(handle) => handle.failed().boxed(),
+            Self::Relay(handle) => handle.failed().boxed(),
         }
     }
 
@@ -332,6 +369,7 @@ impl Running {
             Self::Pipeline(handle) => handle.drain().await,
             Self::Erasure(handle) => handle.drain().await,
             Self::Sink(handle) => handle.drain().await,
+            Self::Relay(handle) => handle.drain().await,
         }
     }
 }
@@ -403,6 +441,14 @@ fn registry_check(registry: &Registry) -> (&'static str, Check) {
     check("registry", move || {
         let registry = registry.clone();
         async move { Ok(registry.reachable().await?) }
+    })
+}
+
+fn outboxes_check(relay: &Relay) -> (&'static str, Check) {
+    let databases = Arc::new(relay.databases());
+    check("outboxes", move || {
+        let databases = databases.clone();
+        async move { outbox::reachable(&databases).await }
     })
 }
 

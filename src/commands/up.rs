@@ -134,6 +134,7 @@ impl Platform {
         let config = Config::load_at(global, stack.addresses(), data_dir)?;
         let contracts = global.contracts()?;
         migrate::postgres_schema(&config).await?;
+        migrate::local_outbox(&config).await?;
         config.gateway.check().map_err(Exit::usage)?;
         let (serving, receiving) = (CancellationToken::new(), CancellationToken::new());
         let (ops_port, registry_port) =
@@ -142,7 +143,8 @@ impl Platform {
         let registry = roles::serve_registry(registry_port, config.postgres.connect().await?, &serving);
         migrate::everything_else(&config, global, &contracts).await?;
         let base = Base::connect(&config, global).await?;
-        let running = base.start_all(&roles::pipelines()).await?;
+        let mut running = base.start_all(&roles::pipelines()).await?;
+        running.push(base.start_relay().await?);
         let gateway = base.serve_gateway(gateway_port, &receiving).await?;
         let pool = base.pool.clone();
         let client = simulate::client(&config, &contracts).await?.with_metrics(base.client_metrics());

@@ -27,8 +27,11 @@ pub async fn answered<T>(
     }
 }
 
-/// The same of work that brings its own connection.
-pub(crate) async fn in_time<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+/// The same of work that brings its own connection, which is no use after an error.
+///
+/// # Errors
+/// [`Failure::Retry`] when there was no answer; it may have taken effect or not.
+pub async fn in_time<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::time::timeout(ANSWER_DEADLINE, work).await.unwrap_or_else(|_| Err(no_answer()))
 }
 

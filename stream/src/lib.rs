@@ -38,7 +38,7 @@ pub use admin::{Admin, GroupProgress, PartitionProgress, Topic};
 pub use consume::{Handler, Incoming, PipelineConfig};
 pub use crash::crash_at;
 pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetters};
-pub use deadline::answered;
+pub use deadline::{answered, in_time};
 pub use decode::Decoder;
 pub use failure::{Failure, Reason, Reject, why_it_stopped};
 pub use group::{DRAIN_DEADLINE, Pipeline, PipelineHandle, Spine};

@@ -1,4 +1,4 @@
-//! What README.md, docs/getting-started.md and docs/publishing.md tell a reader to type, typed.
+//! What README.md, docs/getting-started.md, docs/outbox.md and docs/publishing.md tell a reader to type, typed.
 //!
 //! A fenced block marked `sh` is run by a shell in the repository's root, in the order of the pages:
 //! - `make up` (also with ARGS) starts `up`, in place of the one that runs; other `make` targets and `tools/…`
@@ -30,7 +30,7 @@ struct Reader {
 impl Reader {
     fn new() -> Self {
         let clone = temporary();
-        for name in ["schemas", "processors", "sinks", "tools", "deploy"] {
+        for name in ["schemas", "outbox", "processors", "sinks", "tools", "deploy"] {
             symlink(Path::new(ROOT).join(name), clone.path().join(name)).unwrap();
         }
         for directory in ["docs", "target/release"] {
@@ -131,16 +131,17 @@ async fn every_command_that_the_pages_tell_to_type_works() {
     let mut reader = Reader::new();
     reader.read("README.md").await;
     reader.read("docs/publishing.md").await;
+    reader.read("docs/outbox.md").await;
     reader.read("docs/getting-started.md").await;
     assert_eq!(reader.up.take().unwrap().stop(), 0);
 }
 
 #[test]
 fn the_configuration_that_the_pages_show_is_one() {
-    for page in ["docs/getting-started.md", "docs/publishing.md"] {
+    for page in ["docs/getting-started.md", "docs/publishing.md", "docs/outbox.md"] {
         let text = std::fs::read_to_string(Path::new(ROOT).join(page)).unwrap();
         let shown = blocks(&text, "toml");
-        assert!(shown.len() > 1, "{page} has lost its configuration, or marks it otherwise");
+        assert!(!shown.is_empty(), "{page} has lost its configuration, or marks it otherwise");
         for configuration in shown {
             let project = temporary();
             std::fs::write(project.path().join("millrace.toml"), configuration).unwrap();

@@ -104,7 +104,7 @@ async fn answered(request: RequestBuilder) -> (u16, Value) {
 }
 
 /// Records in the order of their partitions: key and id.
-fn log(brokers: &str) -> Vec<(String, String)> {
+pub fn log(brokers: &str) -> Vec<(String, String)> {
     let format = "%k|%h\n";
     let out =
         run(Command::new("kcat").args(["-C", "-b", brokers, "-t", TOPIC, "-o", "beginning", "-e", "-q", "-f", format]));
@@ -114,6 +114,13 @@ fn log(brokers: &str) -> Vec<(String, String)> {
         (key.to_owned(), id.to_owned())
     };
     out.lines().filter(|line| line.contains("ce_id=")).map(record).collect()
+}
+
+/// Of the event with this id.
+pub fn headers(brokers: &str, id: Uuid) -> String {
+    let out =
+        run(Command::new("kcat").args(["-C", "-b", brokers, "-t", TOPIC, "-o", "beginning", "-e", "-q", "-f", "%h\n"]));
+    out.lines().find(|line| line.contains(&format!("ce_id={id}"))).unwrap_or_default().to_owned()
 }
 
 fn is_in_the_log(id: &Value) -> bool {

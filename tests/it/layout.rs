@@ -7,6 +7,7 @@ use std::path::Path;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("schemas", &[]),
     ("stream", &["schemas"]),
+    ("outbox", &[]),
     ("producers", &["schemas", "stream"]),
     ("processors", &["schemas", "stream"]),
     ("sinks", &["schemas", "stream"]),

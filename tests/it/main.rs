@@ -25,6 +25,7 @@ mod gateway;
 mod held_back;
 mod kills;
 mod layout;
+mod outbox;
 mod platform;
 mod rebuild;
 mod refusals;

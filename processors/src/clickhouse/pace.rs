@@ -28,8 +28,16 @@ impl Pace {
         Self { interval: Duration::from_secs(1) / inserts_per_second.max(1), next: Mutex::new(Instant::now()) }
     }
 
-    /// When an insert that is ready now may begin. Each has a turn of its own.
-    pub fn turn(&self, behind: bool) -> Instant {
+    /// Until an insert that is ready now may begin.
+    pub async fn wait_for_turn(&self, behind: bool) {
+        let turn = self.turn(behind);
+        if turn > Instant::now() {
+            tokio::time::sleep_until(turn).await; // which would let a tick pass in any case
+        }
+    }
+
+    /// Each insert has one of its own.
+    fn turn(&self, behind: bool) -> Instant {
         let now = Instant::now();
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let earliest = now.checked_sub(BURST).unwrap_or(now);

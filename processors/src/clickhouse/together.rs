@@ -146,7 +146,7 @@ impl Queue {
     async fn take_turn<S: Inserting>(self: Arc<Self>, server: Arc<S>) {
         let _turn = self.turn.lock().await;
         let Some(behind) = self.waiting().first().map(|waiting| waiting.insert.is_behind()) else { return };
-        tokio::time::sleep_until(self.road.pace.turn(behind)).await;
+        self.road.pace.wait_for_turn(behind).await;
         let Ok(_under_way) = self.road.under_way.acquire().await else { return };
         let (inserts, answers): (Vec<_>, Vec<_>) =
             self.next().into_iter().map(|next| (next.insert, next.answer)).unzip();

@@ -14,7 +14,7 @@ use std::fmt;
 /// Of one request: an answer lists each, and the Kafka client's queue holds a hundred times as many.
 pub(super) const BATCH_EVENTS_MAX: usize = 1000;
 /// Of one attribute: they travel as headers of the record, with every event.
-const ATTRIBUTE_BYTES_MAX: usize = 1024;
+pub(crate) const ATTRIBUTE_BYTES_MAX: usize = 1024;
 
 /// How a request holds its events (CloudEvents HTTP protocol binding 1.0.2, section 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(super) enum Mode {
 
 /// One event as it was sent.
 #[derive(Default, Debug)]
-pub(super) struct Submitted<'a> {
+pub(crate) struct Submitted<'a> {
     values: [Option<Cow<'a, str>>; NAMES.len()],
     pub data: Option<Data<'a>>,
     /// What was wrong before any contract was asked.
@@ -34,7 +34,7 @@ pub(super) struct Submitted<'a> {
 }
 
 #[derive(Debug)]
-pub(super) enum Data<'a> {
+pub(crate) enum Data<'a> {
     Json(&'a str),
     Avro(Cow<'a, [u8]>),
 }
@@ -105,7 +105,7 @@ pub(super) fn trace(headers: &HeaderMap) -> Trace<'_> {
     (text("traceparent"), text("tracestate"))
 }
 
-pub(super) type Trace<'a> = (Option<&'a str>, Option<&'a str>);
+pub(crate) type Trace<'a> = (Option<&'a str>, Option<&'a str>);
 
 /// The attributes are headers, and the body is the data.
 fn binary<'a>(headers: &'a HeaderMap, body: &'a [u8]) -> Submitted<'a> {
@@ -175,7 +175,7 @@ impl<'a> Submitted<'a> {
     }
 
     /// `None` is something else than text.
-    fn set(&mut self, name: &str, value: Option<Cow<'a, str>>) {
+    pub fn set(&mut self, name: &str, value: Option<Cow<'a, str>>) {
         let Some(at) = NAMES.iter().position(|known| *known == name) else {
             let name: String = name.chars().take(64).collect();
             return self.wrong(

@@ -18,7 +18,7 @@ use uuid::Uuid;
 const TRACEPARENT_BYTES: usize = 55;
 
 /// How events of each type are written, and where they go.
-pub(super) struct Routes {
+pub(crate) struct Routes {
     pub contracts: Arc<Contracts>,
     routes: HashMap<String, Route>,
 }
@@ -38,7 +38,7 @@ struct Writer {
 }
 
 /// A record, ready for the log.
-pub(super) struct Prepared<'a> {
+pub(crate) struct Prepared<'a> {
     /// As it was sent: by it the sender finds the answer.
     pub id: String,
     pub topic: String,
@@ -68,22 +68,35 @@ impl Routes {
         Ok(Self { contracts, routes })
     }
 
-    pub fn prepare<'a>(&self, mut event: Submitted<'a>, principal: &Principal, trace: Trace<'a>) -> Ready<'a> {
+    pub(super) fn prepare<'a>(&self, event: Submitted<'a>, principal: &Principal, trace: Trace<'a>) -> Ready<'a> {
         let id = event.get("id").map(|id| id.to_string());
-        let route = event.get("type").and_then(|event_type| self.routes.get(event_type.as_ref()));
+        let route = self.route(&event);
         let event_type = route.map(|route| route.contract.event_type.clone());
         let refused =
             |status, errors, message| Box::new(Verdict { id, status, errors, message, event_type, conflict: false });
-        let Some(route) = route else {
-            identity(&mut event);
-            event.wrong("/type", &self.known_types(&event), &quoted(event.get("type")));
-            return Err(refused(Status::Invalid, event.violations, None));
-        };
-        if !principal.may_publish(&route.contract.topic) {
-            let message = format!("the scopes don't cover `publish:{}`", route.contract.topic);
+        if let Some(topic) = route.map(|route| &route.contract.topic).filter(|topic| !principal.may_publish(topic)) {
+            let message = format!("the scopes don't cover `publish:{topic}`");
             return Err(refused(Status::Unauthorized, vec![], Some(message)));
         }
-        route.prepare(event, trace).map_err(|violations| refused(Status::Invalid, violations, None))
+        self.prepare_trusted(event, trace).map_err(|violations| refused(Status::Invalid, violations, None))
+    }
+
+    /// The same for a source that may publish everything.
+    pub fn prepare_trusted<'a>(
+        &self,
+        mut event: Submitted<'a>,
+        trace: Trace<'a>,
+    ) -> Result<Prepared<'a>, Vec<Violation>> {
+        if let Some(route) = self.route(&event) {
+            return route.prepare(event, trace);
+        }
+        identity(&mut event);
+        event.wrong("/type", &self.known_types(&event), &quoted(event.get("type")));
+        Err(event.violations)
+    }
+
+    fn route(&self, event: &Submitted<'_>) -> Option<&Route> {
+        event.get("type").and_then(|event_type| self.routes.get(event_type.as_ref()))
     }
 
     fn known_types(&self, event: &Submitted<'_>) -> String {
