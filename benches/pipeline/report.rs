@@ -10,7 +10,7 @@ use std::process::Command;
 pub type Figures = BTreeMap<&'static str, f64>;
 
 /// Columns of the table, and what is written above them. One that nothing was measured for is left out.
-const COLUMNS: [(&str, &str); 20] = [
+const COLUMNS: [(&str, &str); 25] = [
     ("ratio", "ratio"),
     ("views_ms", "through views ms"),
     ("plain_ms", "plain tables ms"),
@@ -24,6 +24,11 @@ const COLUMNS: [(&str, &str); 20] = [
     ("events_per_s", "events/s"),
     ("client_cpu_s_per_million", "client CPU s/M"),
     ("clickhouse_cpu_s_per_million", "ClickHouse CPU s/M"),
+    ("clickhouse_cpu_s_per_million_with_merges", "with merges s/M"),
+    ("inserts", "inserts"),
+    ("parts_inserted", "parts"),
+    ("inserted_bytes", "bytes inserted"),
+    ("inserted_bytes_on_disk", "bytes on disk"),
     ("postgres_cpu_s_per_million", "Postgres CPU s/M"),
     ("kafka_cpu_s_per_million", "Kafka CPU s/M"),
     ("rss_median_mb", "median RSS MB"),

@@ -280,9 +280,12 @@ impl<B> Batch<B> {
         self.oldest = self.oldest.min(record.timestamp).or(self.oldest).or(record.timestamp);
     }
 
-    /// When the first of its events was logged, where the log tells.
+    /// When the newest of its records was logged, where the log tells; not said of a replayed dead letter.
     pub fn logged_at(&self) -> Option<DateTime<Utc>> {
-        self.oldest
+        match &self.purpose {
+            Purpose::Advance { reached_at, .. } => *reached_at,
+            Purpose::Replay { .. } => None,
+        }
     }
 
     /// The range, as `(from, to)` with `to` excluded; none for a replayed dead letter.

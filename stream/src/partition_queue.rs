@@ -22,6 +22,8 @@ use std::thread::Thread;
 
 /// For some dozens of records; each partition has about so much beyond what it holds.
 const SPACE_BYTES: usize = 32 << 10;
+/// A larger record has a space of its own: it would leave much of the shared one unused, or make it grow for good.
+const SHARING_BYTES_MAX: usize = SPACE_BYTES / 8;
 
 /// Set by the client when the queue gets its first record, and wakes the thread that takes from it.
 pub(crate) struct Ready {
@@ -162,6 +164,8 @@ unsafe fn record(message: *mut c::rd_kafka_message_t, topic: &Arc<str>, space: &
     let found = unsafe { &*message };
     // SAFETY: key and payload have their lengths where they are not null, and live as long as the message.
     let (key, value) = unsafe { (bytes(found.key, found.key_len), bytes(found.payload, found.len)) };
+    let mut own = BytesMut::new();
+    let space = if found.key_len + found.len > SHARING_BYTES_MAX { &mut own } else { space };
     // SAFETY: the message is alive.
     let builder = unsafe { headers::copy(message, RecordBuilder::new(space, key, value)) };
     // SAFETY: the same. One without a time says -1.

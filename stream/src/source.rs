@@ -15,7 +15,7 @@ const TOLD_EVERY: usize = 64 << 10;
 pub(crate) struct Limits {
     pub rows: usize,
     pub bytes: usize,
-    /// From its first record on, as long as somebody waits for it.
+    /// From its first record on; then until somebody waits for it.
     pub linger: Duration,
 }
 
@@ -63,10 +63,13 @@ impl<S: Source> Puller<S> {
         let record = match (self.held.take().or_else(|| self.source.ready()), filling.deadline()) {
             (Some(record), _) => Some(record),
             (None, None) => self.source.next().await,
-            (None, Some(deadline)) => match self.next_until_wanted(deadline).await {
-                Some(record) => Some(record),
-                None => return Pulled::Full,
-            },
+            (None, Some(deadline)) => {
+                filling.tell();
+                match self.next_until_wanted(deadline).await {
+                    Some(record) => Some(record),
+                    None => return Pulled::Full,
+                }
+            }
         };
         filling.begin();
         match record {
@@ -172,9 +175,14 @@ impl Filling {
         }
     }
 
+    /// Before it may have to wait for long: of many such batches, what is untold would be much.
+    fn tell(&mut self) {
+        self.held.take(std::mem::take(&mut self.untold));
+    }
+
     /// What the batch weighs, to be held as long as it is.
     pub fn into_held(mut self) -> Held {
-        self.held.take(self.untold);
+        self.tell();
         self.held
     }
 }

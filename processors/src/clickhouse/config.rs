@@ -22,8 +22,9 @@ pub struct ClickHouseConfig {
     /// Replicated tables over the cluster that the servers' own configuration calls so; without it, one server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
-    /// Inserts that begin each second, all tables together, about: the more tables are busy, the longer their rows
-    /// wait for company (5 s at most). A third as many while what is inserted is more than five seconds behind.
+    /// Inserts that a process begins each second, all tables together, about, after a burst of a second's: the more
+    /// tables are busy, the longer each waits for its turn and more rows (5 s at most). A third as many while what is
+    /// inserted is more than five seconds behind. Repeats and rebuilds have no turns.
     pub inserts_per_second: u32,
     /// How long one insert or one question may take.
     pub request_timeout_ms: u64,

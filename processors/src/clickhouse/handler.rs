@@ -147,7 +147,7 @@ impl ClickHouse {
         Ok(planned)
     }
 
-    /// Begins at once.
+    /// Is queued at once.
     fn insert(
         &self,
         block: &Block<'_>,

@@ -1,7 +1,7 @@
 //! Contract → table and view: names, columns, sort key, settings, as SQL. Never talks to a server.
 
 use super::column::{self, Field, quote, text_literal};
-use super::topology::{Layer, Topology};
+use super::topology::{Kept, Layer, Topology};
 use apache_avro::Schema;
 use millrace_schemas::compatibility::{self, Mode};
 use millrace_schemas::{Contract, Contracts};
@@ -263,7 +263,7 @@ impl Table {
     /// is deterministic from the event, so that a repeated event meets its first copy and replaces it.
     fn create(&self, layer: &Layer) -> String {
         let columns: Vec<_> = self.columns.iter().map(|column| format!("    {}", column.definition())).collect();
-        let settings: Vec<_> = layer.settings.iter().map(|(name, least)| format!("{name} = {least}")).collect();
+        let settings: Vec<_> = layer.settings.iter().map(|kept| format!("{} = {}", kept.name, kept.value)).collect();
         let rows = match settings.is_empty() {
             true => String::new(),
             false => format!(
@@ -331,8 +331,8 @@ impl Table {
         if found.comment != self.doc {
             changes.push(format!("modify comment {}", comment(&self.doc)));
         }
-        let behind = layer.settings.iter().filter(|(name, least)| found.setting(name) < *least);
-        changes.extend(behind.map(|(name, least)| format!("modify setting {name} = {least}")));
+        let behind = layer.settings.iter().filter(|kept| found.setting(kept.name) < kept.least);
+        changes.extend(behind.map(|kept| format!("modify setting {} = {}", kept.name, kept.value)));
         let alter = format!("alter table {}.{}{}", layer.database, quote(self.stored_as()), self.topology.on_cluster());
         Ok(changes.iter().map(|change| format!("{alter} {change}")).collect())
     }
@@ -401,8 +401,8 @@ impl Table {
         let Some(found) = found.get(&name) else {
             return Some(format!("{name} does not exist: run `millrace migrate`"));
         };
-        let behind = layer.settings.iter().find(|(setting, least)| found.setting(setting) < *least);
-        let behind = behind.map(|(setting, least)| {
+        let behind = layer.settings.iter().find(|kept| found.setting(kept.name) < kept.least);
+        let behind = behind.map(|Kept { name: setting, least, .. }| {
             let is = found.setting(setting);
             format!("{name} has {setting} = {is}, at least {least} is needed: run `millrace migrate`")
         });
@@ -654,7 +654,7 @@ mod tests {
             old.comment = "?".into();
             old.columns[0].comment = "?".into();
             old.engine_full = "ReplacingMergeTree SETTINGS non_replicated_deduplication_window = 100, \
-                               min_age_to_force_merge_seconds = 172800, x = 20000"
+                               min_age_to_force_merge_seconds = 3600, x = 20000"
                 .into();
         });
         let expected = [

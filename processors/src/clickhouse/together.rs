@@ -23,8 +23,8 @@ const UNDER_WAY_MAX: usize = 4;
 /// and far beyond what makes an insert's own costs count. One block may have more.
 const BYTES_MAX: usize = 32 << 20;
 
-/// Rows that were logged so long ago come from behind: nobody sees them any sooner for being inserted at once, and all
-/// are through sooner in larger inserts.
+/// Batches whose newest record was logged so long ago come from behind: nobody gains by being early among them, and
+/// all are through sooner in larger inserts.
 const BEHIND: TimeDelta = TimeDelta::seconds(5);
 
 /// Rows of one table, ready to be sent.
@@ -39,7 +39,7 @@ pub(super) struct Insert {
     pub token: Option<String>,
     /// The latest `occurred_at`, in microseconds since 1970.
     pub newest: i64,
-    /// When the first of them was logged, where the log tells.
+    /// When the newest record of its batch was logged, where the log tells.
     pub logged_at: Option<DateTime<Utc>>,
 }
 
@@ -113,7 +113,7 @@ impl<S: Inserting> Together<S> {
         &self.server
     }
 
-    /// Begins at once, and is done when the server has it. An error may be one after the fact, and somebody else's: the
+    /// Is queued at once, and done when the server has it. An error may be one after the fact, and somebody else's: the
     /// rows of this one may be there.
     pub fn insert(&self, insert: Insert) -> impl Future<Output = Result<(), Failure>> + use<S> {
         let queue = self.queue(&insert.statement);
@@ -145,7 +145,7 @@ impl Queue {
     /// There are as many as inserts, and each takes one at least, if those before have left any.
     async fn take_turn<S: Inserting>(self: Arc<Self>, server: Arc<S>) {
         let _turn = self.turn.lock().await;
-        let Some(behind) = self.waiting().first().map(|waiting| waiting.insert.is_behind()) else { return };
+        let Some(behind) = self.first(Insert::is_behind) else { return };
         self.road.pace.wait_for_turn(behind).await;
         let Ok(_under_way) = self.road.under_way.acquire().await else { return };
         let (inserts, answers): (Vec<_>, Vec<_>) =
@@ -155,6 +155,13 @@ impl Queue {
         for answer in answers {
             let _ = answer.send(copy(&inserted)); // it may wait no more
         }
+    }
+
+    /// What is asked of the first insert that somebody waits for.
+    fn first<T>(&self, ask: fn(&Insert) -> T) -> Option<T> {
+        let mut waiting = self.waiting();
+        waiting.retain(|waiting| !waiting.answer.is_closed());
+        waiting.first().map(|waiting| ask(&waiting.insert))
     }
 
     /// The first that waits, and of those behind it as many as fit. Who gave up is left out.

@@ -30,12 +30,30 @@ const WINDOW: u64 = 10_000;
 /// A weekend's outage, and then some. The default is an hour, which would end before most outages do.
 const WINDOW_SECONDS: u64 = 7 * 24 * 60 * 60;
 
-/// A month that nobody has written to for so long becomes one part, whatever its size: within one part no event is
-/// there twice, so views read it as fast as any table. Late events begin the day anew.
-const MERGED_AFTER_SECONDS: u64 = 24 * 60 * 60;
+/// A month that nobody has written to for so long becomes one part: within one part no event is there twice, so views
+/// read it as fast as any table. Late events begin the day anew.
+const MERGED_AFTER: Kept = Kept::or_another("min_age_to_force_merge_seconds", 24 * 60 * 60);
+const WHOLE_MONTHS: Kept = Kept::at_least("min_age_to_force_merge_on_partition_only", 1);
 
-/// The least that a table's setting must be.
-pub(super) type Least = (&'static str, u64);
+/// A setting of a table that holds rows.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub name: &'static str,
+    /// What a table is made with, and brought to where it has less than will do.
+    pub value: u64,
+    pub least: u64,
+}
+
+impl Kept {
+    const fn at_least(name: &'static str, value: u64) -> Self {
+        Self { name, value, least: value }
+    }
+
+    /// Somebody may choose another value; none is the server's own default.
+    const fn or_another(name: &'static str, value: u64) -> Self {
+        Self { name, value, least: 1 }
+    }
+}
 
 /// A request's setting.
 pub(super) type Setting = (&'static str, &'static str);
@@ -49,7 +67,7 @@ pub(super) struct Layer {
     /// As a create statement says it, and `system.tables` after it.
     pub engine: String,
     /// Only a table that holds rows has any.
-    pub settings: &'static [Least],
+    pub settings: &'static [Kept],
 }
 
 impl Topology {
@@ -76,11 +94,9 @@ impl Topology {
                 database: RAW,
                 kind: "ReplacingMergeTree",
                 engine: "ReplacingMergeTree".into(),
-                settings: &[
-                    ("non_replicated_deduplication_window", WINDOW),
-                    ("min_age_to_force_merge_seconds", MERGED_AFTER_SECONDS),
-                    ("min_age_to_force_merge_on_partition_only", 1),
-                ],
+                settings: const {
+                    &[Kept::at_least("non_replicated_deduplication_window", WINDOW), MERGED_AFTER, WHOLE_MONTHS]
+                },
             }],
             Self::Cluster(name) => vec![replicated(table), distributed(name, table)],
         }
@@ -164,12 +180,14 @@ fn replicated(table: &str) -> Layer {
         database: LOCAL,
         kind: "ReplicatedReplacingMergeTree",
         engine: format!("ReplicatedReplacingMergeTree('/clickhouse/tables/{{shard}}/{LOCAL}/{table}', '{{replica}}')"),
-        settings: &[
-            ("replicated_deduplication_window", WINDOW),
-            ("replicated_deduplication_window_seconds", WINDOW_SECONDS),
-            ("min_age_to_force_merge_seconds", MERGED_AFTER_SECONDS),
-            ("min_age_to_force_merge_on_partition_only", 1),
-        ],
+        settings: const {
+            &[
+                Kept::at_least("replicated_deduplication_window", WINDOW),
+                Kept::at_least("replicated_deduplication_window_seconds", WINDOW_SECONDS),
+                MERGED_AFTER,
+                WHOLE_MONTHS,
+            ]
+        },
     }
 }
 
