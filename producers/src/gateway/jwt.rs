@@ -12,7 +12,7 @@ mod keys;
 
 use super::access::{Denied, Hash, Principal, Way};
 use super::window::Window;
-use issuer::{Issuer, is_safe};
+use issuer::Issuer;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, Validation};
 use keys::{Keys, Known};
@@ -83,8 +83,8 @@ impl JwtConfig {
         }
         for (key, url) in [("issuer", &self.issuer), ("jwks_url", &self.jwks_url)] {
             let needed = key == "jwks_url" || self.jwks_url.is_empty();
-            if needed && !url.is_empty() && !is_safe(url) {
-                return Err(format!("`{key}` is no https URL: on the way anybody could put keys of their own there"));
+            if needed && !url.is_empty() {
+                issuer::check(url).map_err(|reason| format!("`{key}` {reason}"))?;
             }
         }
         if self.algorithms.is_empty() || self.scope_claim.is_empty() || self.principal_claim.is_empty() {
@@ -562,6 +562,10 @@ mod tests {
         assert!(wrong(|config| config.audience.clear()).contains("`audience` is empty"));
         assert!(wrong(|config| config.issuer = "http://id.example".into()).contains("`issuer` is no https URL"));
         assert!(wrong(|config| config.jwks_url = "http://id.example/k".into()).contains("`jwks_url` is no https URL"));
+        assert!(
+            wrong(|config| config.jwks_url = "https://a:b@id.example/".into()).contains("`jwks_url` holds a login")
+        );
+        assert!(wrong(|config| config.issuer = "https://a@id.example".into()).contains("`issuer` holds a login"));
         assert!(wrong(|config| config.algorithms.clear()).contains("can't be empty"));
         assert!(wrong(|config| config.leeway_s = 3600).contains("`leeway_s` is 3600"));
         let local = JwtConfig { issuer: "me".into(), jwks_url: "http://127.0.0.1:1/keys".into(), ..config() };
