@@ -33,7 +33,7 @@ pub(super) enum Status {
     Invalid,
     /// The scopes of the key or token don't cover its topic.
     Unauthorized,
-    /// The principal published as much as it may for now. Send it again with the same id.
+    /// The principal published as much as it may for now. Send it and what follows again with the same ids.
     Throttled,
     /// The log did not answer in time: it may be there or not. Send it again with the same id.
     Retry,
