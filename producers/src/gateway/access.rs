@@ -62,6 +62,17 @@ pub(super) enum Way {
     Open,
 }
 
+impl Way {
+    /// As it is logged.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Token => "token",
+            Self::Open => "open",
+        }
+    }
+}
+
 /// Why a caller is not let in. Senders hear little of it, operators all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Denied {

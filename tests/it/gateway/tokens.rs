@@ -139,7 +139,7 @@ async fn a_token_that_is_not_good_here_is_told_so_and_no_more_and_the_operator_w
     assert_eq!(answer.headers()["www-authenticate"], "Bearer error=\"insufficient_scope\"");
     let is_audited = async || {
         let log = door.role.log();
-        log.lines().any(|line| ["refused", "scope", "python", TOPIC].iter().all(|word| line.contains(word)))
+        log.lines().any(|line| ["refused", "scope", "python", "token", TOPIC].iter().all(|word| line.contains(word)))
     };
     eventually("it is logged who wanted what", is_audited).await;
     assert_eq!(door.role.stop(), 0);
