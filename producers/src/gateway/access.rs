@@ -83,6 +83,8 @@ pub(super) enum Denied {
     TokenAlgorithm,
     /// No such key is published.
     TokenSigner,
+    /// No such key was published when the issuer was asked, which was too lately to ask again: it may be a new one.
+    TokenSignerUnsure,
     TokenSignature,
     TokenExpired,
     TokenNotYetValid,
@@ -103,6 +105,7 @@ impl Denied {
             Self::TokenMalformed => "token_malformed",
             Self::TokenAlgorithm => "token_algorithm",
             Self::TokenSigner => "token_signer",
+            Self::TokenSignerUnsure => "token_signer_unsure",
             Self::TokenSignature => "token_signature",
             Self::TokenExpired => "token_expired",
             Self::TokenNotYetValid => "token_not_yet_valid",

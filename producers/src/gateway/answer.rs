@@ -2,6 +2,7 @@
 
 use super::access::Denied;
 use super::body::Held;
+use super::jwt::ASK_AGAIN;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -190,6 +191,10 @@ impl Problem {
                 let detail = "the issuer of tokens does not answer, so nobody can tell whether this one is good";
                 return Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).not_before(RETRY_LATER);
             }
+            Denied::TokenSignerUnsure => {
+                let detail = "the key of the token is not known yet, and its issuer was asked just now: try again";
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).not_before(ASK_AGAIN.as_secs());
+            }
             _ => ("the token is not valid here: have its issuer make one for this service", INVALID_TOKEN),
         };
         let header = Some((header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge)));
@@ -248,6 +253,16 @@ mod tests {
         let conflict = Verdict { conflict: true, ..verdict(Invalid) };
         assert_eq!(for_one(&[conflict]).status, StatusCode::CONFLICT);
         assert_eq!(for_one(&[verdict(Accepted)]).body, r#"{"id":null,"status":"accepted"}"#);
+    }
+
+    #[test]
+    fn whose_token_may_be_good_hears_when_to_come_again_and_not_that_it_is_wrong() {
+        for (denied, seconds) in [(Denied::IssuerAway, "5"), (Denied::TokenSignerUnsure, "10")] {
+            let response = Problem::denied(denied).into_response();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.headers()[header::RETRY_AFTER], seconds, "{denied:?}");
+        }
+        assert_eq!(Problem::denied(Denied::TokenSigner).status(), StatusCode::UNAUTHORIZED);
     }
 
     #[tokio::test]
