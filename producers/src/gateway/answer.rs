@@ -186,6 +186,8 @@ impl Problem {
         let (detail, challenge) = match denied {
             Denied::NoCredential => (NO_CREDENTIAL, "Bearer"),
             Denied::UnknownKey => ("the key is not known here", "Bearer"),
+            // RFC 6750, section 3.1: who brings one hears that it is wrong.
+            Denied::UnknownBearer => ("neither a key that is known here nor a token", INVALID_TOKEN),
             Denied::TokenExpired => ("the token has expired: have its issuer make a new one", EXPIRED),
             Denied::IssuerAway => {
                 let detail = "the issuer of tokens does not answer, so nobody can tell whether this one is good";
