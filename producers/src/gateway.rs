@@ -149,7 +149,7 @@ struct Shared {
 impl Shared {
     async fn principal(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Problem> {
         self.access.principal(headers).await.map_err(|denied| {
-            let refusal = Refusal { reason: denied.word(), principal: "", topic: "", events: 0 };
+            let refusal = Refusal { reason: denied.word(), principal: "", way: "", topic: "", events: 0 };
             self.refusals.note(&refusal, &self.metrics);
             Problem::denied(denied)
         })
@@ -258,7 +258,8 @@ fn count(shared: &Shared, principal: &Principal, verdicts: &[Verdict]) {
         let Some(first) = refused.next() else { continue };
         let contract = first.event_type.as_deref().and_then(|event_type| shared.routes.contracts.get(event_type));
         let topic = contract.map_or("", |contract| &contract.topic);
-        let refusal = Refusal { reason, principal: &principal.name, topic, events: 1 + refused.count() };
+        let (name, way, events) = (&principal.name, principal.way.word(), 1 + refused.count());
+        let refusal = Refusal { reason, principal: name, way, topic, events };
         shared.refusals.note(&refusal, &shared.metrics);
     }
 }

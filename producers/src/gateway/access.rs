@@ -62,16 +62,31 @@ pub(super) enum Way {
     Open,
 }
 
+impl Way {
+    /// As it is logged.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Token => "token",
+            Self::Open => "open",
+        }
+    }
+}
+
 /// Why a caller is not let in. Senders hear little of it, operators all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Denied {
     NoCredential,
     UnknownKey,
+    /// Where tokens are taken: neither a key that is known nor in the form of a token.
+    UnknownBearer,
     TokenMalformed,
     /// One that is not taken, or not of the key that it names.
     TokenAlgorithm,
     /// No such key is published.
     TokenSigner,
+    /// No such key was published when the issuer was asked, which was too lately to ask again: it may be a new one.
+    TokenSignerUnsure,
     TokenSignature,
     TokenExpired,
     TokenNotYetValid,
@@ -88,10 +103,11 @@ impl Denied {
     pub fn word(self) -> &'static str {
         match self {
             Self::NoCredential => "no_credential",
-            Self::UnknownKey => "unknown_key",
+            Self::UnknownKey | Self::UnknownBearer => "unknown_key",
             Self::TokenMalformed => "token_malformed",
             Self::TokenAlgorithm => "token_algorithm",
             Self::TokenSigner => "token_signer",
+            Self::TokenSignerUnsure => "token_signer_unsure",
             Self::TokenSignature => "token_signature",
             Self::TokenExpired => "token_expired",
             Self::TokenNotYetValid => "token_not_yet_valid",
@@ -149,6 +165,7 @@ impl Access {
         }
         match &self.tokens {
             Some(tokens) if is_bearer && is_token(credential) => tokens.principal(credential, hash).await,
+            Some(_) if is_bearer => Err(Denied::UnknownBearer),
             _ => Err(Denied::UnknownKey),
         }
     }
@@ -228,6 +245,7 @@ impl Principal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::JwtConfig;
 
     fn config(keys: &[(&str, &str, &str)]) -> GatewayConfig {
         let key = |(name, key, scope): &(&str, &str, &str)| {
@@ -255,6 +273,22 @@ mod tests {
             assert_eq!(who(&access, "authorization", wrong).await, Err(Denied::UnknownKey), "{wrong}");
         }
         assert_eq!(access.principal(&HeaderMap::new()).await.unwrap_err(), Denied::NoCredential);
+    }
+
+    #[tokio::test]
+    async fn where_tokens_are_taken_a_bearer_of_no_kind_is_a_wrong_token() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let jwt =
+            JwtConfig { issuer: "https://id.example".into(), audience: "millrace".into(), ..JwtConfig::default() };
+        let access = Access::of(&GatewayConfig { jwt, ..config(&[("shop", "sesame", "publish:shop.*")]) }).unwrap();
+        assert_eq!(who(&access, "authorization", "Bearer sesame").await, Ok("shop".to_owned()));
+        let long = format!("Bearer {}.b.c", "a".repeat(CREDENTIAL_BYTES_MAX));
+        for bearer in ["Bearer sesam", "Bearer ", &long] {
+            assert_eq!(who(&access, "authorization", bearer).await, Err(Denied::UnknownBearer), "{bearer}");
+        }
+        for (name, value) in [("x-api-key", "sesam"), ("x-api-key", "a.b.c"), ("authorization", "Basic sesame")] {
+            assert_eq!(who(&access, name, value).await, Err(Denied::UnknownKey), "{value}");
+        }
     }
 
     #[tokio::test]

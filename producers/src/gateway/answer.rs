@@ -2,6 +2,7 @@
 
 use super::access::Denied;
 use super::body::Held;
+use super::jwt::ASK_AGAIN;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -33,7 +34,7 @@ pub(super) enum Status {
     Invalid,
     /// The scopes of the key or token don't cover its topic.
     Unauthorized,
-    /// The principal published as much as it may for now. Send it again with the same id.
+    /// The principal published as much as it may for now. Send it and what follows again with the same ids.
     Throttled,
     /// The log did not answer in time: it may be there or not. Send it again with the same id.
     Retry,
@@ -185,10 +186,16 @@ impl Problem {
         let (detail, challenge) = match denied {
             Denied::NoCredential => (NO_CREDENTIAL, "Bearer"),
             Denied::UnknownKey => ("the key is not known here", "Bearer"),
+            // RFC 6750, section 3.1: who brings one hears that it is wrong.
+            Denied::UnknownBearer => ("neither a key that is known here nor a token", INVALID_TOKEN),
             Denied::TokenExpired => ("the token has expired: have its issuer make a new one", EXPIRED),
             Denied::IssuerAway => {
                 let detail = "the issuer of tokens does not answer, so nobody can tell whether this one is good";
                 return Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).not_before(RETRY_LATER);
+            }
+            Denied::TokenSignerUnsure => {
+                let detail = "the key of the token is not known yet, and its issuer was asked just now: try again";
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).not_before(ASK_AGAIN.as_secs());
             }
             _ => ("the token is not valid here: have its issuer make one for this service", INVALID_TOKEN),
         };
@@ -248,6 +255,16 @@ mod tests {
         let conflict = Verdict { conflict: true, ..verdict(Invalid) };
         assert_eq!(for_one(&[conflict]).status, StatusCode::CONFLICT);
         assert_eq!(for_one(&[verdict(Accepted)]).body, r#"{"id":null,"status":"accepted"}"#);
+    }
+
+    #[test]
+    fn whose_token_may_be_good_hears_when_to_come_again_and_not_that_it_is_wrong() {
+        for (denied, seconds) in [(Denied::IssuerAway, "5"), (Denied::TokenSignerUnsure, "10")] {
+            let response = Problem::denied(denied).into_response();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.headers()[header::RETRY_AFTER], seconds, "{denied:?}");
+        }
+        assert_eq!(Problem::denied(Denied::TokenSigner).status(), StatusCode::UNAUTHORIZED);
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ mod keys;
 
 use super::access::{Denied, Hash, Principal, Way};
 use super::window::Window;
-use issuer::{Issuer, is_safe};
+use issuer::Issuer;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, Validation};
 use keys::{Keys, Known};
@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
+
+pub(super) use keys::ASK_AGAIN;
 
 /// Verified tokens that are remembered, so that their next request costs a lookup.
 const VERIFIED_MAX: usize = 20_000;
@@ -83,8 +85,8 @@ impl JwtConfig {
         }
         for (key, url) in [("issuer", &self.issuer), ("jwks_url", &self.jwks_url)] {
             let needed = key == "jwks_url" || self.jwks_url.is_empty();
-            if needed && !url.is_empty() && !is_safe(url) {
-                return Err(format!("`{key}` is no https URL: on the way anybody could put keys of their own there"));
+            if needed && !url.is_empty() {
+                issuer::check(url).map_err(|reason| format!("`{key}` {reason}"))?;
             }
         }
         if self.algorithms.is_empty() || self.scope_claim.is_empty() || self.principal_claim.is_empty() {
@@ -223,7 +225,7 @@ fn denied(error: &Error) -> Denied {
 
 #[cfg(test)]
 mod tests {
-    use super::keys::{ASK_AGAIN, FRESH};
+    use super::keys::FRESH;
     use super::*;
     use base64::Engine;
     use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -387,7 +389,7 @@ mod tests {
         assert!(principal.name == "app" && principal.may_publish("a.b.v1") && !principal.may_publish("shop.order.v1"));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_token_with_any_flaw_lets_nobody_in() {
         let (key, edwards, strange) = (Key::es256("a"), Key::ed25519("e"), Key::es256("a"));
         let (tokens, _) = issuer(&config(), &[&key, &edwards]);
@@ -442,11 +444,12 @@ mod tests {
         ];
         for (flaw, token, denied) in cases {
             assert_eq!(who(&tokens, &token).await.err(), Some(denied), "{flaw}");
+            tokio::time::advance(ASK_AGAIN).await;
         }
         assert!(who(&tokens, &key.token(&good)).await.is_ok());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_shared_secret_among_the_keys_signs_nothing() {
         let key = Key::es256("a");
         let (tokens, published) = issuer(&config(), &[]);
@@ -457,6 +460,7 @@ mod tests {
         for kid in ["s", "e"] {
             let token = key.token_with(&json!({ "alg": "ES256", "kid": kid }), &claims(&json!({})));
             assert_eq!(who(&tokens, &token).await.err(), Some(Denied::TokenSigner), "{kid}");
+            tokio::time::advance(ASK_AGAIN).await;
         }
         let nameless = key.token_with(&json!({ "alg": "ES256" }), &claims(&json!({})));
         assert!(who(&tokens, &nameless).await.is_ok(), "only one key can be meant");
@@ -474,7 +478,8 @@ mod tests {
             for n in 0..1000 {
                 let header = json!({ "alg": "ES256", "kid": format!("{times}-{n}") });
                 let made_up = key.token_with(&header, &claims(&json!({})));
-                assert_eq!(who(&tokens, &made_up).await.err(), Some(Denied::TokenSigner));
+                let denied = if n == 0 { Denied::TokenSigner } else { Denied::TokenSignerUnsure };
+                assert_eq!(who(&tokens, &made_up).await.err(), Some(denied));
             }
             assert!(who(&tokens, &key.token(&claims(&json!({})))).await.is_ok(), "others are served meanwhile");
             assert_eq!(published.asked(), times);
@@ -492,6 +497,22 @@ mod tests {
         published.silent();
         assert!(who(&tokens, &token).await.is_ok());
         assert_eq!(published.asked(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_by_a_key_that_was_published_since_the_issuer_was_asked_is_not_called_wrong() {
+        let (old, new, strange) = (Key::es256("old"), Key::es256("new"), Key::es256("strange"));
+        let (tokens, published) = issuer(&config(), &[&old]);
+        let (by_new, by_strange) = (new.token(&claims(&json!({}))), strange.token(&claims(&json!({}))));
+        assert!(who(&tokens, &old.token(&claims(&json!({})))).await.is_ok());
+        published.set(&[&old, &new]);
+        tokio::time::advance(ASK_AGAIN - Duration::from_millis(1)).await;
+        for token in [&by_new, &by_strange] {
+            assert_eq!(who(&tokens, token).await.err(), Some(Denied::TokenSignerUnsure), "nobody can tell yet");
+        }
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(who(&tokens, &by_strange).await.err(), Some(Denied::TokenSigner));
+        assert!(who(&tokens, &by_new).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -562,6 +583,10 @@ mod tests {
         assert!(wrong(|config| config.audience.clear()).contains("`audience` is empty"));
         assert!(wrong(|config| config.issuer = "http://id.example".into()).contains("`issuer` is no https URL"));
         assert!(wrong(|config| config.jwks_url = "http://id.example/k".into()).contains("`jwks_url` is no https URL"));
+        assert!(
+            wrong(|config| config.jwks_url = "https://a:b@id.example/".into()).contains("`jwks_url` holds a login")
+        );
+        assert!(wrong(|config| config.issuer = "https://a@id.example".into()).contains("`issuer` holds a login"));
         assert!(wrong(|config| config.algorithms.clear()).contains("can't be empty"));
         assert!(wrong(|config| config.leeway_s = 3600).contains("`leeway_s` is 3600"));
         let local = JwtConfig { issuer: "me".into(), jwks_url: "http://127.0.0.1:1/keys".into(), ..config() };

@@ -107,7 +107,7 @@ impl Desk {
     }
 
     /// In order; where one may not be handed over, or can't be in time, none behind it is, or a key's order would be
-    /// lost. What the log has already takes nothing of the allowance: whoever sends a batch again gets through it.
+    /// lost. What is known to be in the log takes nothing of the allowance.
     async fn hand_over(
         &self,
         events: Vec<Ready<'_>>,
@@ -231,7 +231,8 @@ fn verdict(event: &Prepared<'_>) -> Verdict {
 }
 
 fn throttled(verdict: Verdict) -> Verdict {
-    let message = "as much was published as may be for now; send it again with the same id".to_owned();
+    let message =
+        "as much was published as may be for now; send it and what follows again with the same ids".to_owned();
     Verdict { status: Status::Throttled, message: Some(message), ..verdict }
 }
 

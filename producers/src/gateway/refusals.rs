@@ -15,6 +15,8 @@ pub(super) struct Refusal<'a> {
     pub reason: &'static str,
     /// Empty where nobody knows: what an unverified token says is nobody's name.
     pub principal: &'a str,
+    /// [`super::access::Way::word`] of the principal: a key and a token may have one name.
+    pub way: &'static str,
     /// Of the first event, where it came to events.
     pub topic: &'a str,
     pub events: usize,
@@ -34,8 +36,8 @@ impl Refusals {
     pub fn note(&self, refusal: &Refusal<'_>, metrics: &GatewayMetrics) {
         metrics.refused(refusal.reason);
         let Some(untold) = self.tell(refusal.reason, Instant::now()) else { return };
-        let Refusal { reason, principal, topic, events } = refusal;
-        tracing::warn!(reason, principal, topic, events, untold, "refused");
+        let Refusal { reason, principal, way, topic, events } = refusal;
+        tracing::warn!(reason, principal, way, topic, events, untold, "refused");
     }
 
     /// Whether this one is told; then how many before it were not.

@@ -18,7 +18,7 @@ const PRINCIPALS_MAX: usize = 20_000;
 pub struct LimitsConfig {
     /// Of every principal that is not named.
     pub default: RateConfig,
-    /// By name, in place of the default.
+    /// By name, in place of the default: of a key, and of a token's principal, who are two.
     pub principals: BTreeMap<String, RateConfig>,
 }
 

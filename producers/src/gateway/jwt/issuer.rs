@@ -1,6 +1,7 @@
 //! The issuer's published keys, by HTTP: in time, not too much, and from nowhere but where the configuration points.
 
 use super::JwtConfig;
+use millrace_schemas::{has_login, without_password};
 use reqwest::{Client, Url, redirect};
 use serde::Deserialize;
 use std::net::IpAddr;
@@ -10,6 +11,8 @@ use std::time::Duration;
 const ASK_DEADLINE: Duration = Duration::from_secs(5);
 /// Of one answer: a key takes less than a kilobyte, or some with its certificates.
 const ANSWER_BYTES_MAX: usize = 256 << 10;
+const NO_HTTPS: &str = "is no https URL: on the way anybody could put keys of their own there";
+const LOGIN: &str = "holds a login or a token, which logs would tell: use a URL without, since the keys are public";
 
 pub(super) struct Issuer {
     http: Client,
@@ -52,22 +55,21 @@ impl Issuer {
         if found.issuer != self.name {
             return Err(format!("{url}: its `issuer` is `{}`, not the one of gateway.jwt.issuer", found.issuer));
         }
-        if !is_safe(&found.jwks_uri) {
-            return Err(format!("{url}: its `jwks_uri` is no https URL"));
-        }
+        check_named(&found.jwks_uri, &self.name).map_err(|reason| format!("{url}: its `jwks_uri` {reason}"))?;
         Ok(found.jwks_uri)
     }
 
     async fn get(&self, url: &str) -> Result<Vec<u8>, String> {
-        let broken = |error: reqwest::Error| format!("{url}: {:#}", anyhow::Error::from(error.without_url()));
+        let shown = shown(url);
+        let broken = |error: reqwest::Error| format!("{shown}: {:#}", anyhow::Error::from(error.without_url()));
         let mut answer = self.http.get(url).send().await.map_err(broken)?;
         if !answer.status().is_success() {
-            return Err(format!("{url}: {}", answer.status()));
+            return Err(format!("{shown}: {}", answer.status()));
         }
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(broken)? {
             if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-                return Err(format!("{url}: more than {ANSWER_BYTES_MAX} bytes"));
+                return Err(format!("{shown}: more than {ANSWER_BYTES_MAX} bytes"));
             }
             body.extend_from_slice(&chunk);
         }
@@ -76,11 +78,31 @@ impl Issuer {
 }
 
 /// Who can change what comes from there could make tokens of its own: https, or this very machine.
-pub(super) fn is_safe(url: &str) -> bool {
+pub(super) fn check(url: &str) -> Result<(), &'static str> {
+    let parsed = Url::parse(url).map_err(|_| NO_HTTPS)?;
+    if has_login(parsed.as_str()) {
+        return Err(LOGIN);
+    }
+    let is_safe = parsed.scheme() == "https" || (parsed.scheme() == "http" && is_here(url));
+    is_safe.then_some(()).ok_or(NO_HTTPS)
+}
+
+/// Of a place that the issuer names: what is at this machine's own ports is not for others to say.
+fn check_named(url: &str, issuer: &str) -> Result<(), &'static str> {
+    check(url)?;
+    let is_foreign = is_here(url) && !is_here(issuer);
+    if is_foreign { Err("is on this machine, and the issuer is not") } else { Ok(()) }
+}
+
+fn is_here(url: &str) -> bool {
     let Ok(url) = Url::parse(url) else { return false };
     let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let is_here = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
-    url.scheme() == "https" || (url.scheme() == "http" && is_here)
+    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+/// Without its query: issuers have secrets there by names of their own.
+fn shown(url: &str) -> String {
+    without_password(url.split(['?', '#']).next().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -136,8 +158,14 @@ mod tests {
         assert_eq!(keys(name, "").await, Ok("keys".into()));
         let named = serving(Router::new()).await;
         assert!(keys(&named, "").await.unwrap_err().contains("404"));
+        let other = "http://127.0.0.1:8080/keys";
+        assert_eq!(check_named(other, "http://localhost:1"), Ok(()));
+        for remote in [other, "http://localhost/keys", "https://[::1]/keys"] {
+            assert!(check_named(remote, "https://id.example").unwrap_err().contains("on this machine"), "{remote}");
+        }
         for (url, safe) in [
             ("https://id.example/keys", true),
+            ("https://id.example/keys?tenant=shop", true),
             ("http://localhost:8080/keys", true),
             ("http://[::1]/keys", true),
             ("http://id.example/keys", false),
@@ -145,7 +173,23 @@ mod tests {
             ("file:///etc/keys", false),
             ("keys", false),
         ] {
-            assert_eq!(is_safe(url), safe, "{url}");
+            assert_eq!(check(url).is_ok(), safe, "{url}");
         }
+    }
+
+    #[tokio::test]
+    async fn no_secret_of_a_url_is_told() {
+        for url in
+            ["https://me:sesame@id.example/", "https:/sesame@id.example/", "https://id.example/keys?Token=sesame"]
+        {
+            assert_eq!(check(url), Err(LOGIN), "{url}");
+        }
+        for url in ["http://127.0.0.1:1/keys?api-key=sesame#sesame", "http://me:sesame@127.0.0.1:1/keys"] {
+            let told = keys("", url).await.unwrap_err();
+            assert!(told.contains("127.0.0.1:1/keys: ") && !told.contains("sesame"), "{told}");
+        }
+        let address = serving(Router::new()).await;
+        let told = keys("", &format!("{address}/keys?token=sesame")).await.unwrap_err();
+        assert_eq!(told, format!("{address}/keys: 404 Not Found"));
     }
 }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 /// How soon a key that was withdrawn is no longer taken.
 pub(super) const FRESH: Duration = Duration::from_secs(300);
 /// Between two questions, whoever has them; and how soon a new key is taken, at the latest.
-pub(super) const ASK_AGAIN: Duration = Duration::from_secs(10);
+pub(in crate::gateway) const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// Of one issuer, of which one or two are in use.
 const KEYS_MAX: usize = 100;
 
@@ -77,20 +77,22 @@ impl Keys {
         if known.find(id, algorithm)?.is_some() {
             return Ok(known);
         }
-        self.refresh().await;
+        let was_asked = self.refresh().await;
         let known = self.known();
         match known.find(id, algorithm)? {
             Some(_) => Ok(known),
             // It may well be a new one: nobody can tell before the issuer does.
             None if self.failing.load(Ordering::Relaxed) => Err(Denied::IssuerAway),
+            None if !was_asked => Err(Denied::TokenSignerUnsure),
             None => Err(Denied::TokenSigner),
         }
     }
 
-    async fn refresh(self: &Arc<Self>) {
+    /// False where the issuer was asked too lately.
+    async fn refresh(self: &Arc<Self>) -> bool {
         let mut asked = self.asked.clone().lock_owned().await;
         if asked.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
-            return;
+            return false;
         }
         *asked = Some(Instant::now());
         let keys = self.clone();
@@ -100,6 +102,7 @@ impl Keys {
             drop(asked);
         });
         let _ = asking.await; // it does not panic, and if it did the keys would be those from before
+        true
     }
 
     async fn fetch(&self) {
