@@ -308,7 +308,7 @@ fn deposed() -> Failure {
     Failure::retry(anyhow::anyhow!("another relay has taken over, since this one did not renew its lease in time"))
 }
 
-/// Rows would count as published, and be emptied, that never were. Both places are set: some may have been written since.
+/// Rows would count as published, and be emptied, that never were. Both are set: some may have been written since.
 fn set_back(written: i64, published: i64) -> Failure {
     Failure::stop(anyhow::anyhow!(
         "millrace.outbox_seq is at {written}, behind millrace.outbox_published at {published}: it was set back, by a \
