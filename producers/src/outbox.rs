@@ -146,6 +146,7 @@ impl Relay {
         let mut kafka = kafka.clone();
         // Never gives an event up: those behind it would come before it.
         kafka.properties.insert("message.timeout.ms".into(), "0".into());
+        kafka.properties.insert("retries".into(), i32::MAX.to_string());
         Publisher::new(&kafka)?; // each term has one of its own: what is wrong with a property is said at once
         let source = |outbox: Outbox| {
             let Outbox { name, database, mut config } = outbox;

@@ -100,6 +100,19 @@ impl Default for KafkaConfig {
     }
 }
 
+/// Other names of properties that we set: librdkafka would take whichever it is told last.
+const ALIASES: &[(&str, &str)] = &[
+    ("metadata.broker.list", "bootstrap.servers"),
+    ("request.required.acks", "acks"),
+    ("delivery.timeout.ms", "message.timeout.ms"),
+    ("message.send.max.retries", "retries"),
+    ("max.in.flight", "max.in.flight.requests.per.connection"),
+    ("queue.buffering.max.ms", "linger.ms"),
+    ("compression.codec", "compression.type"),
+    ("auto.commit.enable", "enable.auto.commit"),
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
+];
+
 impl KafkaConfig {
     /// As configured; the topic may have been given more since.
     pub(crate) fn partitions_of(&self, topic: &str) -> i32 {
@@ -119,8 +132,11 @@ impl KafkaConfig {
     /// With `defaults` where the project says nothing, and with what our promises rest on: `fixed`.
     ///
     /// # Errors
-    /// When the project sets one of the fixed properties to something else.
+    /// When the project sets one of the fixed properties to something else, or one of ours by another name.
     fn client_with(&self, defaults: &[(&str, &str)], fixed: &[(&str, &str)]) -> anyhow::Result<rdkafka::ClientConfig> {
+        if let Some((alias, name)) = ALIASES.iter().find(|(alias, _)| self.properties.contains_key(*alias)) {
+            anyhow::bail!("kafka.properties: `{alias}` is another name of `{name}`; use that one");
+        }
         let mut client = self.client();
         for (key, value) in defaults.iter().filter(|(key, _)| !self.properties.contains_key(*key)) {
             client.set(*key, *value);
@@ -149,5 +165,9 @@ mod tests {
         assert_eq!(with("linger.ms", "50").unwrap().get("linger.ms"), Some("50"));
         assert_eq!(with("client.rack", "a").unwrap().get("linger.ms"), Some("5"));
         assert!(with("acks", "1").unwrap_err().to_string().contains("`acks` is all here, always"));
+        for (alias, name) in ALIASES {
+            let error = with(alias, "1").unwrap_err().to_string();
+            assert_eq!(error, format!("kafka.properties: `{alias}` is another name of `{name}`; use that one"));
+        }
     }
 }

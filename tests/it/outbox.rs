@@ -249,6 +249,53 @@ async fn an_event_that_fits_no_contract_is_set_aside_with_the_reason_and_can_be_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_no_event_can_be_is_set_aside_and_those_behind_it_go_on() {
+    let service = Service::open(&shared().platform, "outbox_unfit").await;
+    let account = Uuid::new_v4();
+    let before = write(&service, "user.erased", &erased(account)).await;
+    let unfit = "insert into millrace.outbox (type, data, occurred_at, written_at) values
+        ('user.erased', $1::json, 'infinity', 'infinity'), ('user.erased', $1::json, '294000-01-01', '294000-01-01'),
+        ('user.erased', $1::json, '-infinity', '-infinity'), ('user.erased', $1::json, '0044-03-15 BC', now()),
+        ('user.erased', to_json(repeat('x', 20000000)), now(), now())";
+    sqlx::query(unfit).bind(erased(account).to_string()).execute(&service.owner).await.unwrap();
+    let after = write(&service, "user.erased", &erased(account)).await;
+    let relay = service.relay(&[]);
+    service.everything_is_published().await;
+    assert_eq!(ids(&service, account), [before, after]);
+    let reasons = "select reason from millrace.outbox_set_aside order by seq";
+    let reasons: Vec<String> = sqlx::query_scalar(reasons).fetch_all(&service.owner).await.unwrap();
+    let (time, large) = reasons.split_at(4);
+    assert!(time.iter().all(|reason| reason == "/time: expected a time in the years 1 to 9999"), "{reasons:?}");
+    assert_eq!(large, ["too large: 20000002 bytes where 16777216 are possible"]);
+    assert_eq!(relay.stop(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_sequence_was_set_back_nothing_is_skipped_or_emptied_and_the_log_says_what_to_do() {
+    let service = Service::open(&shared().platform, "outbox_set_back").await;
+    let account = Uuid::new_v4();
+    let relay = service.relay(&[]);
+    let mut expected = vec![write(&service, "user.erased", &erased(account)).await];
+    service.everything_is_published().await;
+    assert_eq!(relay.stop(), 0);
+
+    // As in a copy without sequences that went on; the row lies where it would be emptied.
+    let ahead = "select setval('millrace.outbox_published', 500)";
+    assert_eq!(service.number(ahead).await, 500);
+    expected.push(write(&service, "user.erased", &erased(account)).await);
+    let old = "update millrace.outbox set slot = (extract(epoch from now())::bigint / 60 + 2) % 4";
+    sqlx::query(old).execute(&service.owner).await.unwrap();
+    let relay = service.relay(&[]);
+    let advice = "select setval('millrace.outbox_seq', 500), setval('millrace.outbox_published', 0)";
+    eventually("it says so, and again", async || relay.log().matches(advice).count() > 1).await;
+    assert_eq!(service.number("select count(*) from millrace.outbox").await, 2);
+    sqlx::query(advice).execute(&service.owner).await.unwrap();
+    eventually("all is emptied", async || service.number("select count(*) from millrace.outbox").await == 0).await;
+    assert_eq!(ids(&service, account), expected);
+    assert_eq!(relay.stop(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn avro_and_every_attribute_travel_and_a_key_that_is_another_one_does_not() {
     let service = Service::open(&shared().platform, "outbox_avro").await;
     let (account, id) = (Uuid::new_v4(), Uuid::new_v4());

@@ -53,7 +53,8 @@ impl OutboxMetrics {
         };
         let Self { published, set_aside, leading, lag_rows, oldest, held_back, .. } = metrics.clone();
         registry.register("millrace_outbox_published", "Events of the outbox that the log has", published);
-        registry.register("millrace_outbox_set_aside", "Events that fit no contract and wait for somebody", set_aside);
+        let help = "Events that fit no contract and wait for somebody; beyond 10,000 it is 10,001";
+        registry.register("millrace_outbox_set_aside", help, set_aside);
         registry.register("millrace_outbox_leading", "1 in the process that publishes this outbox", leading);
         registry.register("millrace_outbox_lag_rows", "Events written and not published, at most", lag_rows);
         let help = "When the oldest event that is not published was written, Unix time; 0 when there is none";

@@ -11,9 +11,12 @@ use uuid::Uuid;
 const ROW_BYTES: usize = 256;
 
 /// An event as its service wrote it.
+#[derive(Default)]
 pub(super) struct Row {
     pub seq: i64,
     pub id: Uuid,
+    /// Why it can't be published, whatever its contract says; what is too large was not read.
+    pub unfit: Option<String>,
     pub event_type: String,
     pub key: Option<String>,
     pub data: Option<String>,
@@ -24,7 +27,8 @@ pub(super) struct Row {
     pub causation_id: Option<String>,
     pub traceparent: Option<String>,
     pub tracestate: Option<String>,
-    pub written_at: DateTime<Utc>,
+    /// Unix time, in seconds. Postgres' times reach further than ours, up to infinity.
+    pub written_at: Option<f64>,
 }
 
 impl Row {
@@ -32,12 +36,13 @@ impl Row {
         Ok(Self {
             seq: row.try_get("seq")?,
             id: row.try_get("id")?,
-            event_type: row.try_get("type")?,
+            unfit: row.try_get("unfit")?,
+            event_type: row.try_get::<Option<_>, _>("type")?.unwrap_or_default(),
             key: row.try_get("key")?,
             data: row.try_get("data")?,
             avro: row.try_get("avro")?,
             dataschema: row.try_get("dataschema")?,
-            occurred_at: row.try_get("occurred_at")?,
+            occurred_at: row.try_get::<Option<_>, _>("occurred_at")?.unwrap_or_default(),
             correlation_id: row.try_get("correlation_id")?,
             causation_id: row.try_get("causation_id")?,
             traceparent: row.try_get("traceparent")?,
@@ -47,7 +52,17 @@ impl Row {
     }
 
     pub fn bytes(&self) -> usize {
-        ROW_BYTES + self.data.as_ref().map_or(0, String::len) + self.avro.as_ref().map_or(0, Vec::len)
+        let texts = [
+            &self.key,
+            &self.data,
+            &self.dataschema,
+            &self.correlation_id,
+            &self.causation_id,
+            &self.traceparent,
+            &self.tracestate,
+        ];
+        let texts: usize = texts.into_iter().flatten().map(String::len).sum();
+        ROW_BYTES + self.event_type.len() + texts + self.avro.as_ref().map_or(0, Vec::len)
     }
 
     /// As if it had been sent to the gateway.
@@ -92,14 +107,9 @@ mod tests {
             event_type: "user.erased".into(),
             key: Some("k".into()),
             data: Some("{}".into()),
-            avro: None,
-            dataschema: None,
-            occurred_at: DateTime::UNIX_EPOCH,
             correlation_id: Some("c".into()),
-            causation_id: None,
             traceparent: Some("two\nlines".into()),
-            tracestate: None,
-            written_at: DateTime::UNIX_EPOCH,
+            ..Row::default()
         };
         let event = row.submitted("/shop");
         let said = ["id", "source", "time", "type", "subject", "correlationid", "causationid", "traceparent"]

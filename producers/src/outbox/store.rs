@@ -1,7 +1,6 @@
 //! All that is asked of a source's database, on one connection: its tables are those of `outbox/outbox.sql`.
 
 use super::row::Row;
-use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
 use millrace_stream::{Failure, in_time};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
@@ -14,6 +13,11 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 pub(super) const CHANNEL: &str = "millrace_outbox";
 /// Held by a relay that sleeps; the trigger of `outbox.sql` looks for it.
 pub(super) const SLEEPING: i64 = 7_885_914_471_301;
+
+/// Sixteen times what a broker takes unless told otherwise; a term begins with [`super::term::ROWS_FIRST`] of them.
+const ROW_BYTES_MAX: i32 = 16 << 20;
+/// Somebody shall look long before; counting more of them would keep events waiting.
+const SET_ASIDE_COUNTED_MAX: i64 = 10_001;
 
 /// The owner's hold of an outbox.
 pub(super) struct Store {
@@ -46,8 +50,12 @@ pub(super) struct Rows {
 /// Rows are read along the primary key; a planner that knows a partition as it was before it was emptied and filled
 /// might sort all of a backlog for each batch instead.
 pub(super) fn options(database: PgConnectOptions) -> PgConnectOptions {
-    let fixed = [("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("enable_sort", "off")];
-    database.application_name("millrace relay").options(fixed).options([("statement_timeout", "30s")])
+    let plans = [("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("enable_sort", "off")];
+    // One of us that freezes keeps nobody waiting.
+    let ends = [("statement_timeout", "30s"), ("idle_in_transaction_session_timeout", "10s")];
+    // Whoever empties a partition must see what was committed before it was locked.
+    let isolation = [("default_transaction_isolation", "read committed")];
+    database.application_name("millrace relay").options(plans).options(ends).options(isolation)
 }
 
 /// # Errors
@@ -85,7 +93,9 @@ impl Store {
             let taken = sqlx::query_scalar(
                 "update millrace.outbox_relay set epoch = epoch + 1, owner = $1, backend = pg_backend_pid(),
                         until = clock_timestamp() + make_interval(secs => $2)
-                 where until < clock_timestamp() or not exists (select from pg_stat_activity where pid = backend)
+                 where until < clock_timestamp()
+                    or until > clock_timestamp() + 2 * make_interval(secs => $2) -- the clock was set back
+                    or not exists (select from pg_stat_activity where pid = backend)
                  returning epoch",
             );
             let taken = taken.bind(owner).bind(lease.as_secs_f64()).fetch_optional(&mut connection).await?;
@@ -118,11 +128,23 @@ impl Store {
     /// Those behind `after`, up to `through`, as many as there is room for and at least one.
     pub async fn read(&mut self, after: i64, through: i64, rows_max: i64, bytes_max: usize) -> Result<Rows, Failure> {
         let found = sqlx::query(
-            "select seq, id, type, key, data::text as data, avro, dataschema, occurred_at, correlation_id, causation_id,
-                    traceparent, tracestate, written_at
-             from millrace.outbox where seq > $1 and seq <= $2 order by seq limit $3",
+            "select seq, id, read.*,
+                    case when bytes > $4::int then format('too large: %s bytes where %s are possible', bytes, $4::int)
+                         when read.occurred_at is null then '/time: expected a time in the years 1 to 9999' end as unfit
+             from (select *, data::text as json_text,
+                          greatest(octet_length(data::text), octet_length(avro), octet_length(type), octet_length(key),
+                                   octet_length(dataschema), octet_length(correlation_id), octet_length(causation_id),
+                                   octet_length(traceparent), octet_length(tracestate)) as bytes
+                   from millrace.outbox where seq > $1 and seq <= $2 order by seq limit $3) as event
+             left join lateral (
+                 select type, key, json_text as data, avro, dataschema, correlation_id, causation_id, traceparent, tracestate,
+                        case when event.occurred_at >= '0001-01-01 00:00Z' and event.occurred_at < '10000-01-01 00:00Z'
+                             then event.occurred_at end as occurred_at,
+                        case when isfinite(written_at) then extract(epoch from written_at)::float8 end as written_at
+                 where bytes <= $4::int) as read on true
+             order by seq",
         );
-        let mut found = found.bind(after).bind(through).bind(rows_max).fetch(&mut self.connection);
+        let mut found = found.bind(after).bind(through).bind(rows_max).bind(ROW_BYTES_MAX).fetch(&mut self.connection);
         in_time(async {
             let (mut rows, mut bytes) = (Vec::new(), 0);
             while let Some(row) = found.try_next().await? {
@@ -197,15 +219,21 @@ impl Store {
         in_time(async { Ok(lock.execute(&mut self.connection).await.map(drop)?) }).await
     }
 
-    /// When the oldest row behind `published` was written.
-    pub async fn oldest(&mut self, published: i64) -> Result<Option<DateTime<Utc>>, Failure> {
-        let oldest = sqlx::query_scalar("select written_at from millrace.outbox where seq > $1 order by seq limit 1")
-            .bind(published);
-        in_time(async { Ok(oldest.fetch_optional(&mut self.connection).await?) }).await
+    /// When the oldest row behind `published` was written, Unix time in seconds.
+    pub async fn oldest(&mut self, published: i64) -> Result<Option<f64>, Failure> {
+        let oldest = sqlx::query_scalar(
+            "select case when isfinite(written_at) then extract(epoch from written_at)::float8 end
+             from millrace.outbox where seq > $1 order by seq limit 1",
+        );
+        let oldest = oldest.bind(published);
+        in_time(async { Ok(oldest.fetch_optional(&mut self.connection).await?.flatten()) }).await
     }
 
+    /// At most [`SET_ASIDE_COUNTED_MAX`].
     pub async fn count_set_aside(&mut self) -> Result<i64, Failure> {
-        let count = sqlx::query_scalar("select count(*) from millrace.outbox_set_aside");
+        let count =
+            sqlx::query_scalar("select count(*) from (select from millrace.outbox_set_aside limit $1) as counted");
+        let count = count.bind(SET_ASIDE_COUNTED_MAX);
         in_time(async { Ok(count.fetch_one(&mut self.connection).await?) }).await
     }
 
@@ -236,27 +264,25 @@ impl Store {
         );
         let done: Vec<i32> = in_time(async { Ok(done.bind(published).fetch_all(&mut self.connection).await?) }).await?;
         for slot in done {
-            in_time(self.empty(slot, published)).await?;
+            let empty = AssertSqlSafe(empty(slot, published));
+            in_time(async { Ok(sqlx::raw_sql(empty).execute(&mut self.connection).await.map(drop)?) }).await?;
         }
         Ok(())
     }
+}
 
-    /// Behind the lock nobody's uncommitted row can be in there. It is not waited for: a writer would wait behind us.
-    async fn empty(&mut self, slot: i32, published: i64) -> Result<(), Failure> {
-        let table = format!("millrace.outbox_{slot}");
-        let mut transaction = self.connection.begin().await?;
-        let lock = format!("lock table {table} in access exclusive mode nowait");
-        match sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *transaction).await {
-            Err(sqlx::Error::Database(busy)) if busy.code().as_deref() == Some("55P03") => return Ok(()),
-            locked => locked.map(drop)?,
-        }
-        let left = sqlx::query_scalar("select exists (select from millrace.outbox where slot = $1 and seq > $2)");
-        let left: bool = left.bind(slot).bind(published).fetch_one(&mut *transaction).await?;
-        if !left {
-            sqlx::raw_sql(AssertSqlSafe(format!("truncate {table}"))).execute(&mut *transaction).await?;
-        }
-        Ok(transaction.commit().await?)
-    }
+/// Behind the lock nobody's uncommitted row can be in there. It is not waited for: a writer would wait behind us. All
+/// of it at once on the server, so that one of us that freezes never holds the lock.
+fn empty(slot: i32, published: i64) -> String {
+    format!(
+        "do $$ begin
+             lock table millrace.outbox_{slot} in access exclusive mode nowait;
+             if not exists (select from millrace.outbox where slot = {slot} and seq > {published}) then
+                 truncate millrace.outbox_{slot};
+             end if;
+         exception when lock_not_available then null;
+         end $$"
+    )
 }
 
 /// sqlx knows Postgres' `xid8` as text only.

@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 const NAPS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 /// Between two looks at what is old, set aside, or can be emptied.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
+/// A term begins with few rows, which a connection gets through whatever their size, and doubles them.
+pub(super) const ROWS_FIRST: i64 = 32;
 /// Of one reason in `outbox_set_aside`: a page, whatever the names in an event are.
 const REASON_CHARS_MAX: usize = 4_000;
 
@@ -74,7 +76,7 @@ impl<'a> Term<'a> {
             publisher: Publisher::new(&source.kafka).map_err(Failure::Stop)?,
             fences: Fences::new(published),
             published,
-            rows_next: config.rows_max(),
+            rows_next: config.rows_max().min(ROWS_FIRST),
             nap: NAPS.0,
             renewed: Instant::now(),
             kept: None,
@@ -109,6 +111,9 @@ impl<'a> Term<'a> {
 
     async fn decide(&mut self) -> Result<(), Failure> {
         let look = self.store.look().await?;
+        if look.written < self.published {
+            return Err(set_back(look.written, self.published));
+        }
         self.fences.ended_below(look.xmin);
         if self.fences.wants(look.written) {
             let xid = self.store.draw_xid().await?;
@@ -129,7 +134,7 @@ impl<'a> Term<'a> {
         self.rows_next = if cut { taken } else { self.rows_next.saturating_mul(2).min(config.rows_max()) };
         let through = if batch.full { batch.rows.last().map_or(decided, |row| row.seq) } else { decided };
         if let Some(oldest) = batch.rows.first() {
-            self.source.meter.oldest.set(oldest.written_at.timestamp_micros() as f64 / 1e6);
+            self.source.meter.oldest.set(oldest.written_at.unwrap_or_default());
             self.publish(&batch.rows, through).await?;
         }
         self.published = through;
@@ -161,6 +166,10 @@ impl<'a> Term<'a> {
     async fn send(&self, rows: &[Row]) -> Result<Sent, Failure> {
         let mut sent = Sent::default();
         for row in rows {
+            if let Some(reason) = &row.unfit {
+                sent.refused.push(self.refused(row, reason));
+                continue;
+            }
             let submitted = row.submitted(&self.source.config.source);
             match self.source.routes.prepare_trusted(submitted, (None, None)) {
                 Ok(prepared) => match self.enqueue(&prepared).await {
@@ -248,8 +257,20 @@ impl<'a> Term<'a> {
             return Ok(());
         }
         self.kept = Some(Instant::now());
+        self.renew().await?; // what follows may be slow
+        if let Err(failure) = self.keep_house().await {
+            tracing::warn!(
+                outbox = self.source.name,
+                "could not count what is set aside, or empty partitions: {failure}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Keeps no event waiting when it fails.
+    async fn keep_house(&mut self) -> Result<(), Failure> {
         let (meter, oldest) = (&self.source.meter, self.store.oldest(self.published).await?);
-        meter.oldest.set(oldest.map_or(0.0, |oldest| oldest.timestamp_micros() as f64 / 1e6));
+        meter.oldest.set(oldest.unwrap_or_default());
         meter.set_aside.set(self.store.count_set_aside().await?);
         self.store.empty_partitions(self.published).await
     }
@@ -285,6 +306,16 @@ impl OutboxConfig {
 
 fn deposed() -> Failure {
     Failure::retry(anyhow::anyhow!("another relay has taken over, since this one did not renew its lease in time"))
+}
+
+/// Rows would count as published, and be emptied, that never were. Both are set: some may have been written since.
+fn set_back(written: i64, published: i64) -> Failure {
+    Failure::stop(anyhow::anyhow!(
+        "millrace.outbox_seq is at {written}, behind millrace.outbox_published at {published}: it was set back, by a \
+         restore or a copy without sequences; nothing is published or emptied before `select \
+         setval('millrace.outbox_seq', {published}), setval('millrace.outbox_published', 0)`, which sends what the \
+         outbox holds again, under its ids"
+    ))
 }
 
 fn reason(violations: &[Violation]) -> String {
