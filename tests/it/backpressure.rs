@@ -5,8 +5,9 @@ use crate::shop::Shop;
 use millrace_stream::Checkpoints;
 use sqlx::PgPool;
 
-/// So small that any backlog pauses its partition.
-const SMALL_QUEUE: [(&str, &str); 1] = [("MILLRACE_PROCESS__ORDER_STATUS__QUEUE_BYTES", "2000")];
+/// So small that any backlog pauses its partition: a batch that waits for the one before it takes no more in, either.
+const SMALL_QUEUE: [(&str, &str); 2] =
+    [("MILLRACE_PROCESS__ORDER_STATUS__QUEUE_BYTES", "2000"), ("MILLRACE_PROCESS__ORDER_STATUS__BATCH_ROWS", "5")];
 
 pub async fn metric(role: &Role, name: &str) -> i64 {
     let text = reqwest::get(format!("{}/metrics", role.ops().await)).await.unwrap().text().await.unwrap();

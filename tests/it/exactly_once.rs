@@ -251,6 +251,9 @@ async fn an_owner_that_slept_through_its_sessions_end_does_no_harm() {
     let postgres = shop.platform.postgres().await;
     let roles = |name| (shop.member(name, &["process"], &[]), shop.member(name, &["sink"], &[]));
     let (mut process, mut sink) = roles("first");
+    let owns = |role: &Role, pipelines: &[&str]| pipelines.iter().all(|name| !assignments(role, name).is_empty());
+    let everything = async || owns(&process, &PROCESSORS) && owns(&process, &["erasure"]) && owns(&sink, &["webhook"]);
+    eventually("the first owns everything", everything).await;
     let traffic = shop.publishing(1_000);
     eventually("the flow is midway", async || applied(&postgres).await > 1_000).await;
     // They fall asleep within transactions that will hold what their successors need.
