@@ -145,7 +145,7 @@ impl Queue {
     /// There are as many as inserts, and each takes one at least, if those before have left any.
     async fn take_turn<S: Inserting>(self: Arc<Self>, server: Arc<S>) {
         let _turn = self.turn.lock().await;
-        let Some(behind) = self.first(Insert::is_behind) else { return };
+        let Some(behind) = self.still_waiting().first().map(|first| first.insert.is_behind()) else { return };
         self.road.pace.wait_for_turn(behind).await;
         let Ok(_under_way) = self.road.under_way.acquire().await else { return };
         let (inserts, answers): (Vec<_>, Vec<_>) =
@@ -157,17 +157,16 @@ impl Queue {
         }
     }
 
-    /// What is asked of the first insert that somebody waits for.
-    fn first<T>(&self, ask: fn(&Insert) -> T) -> Option<T> {
+    /// Without those that nobody waits for any more.
+    fn still_waiting(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
         let mut waiting = self.waiting();
         waiting.retain(|waiting| !waiting.answer.is_closed());
-        waiting.first().map(|waiting| ask(&waiting.insert))
+        waiting
     }
 
-    /// The first that waits, and of those behind it as many as fit. Who gave up is left out.
+    /// The first that waits, and of those behind it as many as fit.
     fn next(&self) -> Vec<Waiting> {
-        let mut waiting = self.waiting();
-        waiting.retain(|waiting| !waiting.answer.is_closed());
+        let mut waiting = self.still_waiting();
         let mut bytes = 0;
         let fits = |waiting: &&Waiting| {
             bytes += waiting.insert.bytes();
