@@ -106,6 +106,21 @@ async fn a_killed_kafka_loses_nothing_that_was_acknowledged() {
     flow.assert_equals_the_oracle().await;
 }
 
+/// The members' places in their groups have ended by then: whatever they had read ahead is somebody's again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kafka_that_is_away_for_longer_than_a_session_loses_nothing_that_was_acknowledged() {
+    let mut flow = Flow::midway(rand_seed()).await;
+    flow.assert_still_flowing().await;
+    eventually("every group's session has ended", async || {
+        flow.platform.stack.kill(Server::Kafka); // as soon as it is up again
+        let log = flow.process.log();
+        log.matches("session timed out").count() == log.matches("partitions over").count()
+    })
+    .await;
+    flow.platform.stack.wait_ready(Server::Kafka).await.unwrap();
+    flow.assert_equals_the_oracle().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_clickhouse_loses_no_block_and_doubles_none() {
     let mut flow = Flow::midway(rand_seed()).await;
