@@ -18,6 +18,7 @@ mod deploy;
 mod docs;
 mod engine;
 mod erasure;
+mod every_type;
 mod evolution;
 mod exactly_once;
 mod gate;
