@@ -26,6 +26,8 @@ pub struct PipelineStatus {
     pub dead_letters: i64,
     /// What stands against it, in the words of the last try; nothing is lost meanwhile.
     pub held_up: Option<HeldUpStatus>,
+    /// Topics of which it has read what another log held under the same name.
+    pub recreated: Vec<String>,
     pub partitions: Vec<PartitionStatus>,
 }
 
@@ -74,15 +76,23 @@ pub struct PartitionStatus {
 pub async fn status(admin: &Admin, checkpoints: &Checkpoints) -> anyhow::Result<Status> {
     let rows = checkpoints.list().await?;
     let topics: BTreeSet<String> = rows.iter().map(|row| row.topic.clone()).collect();
-    let ends = ends(admin.partitions(topics.into_iter().collect()).await?);
+    let topics: Vec<String> = topics.into_iter().collect();
+    let ids = admin.topic_ids(topics.clone()).await?;
+    let ends = ends(admin.partitions(topics).await?);
     let dead_letters = open_dead_letters(checkpoints).await?;
     let mut pipelines = Vec::new();
     for (name, rows) in by_pipeline(rows) {
         let group = admin.group(&name).await?;
         let open = dead_letters.get(&name).copied().unwrap_or_default();
-        pipelines.push(pipeline(name, &group, &rows, &ends, open, Utc::now()));
+        let status = pipeline(name, &group, &rows, &ends, open, Utc::now());
+        pipelines.push(PipelineStatus { recreated: recreated(&rows, &ids), ..status });
     }
     Ok(Status { at: Utc::now(), pipelines })
+}
+
+fn recreated(rows: &[Checkpoint], ids: &BTreeMap<String, String>) -> Vec<String> {
+    let other = rows.iter().filter(|row| ids.get(&row.topic).is_some_and(|id| *id != row.topic_id));
+    other.map(|row| row.topic.clone()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 type Ends = BTreeMap<(String, i32), PartitionProgress>;
@@ -128,6 +138,7 @@ fn pipeline(
         lag_seconds,
         dead_letters,
         held_up,
+        recreated: Vec::new(),
         partitions,
     }
 }
@@ -186,6 +197,7 @@ mod tests {
         Checkpoint {
             pipeline: "p".into(),
             topic: "t".into(),
+            topic_id: "T".into(),
             partition,
             epoch: 1,
             next,

@@ -53,7 +53,19 @@ pub fn table(status: &Status) -> String {
         text += "no pipeline has run yet: `millrace process` and `millrace sink` start them\n";
     }
     text.extend(status.pipelines.iter().filter_map(held_up));
+    text.extend(status.pipelines.iter().flat_map(recreated));
     text
+}
+
+fn recreated(pipeline: &PipelineStatus) -> impl Iterator<Item = String> {
+    let line = move |topic: &String| {
+        format!(
+            "{} has read another {topic} than there is now: the topic was recreated. \
+             Remove its checkpoint rows once you know what was lost\n",
+            pipeline.name
+        )
+    };
+    pipeline.recreated.iter().map(line)
 }
 
 /// What it waits for, or what it stopped at.

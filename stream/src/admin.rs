@@ -1,7 +1,8 @@
 //! What operators and `migrate` ask of the broker.
 
 use crate::KafkaConfig;
-use anyhow::{Context, anyhow, bail};
+use crate::topic_id::topic_ids;
+use anyhow::{Context, anyhow, bail, ensure};
 use chrono::{DateTime, Utc};
 use millrace_schemas::Cleanup;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -58,9 +59,14 @@ impl Admin {
     }
 
     /// # Errors
-    /// When no broker answers within five seconds.
+    /// When no broker answers within five seconds, or one that has just come up and leads nothing yet.
     pub async fn reachable(&self) -> anyhow::Result<()> {
-        self.ask(|client| Ok(client.fetch_metadata(None, DEADLINE).map(drop)?)).await
+        self.ask(|client| {
+            let metadata = client.fetch_metadata(None, DEADLINE)?;
+            ensure!(!metadata.brokers().is_empty(), "it leads nothing yet");
+            Ok(())
+        })
+        .await
     }
 
     /// Creates the topics that are missing and returns their names; existing ones are left as they are.
@@ -95,6 +101,12 @@ impl Admin {
             Ok(found)
         })
         .await
+    }
+
+    /// Kafka's ids of these topics: one that was recreated under its name has another.
+    pub async fn topic_ids(&self, topics: Vec<String>) -> anyhow::Result<BTreeMap<String, String>> {
+        let kafka = self.kafka.clone();
+        tokio::task::spawn_blocking(move || topic_ids(&kafka, &topics)).await?
     }
 
     /// The first offset that each partition of these topics took at this time or later; none where there is none.

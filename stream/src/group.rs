@@ -11,9 +11,10 @@ use crate::memory_bound::{Held, MemoryBound};
 use crate::metrics::Shared;
 use crate::offsets::{self, Checkpoints, Claim, Wanted};
 use crate::partition_queue::{PartitionQueue, Ready};
+use crate::reach::{self, Reach};
 use crate::retry::retry_until;
 use crate::topic_id::topic_ids;
-use crate::{Decoder, Failure, Handler, KafkaConfig, Metrics, PipelineConfig, Record, Source};
+use crate::{Admin, Decoder, Failure, Handler, KafkaConfig, Metrics, PipelineConfig, Record, Source};
 use anyhow::Context;
 use rdkafka::client::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;
@@ -50,6 +51,9 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
 const CLAIM_DEADLINE: Duration = Duration::from_secs(60);
 /// One question to the broker.
 const BROKER_DEADLINE: Duration = Duration::from_secs(10);
+/// A member that hears so long nothing of its group, while a broker answers others, was forgotten: who gives partitions
+/// up for it needs no longer than [`DRAIN_DEADLINE`], [`CLAIM_DEADLINE`] and a session.
+const ASSIGNED_WITHIN: Duration = Duration::from_mins(2);
 /// How long we may go on in a topic that was recreated under its name; a question this rare costs nothing.
 const TOPICS_EVERY: Duration = Duration::from_secs(15);
 /// A restarted broker fences a member once or twice; so often within so long, somebody else has our place.
@@ -96,6 +100,7 @@ impl<H: Handler> Pipeline<H> {
         let reports = group.reports.clone();
         let member = group.join()?;
         tokio::spawn(watch_topics(group.clone()));
+        tokio::spawn(watch_reach(group.clone()));
         let poller = std::thread::Builder::new().name(format!("poll-{name}"));
         let poller = poller.spawn(move || poll_until_stopped(&group, member))?;
         Ok(PipelineHandle { name, stop, failure, reports, poller: Some(poller) })
@@ -196,14 +201,18 @@ fn poll_and_join_again<H: Handler>(group: &Arc<Group<H>>, mut member: Member<H>)
         drop(member);
         locked(&group.lanes).clear(); // no queue of a client that is gone is ever asked
         member = group.join()?;
+        group.metrics.joined_anew.inc();
     }
 }
 
-/// The thread: serves rebalances, moves records into queues, passes progress on. Until it is to stop, or was fenced.
+/// The thread: serves rebalances, moves records into queues, passes progress on. Until it is to stop, or to join anew.
 fn poll<H: Handler>(group: &Group<H>, consumer: &Member<H>) {
-    while !group.stop.is_cancelled() && !group.fenced.swap(false, Ordering::Relaxed) {
+    while !group.stop.is_cancelled() && !group.joins_anew.swap(false, Ordering::Relaxed) {
         group.store_progress(consumer);
         group.serve(consumer);
+        if group.reach_is_back.swap(false, Ordering::Relaxed) {
+            reach::tell(consumer.client(), &group.spine.kafka);
+        }
         if !group.take() {
             std::thread::park_timeout(POLL);
         }
@@ -214,9 +223,19 @@ fn poll<H: Handler>(group: &Group<H>, consumer: &Member<H>) {
 async fn watch_topics<H: Handler>(group: Arc<Group<H>>) {
     while group.stop.run_until_cancelled(tokio::time::sleep(TOPICS_EVERY)).await.is_some() {
         let asking = group.clone();
-        if let Ok(Some(failure)) = tokio::task::spawn_blocking(move || asking.recreated()).await {
-            group.fail(failure);
+        match tokio::task::spawn_blocking(move || asking.recreated()).await {
+            Ok(Ok(Some(failure))) => group.fail(failure),
+            Ok(Ok(None)) => group.join_anew_if_forgotten(),
+            Ok(Err(_)) | Err(_) => {} // the broker does not answer, which was said
         }
+    }
+}
+
+/// The polling thread owns the client: it is the one to tell it.
+async fn watch_reach<H: Handler>(group: Arc<Group<H>>) {
+    let admin = Admin::new(group.spine.kafka.clone());
+    while group.stop.run_until_cancelled(group.reach.back(&admin)).await.is_some() {
+        group.reach_is_back.store(true, Ordering::Relaxed);
     }
 }
 
@@ -245,9 +264,14 @@ struct Group<H> {
     /// The ids of the topics when we first took partitions over.
     topic_ids: Mutex<BTreeMap<String, String>>,
     reports: Arc<Reports>,
-    /// The broker has given our place to somebody else: it is to be taken again.
-    fenced: AtomicBool,
+    /// The broker has given our place to somebody else, or forgotten us: it is to be taken again.
+    joins_anew: AtomicBool,
     fencings: Mutex<VecDeque<Instant>>,
+    /// Since we asked for partitions, until the group says which; none is an answer, too.
+    waits_since: Mutex<Option<Instant>>,
+    reach: Reach,
+    /// The client has lost all brokers, and one answers: it is to be told.
+    reach_is_back: AtomicBool,
 }
 
 /// What workers tell the polling thread, and it the handle.
@@ -316,8 +340,11 @@ impl<H: Handler> Group<H> {
             lanes: Mutex::default(),
             topic_ids: Mutex::default(),
             reports: Arc::default(),
-            fenced: AtomicBool::default(),
+            joins_anew: AtomicBool::default(),
             fencings: Mutex::default(),
+            waits_since: Mutex::default(),
+            reach: Reach::default(),
+            reach_is_back: AtomicBool::default(),
         }
     }
 
@@ -328,6 +355,7 @@ impl<H: Handler> Group<H> {
         let member = Member::from_config_and_context(&config, Membership(self.clone()))?;
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         member.subscribe(&topics)?;
+        *locked(&self.waits_since) = Some(Instant::now());
         Ok(member)
     }
 
@@ -431,7 +459,7 @@ impl<H: Handler> Group<H> {
             KafkaError::PartitionEOF(_) => {}
             KafkaError::MessageConsumptionFatal(FencedInstanceId) if self.may_join_again() => {
                 tracing::warn!(pipeline = %self.name, "kafka took our place in the group for somebody else's: joining again");
-                self.fenced.store(true, Ordering::Relaxed);
+                self.joins_anew.store(true, Ordering::Relaxed);
             }
             KafkaError::MessageConsumptionFatal(code) => self.fail(Failure::stop(anyhow::anyhow!(
                 "{}: the Kafka client gave up ({code}); if another process uses the same kafka.instance, give each its own", self.name
@@ -450,6 +478,17 @@ impl<H: Handler> Group<H> {
         fencings.len() <= FENCED_MAX
     }
 
+    /// For when a broker has just answered. What keeps a member waiting for ever may be the broker, the client or we; a
+    /// new client, and a new member with it, is as good against each.
+    fn join_anew_if_forgotten(&self) {
+        let since = *locked(&self.waits_since);
+        let Some(waited) = since.map(|since| since.elapsed()).filter(|waited| *waited > ASSIGNED_WITHIN) else {
+            return;
+        };
+        tracing::error!(pipeline = %self.name, "kafka answers, but its group has not in {waited:.0?}: joining again");
+        self.joins_anew.store(true, Ordering::Relaxed);
+    }
+
     /// The pipeline is about to stop, so the polling thread may wait for an answer.
     fn out_of_range(&self) -> Failure {
         let deleted = || {
@@ -459,16 +498,16 @@ impl<H: Handler> Group<H> {
                 self.name
             ))
         };
-        self.recreated().unwrap_or_else(deleted)
+        self.recreated().ok().flatten().unwrap_or_else(deleted)
     }
 
     /// Is a topic no longer the one that we took over? Blocks for one round trip.
-    fn recreated(&self) -> Option<Failure> {
+    fn recreated(&self) -> anyhow::Result<Option<Failure>> {
         let known = locked(&self.topic_ids).clone();
         let found = topic_ids(&self.spine.kafka, &self.topics);
-        let found = found.inspect_err(|error| tracing::warn!(pipeline = %self.name, "{error:#}")).ok()?;
-        let (topic, known) = known.iter().find(|(topic, known)| found.get(*topic).is_some_and(|id| id != *known))?;
-        Some(offsets::recreated(&self.name, topic, known, &found[topic]))
+        let found = found.inspect_err(|error| tracing::warn!(pipeline = %self.name, "{error:#}"))?;
+        let other = known.iter().find(|(topic, known)| found.get(*topic).is_some_and(|id| id != *known));
+        Ok(other.map(|(topic, known)| offsets::recreated(&self.name, topic, known, &found[topic])))
     }
 
     fn note(&self, topic_ids: BTreeMap<String, String>) {
@@ -481,6 +520,7 @@ impl<H: Handler> Group<H> {
     // ---- rebalances ----
 
     fn assign(&self, consumer: &Member<H>, partitions: &mut TopicPartitionList) {
+        *locked(&self.waits_since) = None;
         let wanted: Vec<Key> = partitions.elements().iter().map(|e| (Arc::from(e.topic()), e.partition())).collect();
         let claims = match self.claim_all(consumer, &wanted) {
             Ok(claims) => claims,
@@ -510,9 +550,10 @@ impl<H: Handler> Group<H> {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let abort = self.stop.child_token();
+        let (abort, admin) = (self.stop.child_token(), Admin::new(self.spine.kafka.clone()));
         let claim = retry_until(&abort, "could not take partitions over", || async {
-            let ids = topic_ids(&self.spine.kafka, &self.topics).map_err(Failure::retry)?;
+            // On a thread of its own: our deadline holds even where the client's does not.
+            let ids = admin.topic_ids(self.topics.clone()).await.map_err(Failure::retry)?;
             let found = bounds(consumer, wanted).map_err(Failure::retry)?;
             let wanted = found.iter().map(|bounds| Wanted {
                 topic: bounds.topic.clone(),
@@ -604,6 +645,10 @@ impl<H: Handler> Group<H> {
 
     fn revoke(&self, consumer: &Member<H>, partitions: &TopicPartitionList) {
         let lost = consumer.assignment_lost();
+        if lost {
+            *locked(&self.waits_since) = Some(Instant::now()); // the client joins again by itself
+        }
+        tracing::info!(pipeline = %self.name, lost, "gives {} partitions up", partitions.count());
         let lanes: Vec<Lane> = {
             let mut all = locked(&self.lanes);
             let mut take = |topic: &str, partition| all.get_mut(topic)?.remove(&partition);
@@ -665,7 +710,12 @@ async fn drain(work: Vec<Work>, deadline: Duration) -> bool {
     in_time
 }
 
-impl<H: Handler> ClientContext for Membership<H> {}
+impl<H: Handler> ClientContext for Membership<H> {
+    /// Polling brings the same error, for [`Group::notice`].
+    fn error(&self, error: KafkaError, _reason: &str) {
+        self.0.reach.note(&error);
+    }
+}
 
 impl<H: Handler> ConsumerContext for Membership<H> {
     fn rebalance(&self, consumer: &Member<H>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
@@ -761,6 +811,59 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake_broker::{FakeBroker, TOPIC};
+    use crate::{Batch, Incoming, Reject};
+    use millrace_schemas::Contracts;
+    use millrace_schemas::registry::Registry;
+
+    /// For a pipeline that gets nothing to do.
+    struct Idle;
+
+    impl Handler for Idle {
+        type Block = ();
+
+        fn decode(&self, _: &Incoming<'_>, (): &mut ()) -> Result<bool, Reject> {
+            Ok(false)
+        }
+
+        async fn apply(&self, _: &Batch<()>) -> Result<(), Failure> {
+            Ok(())
+        }
+    }
+
+    fn idle_group(kafka: KafkaConfig) -> Arc<Group<Idle>> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let registry = Registry::new("http://127.0.0.1:1").unwrap();
+        let decoder = Decoder::new(registry, Arc::new(Contracts::embedded().unwrap()));
+        let checkpoints = Checkpoints::new(sqlx::PgPool::connect_lazy("postgres://127.0.0.1:1").unwrap());
+        let spine = Spine { kafka, decoder, checkpoints, metrics: Metrics::default() };
+        let pipeline =
+            Pipeline { name: "idle", topics: vec![TOPIC.into()], handler: Idle, config: PipelineConfig::default() };
+        Arc::new(Group::new(pipeline, spine, watch::channel(None).0, CancellationToken::new()))
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_member_that_its_group_has_forgotten_joins_with_a_new_client() {
+        let broker = FakeBroker::start();
+        let group = idle_group(broker.kafka());
+        let member = group.join().unwrap();
+        let polling = group.clone();
+        let poller = std::thread::spawn(move || poll_until_stopped(&polling, member));
+        group.join_anew_if_forgotten();
+        assert_eq!(group.metrics.joined_anew.get(), 0, "it waits for a moment only");
+        *locked(&group.waits_since) = Instant::now().checked_sub(ASSIGNED_WITHIN);
+        group.join_anew_if_forgotten();
+        let joined = async {
+            while group.metrics.joined_anew.get() == 0 {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(DRAIN_DEADLINE, joined).await.expect("it joins anew");
+        assert!(locked(&group.waits_since).unwrap().elapsed() < ASSIGNED_WITHIN);
+        group.stop.cancel();
+        tokio::task::spawn_blocking(move || poller.join().unwrap()).await.unwrap();
+        assert!(group.failed.borrow().is_none());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_late_worker_is_told_and_not_cut_off() {

@@ -17,6 +17,8 @@ mod deadline;
 mod decode;
 mod dedup;
 mod failure;
+#[cfg(test)]
+mod fake_broker;
 mod group;
 mod headers;
 mod memory;
@@ -26,6 +28,7 @@ mod migrate;
 mod offsets;
 mod partition_queue;
 mod publish;
+mod reach;
 mod record;
 mod replay;
 mod retry;

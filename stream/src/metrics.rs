@@ -38,6 +38,7 @@ pub struct Metrics {
     inflight: Family<PipelineLabel, Gauge>,
     paused: Family<PipelineLabel, Gauge>,
     held_up: Family<PipelineLabel, Gauge>,
+    joined_anew: Family<PipelineLabel, Counter>,
 }
 
 impl Metrics {
@@ -51,6 +52,7 @@ impl Metrics {
             inflight: Family::default(),
             paused: Family::default(),
             held_up: Family::default(),
+            joined_anew: Family::default(),
         };
         metrics.register_all(registry);
         metrics
@@ -74,6 +76,11 @@ impl Metrics {
             "Batches whose last try failed, and which are tried again",
             self.held_up.clone(),
         );
+        with.register(
+            "millrace_joined_anew",
+            "Times that a place in the consumer group was taken again with a new client",
+            self.joined_anew.clone(),
+        );
     }
 
     /// One pipeline's own handles, so that the hot path looks no label up.
@@ -92,6 +99,7 @@ impl Metrics {
             inflight: self.inflight.get_or_create_owned(&label),
             paused: self.paused.get_or_create_owned(&label),
             held_up: self.held_up.get_or_create_owned(&label),
+            joined_anew: self.joined_anew.get_or_create_owned(&label),
         }
     }
 }
@@ -115,6 +123,7 @@ pub(crate) struct PipelineMetrics {
     pub inflight: Gauge,
     pub paused: Gauge,
     held_up: Gauge,
+    pub joined_anew: Counter,
 }
 
 impl PipelineMetrics {

@@ -33,6 +33,8 @@ pub struct Checkpoints {
 pub struct Checkpoint {
     pub pipeline: String,
     pub topic: String,
+    /// Kafka's id of the topic that it has read.
+    pub topic_id: String,
     pub partition: i32,
     pub epoch: i64,
     pub next: i64,
@@ -107,7 +109,7 @@ impl Checkpoints {
     /// All checkpoints, for people.
     pub async fn list(&self) -> Result<Vec<Checkpoint>, sqlx::Error> {
         let rows = sqlx::query(
-            "select pipeline, topic, partition, epoch, next, reached_at, updated_at, held_up_by, held_up_since
+            "select pipeline, topic, topic_id, partition, epoch, next, reached_at, updated_at, held_up_by, held_up_since
              from millrace.checkpoint order by pipeline, topic, partition",
         );
         rows.fetch_all(&self.pool).await?.iter().map(checkpoint).collect()
@@ -147,6 +149,7 @@ fn checkpoint(row: &PgRow) -> Result<Checkpoint, sqlx::Error> {
     Ok(Checkpoint {
         pipeline: row.try_get("pipeline")?,
         topic: row.try_get("topic")?,
+        topic_id: row.try_get("topic_id")?,
         partition: row.try_get("partition")?,
         epoch: row.try_get("epoch")?,
         next: row.try_get("next")?,

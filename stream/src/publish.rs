@@ -1,12 +1,15 @@
 //! Publishing: idempotent, acknowledged by all in-sync replicas, bounded in memory.
 
-use crate::{Backoff, KafkaConfig};
+use crate::reach::{self, Reach, Watched};
+use crate::{Admin, Backoff, KafkaConfig};
 use millrace_schemas::Envelope;
-use rdkafka::config::FromClientConfig;
+use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Between tries while the client's queue is full.
 const QUEUE_FULL_WAITS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
@@ -70,8 +73,11 @@ impl PublishError {
 /// A producer: cheap to clone, shared by a whole process.
 #[derive(Clone)]
 pub struct Publisher {
-    producer: FutureProducer,
+    producer: Arc<Producing>,
+    _watched: Arc<DropGuard>,
 }
+
+type Producing = FutureProducer<Watched>;
 
 /// Resolves when all in-sync replicas have the event.
 #[must_use = "an event is in the log only once this says so"]
@@ -81,11 +87,18 @@ pub struct Acknowledgement {
 }
 
 impl Publisher {
+    /// Needs a tokio runtime.
+    ///
     /// # Errors
     /// A Kafka property that does not exist or has no such value.
     pub fn new(kafka: &KafkaConfig) -> anyhow::Result<Self> {
         let config = kafka.client_with(DEFAULTS, FIXED)?;
-        Ok(Self { producer: FutureProducer::from_config(&config)? })
+        let reach = Arc::<Reach>::default();
+        let producer = Arc::new(Producing::from_config_and_context(&config, Watched(reach.clone()))?);
+        let watched = CancellationToken::new();
+        let keeping = keep_in_reach(Arc::downgrade(&producer), reach, kafka.clone());
+        tokio::spawn(watched.clone().run_until_cancelled_owned(keeping));
+        Ok(Self { producer, _watched: Arc::new(watched.drop_guard()) })
     }
 
     /// Puts the event into the client's queue, waiting while that is full; the acknowledgement comes later.
@@ -123,6 +136,15 @@ impl Acknowledgement {
             Ok(Err((error, _))) => Err(PublishError::Kafka { topic: self.topic, error }),
             Err(_) => Err(PublishError::Cancelled { topic: self.topic }),
         }
+    }
+}
+
+async fn keep_in_reach(producer: Weak<Producing>, reach: Arc<Reach>, kafka: KafkaConfig) {
+    let admin = Admin::new(kafka.clone());
+    loop {
+        reach.back(&admin).await;
+        let Some(producer) = producer.upgrade() else { return };
+        reach::tell(producer.client(), &kafka);
     }
 }
 

@@ -409,6 +409,13 @@ impl SmallDisk {
     }
 }
 
+/// Batches that are tried again, over all pipelines.
+async fn held_up(process: &Role) -> i64 {
+    let metrics = reqwest::get(format!("{}/metrics", process.ops().await)).await.unwrap().text().await.unwrap();
+    let lines = metrics.lines().filter(|line| line.starts_with("millrace_held_up{"));
+    lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<i64>().unwrap()).sum()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_said_and_waited_for_and_loses_nothing() {
     let place = temporary();
@@ -439,6 +446,7 @@ async fn a_full_disk_is_said_and_waited_for_and_loses_nothing() {
         retries.lines().any(|line| full.iter().any(|full| line.contains(full)) && line.contains("trying again"))
     })
     .await;
+    eventually("its metrics say that batches wait", async || held_up(&process).await > 0).await;
     eventually("Kafka stops rather than lose something", async || disk.stack.log().contains("kafka died")).await;
     assert!(simulate.is_running(), "it was over before the disk was full, and shows nothing");
     disk.make_room();
@@ -448,5 +456,6 @@ async fn a_full_disk_is_said_and_waited_for_and_loses_nothing() {
     assert_eq!(code, 0, "{out}\n{}\n{}", std::fs::read_to_string(log).unwrap(), process.log());
     let verdict: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
     assert_eq!((&verdict["published"], &verdict["differences"]), (&20_000.into(), &serde_json::json!([])));
+    assert_eq!(held_up(&process).await, 0);
     assert_eq!((process.stop(), sink.stop(), registry.stop(), disk.stack.stop()), (0, 0, 0, 0));
 }

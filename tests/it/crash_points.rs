@@ -36,7 +36,7 @@ const ROUNDS: [&[&str]; 5] = [
         "webhook_after_commit",
     ],
     &["clickhouse_settled", "erasure_emptied", "webhook_after_claim"],
-    &["webhook_after_send"],
+    &["clickhouse_together", "webhook_after_send"],
     &["webhook_after_record"],
 ];
 

@@ -11,7 +11,7 @@ use super::block::Block;
 use super::pace::Pace;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use millrace_stream::Failure;
+use millrace_stream::{Failure, crash_at};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, oneshot};
@@ -152,6 +152,9 @@ impl Queue {
             self.next().into_iter().map(|next| (next.insert, next.answer)).unzip();
         let Some(insert) = inserts.into_iter().reduce(Insert::and) else { return };
         let inserted = server.insert(&insert).await;
+        if insert.token.is_none() {
+            crash_at("clickhouse_together"); // several partitions' rows are there, and nobody knows
+        }
         for answer in answers {
             let _ = answer.send(copy(&inserted)); // it may wait no more
         }
