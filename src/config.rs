@@ -61,6 +61,8 @@ pub struct RegistryConfig {
     pub password_file: Option<PathBuf>,
     /// Where `millrace registry` listens.
     pub listen: String,
+    /// The directory where roles keep what it said, for the time when it is away; empty keeps nothing.
+    pub cache: String,
 }
 
 #[derive(Clone, Deserialize, Serialize)]
@@ -126,6 +128,7 @@ impl Default for RegistryConfig {
             password: None,
             password_file: None,
             listen: "127.0.0.1:7071".into(),
+            cache: ".millrace/schemas".into(),
         }
     }
 }
@@ -175,7 +178,10 @@ impl RegistryConfig {
     /// Its client, with the login; asks nothing yet.
     pub fn client(&self) -> Result<Registry, Exit> {
         let wrong = |error: anyhow::Error| Exit::usage(format!("`registry.url`: {error:#}"));
-        let client = Registry::new(&self.url).map_err(wrong)?;
+        let mut client = Registry::new(&self.url).map_err(wrong)?;
+        if !self.cache.is_empty() {
+            client = client.kept_in(Path::new(&self.cache));
+        }
         match self.login()? {
             Some((user, password)) => client.with_login(user, password.as_deref()).map_err(wrong),
             None => Ok(client),
@@ -452,6 +458,7 @@ fn stack_table(stack: &Addresses, data_dir: &Path) -> Table {
     put(&["outbox", "local", "url"], &stack.postgres);
     put(&["registry", "url"], &stack.registry);
     put(&["registry", "listen"], stack.registry.trim_start_matches("http://"));
+    put(&["registry", "cache"], &data_dir.join("schemas").display().to_string());
     put(&["gateway", "listen"], stack.gateway.trim_start_matches("http://"));
     put(&["telemetry", "ops"], stack.ops.trim_start_matches("http://"));
     let endpoint = |key| ["sink", "webhook", "endpoints", "shop_backoffice", key];

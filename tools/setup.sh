@@ -32,6 +32,8 @@ for_tests() {
     has curl || lacks curl curl curl
     has kcat || lacks kcat kcat kcat
     has psql || lacks psql postgresql-client libpq
+    # Avro's own library judges our answers about schemas, by a program that is compiled as it is run.
+    has javac || lacks "a JDK, 17 or newer" "$(debian_java | sed s/jre/jdk/)" openjdk@17
     has strace || lacks "strace (Linux alone has it)" strace ""
     for_python
 }

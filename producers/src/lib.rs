@@ -16,5 +16,11 @@ pub use outbox::{Outbox, OutboxConfig, OutboxMetrics, Relay, RelayHandle};
 use millrace_stream::Migration;
 
 /// This crate's Postgres schema changes.
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { number: 401, name: "schema registry", sql: include_str!("../migrations/0401_schema_registry.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { number: 401, name: "schema registry", sql: include_str!("../migrations/0401_schema_registry.sql") },
+    Migration {
+        number: 402,
+        name: "schema registry deletion",
+        sql: include_str!("../migrations/0402_schema_registry_deletion.sql"),
+    },
+];

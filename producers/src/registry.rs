@@ -1,8 +1,12 @@
 //! The schema registry: Confluent's HTTP API over Postgres, for Avro. Every client of that registry can use it.
 //!
-//! Schemas and subjects are only ever added here; it keeps nothing in memory, so any number may serve one database.
+//! It keeps nothing in memory, so any number may serve one database. An id never changes its meaning, and keeps it when
+//! every version that has it is deleted. Left out: contexts, importing under given ids, JSON Schema and Protobuf.
 
 mod answer;
+mod deletion;
+mod normal;
+mod settings;
 mod store;
 mod submitted;
 
@@ -14,11 +18,13 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Router, http::StatusCode};
 use millrace_schemas::compatibility::Mode;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
+use settings::Access;
 use sqlx::PgPool;
 use std::collections::HashMap;
-use store::{Registered, Store, Version};
-use submitted::Submitted;
+use store::{Deleted, Known, Registered, Store, Version};
+use submitted::{Request, Submitted};
 
 /// What a subject asks of its next version where nobody said anything else.
 pub const DEFAULT_LEVEL: Mode = Mode::FullTransitive;
@@ -30,22 +36,22 @@ pub fn router(pool: PgPool) -> Router {
     Router::new()
         .route("/", get(async || answer(&json!({}))))
         .route("/subjects", get(subjects))
-        .route("/subjects/{subject}", post(look_up))
+        .route("/subjects/{subject}", post(look_up).delete(delete_subject))
         .route("/subjects/{subject}/versions", get(versions).post(register))
-        .route("/subjects/{subject}/versions/{version}", get(version))
+        .route("/subjects/{subject}/versions/{version}", get(version).delete(delete_version))
         .route("/subjects/{subject}/versions/{version}/schema", get(version_text))
-        .route("/subjects/{subject}/versions/{version}/referencedby", get(async || answer(&json!([]))))
+        .route("/subjects/{subject}/versions/{version}/referencedby", get(referring))
+        .route("/schemas", get(schemas))
         .route("/schemas/types", get(async || answer(&json!(["AVRO"]))))
         .route("/schemas/ids/{id}", get(schema))
         .route("/schemas/ids/{id}/schema", get(schema_text))
         .route("/schemas/ids/{id}/subjects", get(schema_subjects))
         .route("/schemas/ids/{id}/versions", get(schema_versions))
+        .route("/contexts", get(async || answer(&json!(["."]))))
         .route("/compatibility/subjects/{subject}/versions", post(compatible_with_all))
         .route("/compatibility/subjects/{subject}/versions/{version}", post(compatible_with_one))
-        .route("/config", get(default_level).put(set_default_level))
-        .route("/config/{subject}", get(level).put(set_level))
-        .route("/mode", get(mode))
-        .route("/mode/{subject}", get(mode))
+        .nest("/config", settings::routes::<Mode>())
+        .nest("/mode", settings::routes::<Access>())
         .fallback(async || not_found())
         .method_not_allowed_fallback(async || Refusal::new(StatusCode::METHOD_NOT_ALLOWED, 405, "no such method here"))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -61,54 +67,121 @@ fn wants(query: &Asked, flag: &str) -> bool {
     query.get(flag).is_some_and(|value| value.eq_ignore_ascii_case("true"))
 }
 
+fn deleted(query: &Asked) -> Deleted {
+    match (wants(query, "deletedOnly"), wants(query, "deleted")) {
+        (true, _) => Deleted::Only,
+        (false, true) => Deleted::With,
+        (false, false) => Deleted::Without,
+    }
+}
+
+/// The part of a list that was asked for: `offset`, and `limit` where it isn't negative.
+fn page<T: Serialize>(query: &Asked, list: Vec<T>) -> Response {
+    let number = |name| query.get(name).and_then(|text| text.parse().ok());
+    let list = list.into_iter().skip(number("offset").unwrap_or(0));
+    answer(&list.take(number("limit").unwrap_or(usize::MAX)).collect::<Vec<_>>())
+}
+
 /// Adds a version to a subject; the schema's id, which it already has if it was ever registered anywhere.
-async fn register(State(store): State<Store>, Path(subject): Path<String>, body: Body) -> Answer {
+async fn register(
+    State(store): State<Store>,
+    Path(subject): Path<String>,
+    Query(query): Query<Asked>,
+    body: Body,
+) -> Answer {
     let subject = valid_subject(subject)?;
-    let submitted = submitted(body)?;
+    let submitted = submitted(&store, &query, body).await?;
     let id = store.register(subject, submitted).await?;
     Ok(answer(&json!({ "id": id })))
 }
 
 /// Whether a subject has this schema, and as what.
-async fn look_up(State(store): State<Store>, Path(subject): Path<String>, body: Body) -> Answer {
-    let submitted = submitted(body)?;
-    match store.find(&subject, &submitted).await? {
+async fn look_up(
+    State(store): State<Store>,
+    Path(subject): Path<String>,
+    Query(query): Query<Asked>,
+    body: Body,
+) -> Answer {
+    let submitted = submitted(&store, &query, body).await?;
+    match store.find(&subject, &submitted, deleted(&query)).await? {
         Some(registered) => Ok(answer(&registered)),
-        None => Err(store.missing(&subject, Refusal::no_schema()).await?),
+        None => Err(store.missing(&subject, deleted(&query), Refusal::no_schema()).await?),
     }
+}
+
+async fn delete_subject(State(store): State<Store>, Path(subject): Path<String>, Query(query): Query<Asked>) -> Answer {
+    Ok(answer(&store.delete_subject(subject, wants(&query, "permanent")).await?))
+}
+
+async fn delete_version(
+    State(store): State<Store>,
+    Path((subject, version)): Path<(String, String)>,
+    Query(query): Query<Asked>,
+) -> Answer {
+    Ok(answer(&store.delete_version(subject, version.parse()?, wants(&query, "permanent")).await?))
 }
 
 async fn subjects(State(store): State<Store>, Query(query): Query<Asked>) -> Answer {
     let prefix = query.get("subjectPrefix").map_or("", String::as_str);
-    Ok(answer(&store.subjects(prefix).await?))
+    Ok(page(&query, store.subjects(prefix, deleted(&query)).await?))
 }
 
-async fn versions(State(store): State<Store>, Path(subject): Path<String>) -> Answer {
-    match store.versions(&subject).await? {
+async fn versions(State(store): State<Store>, Path(subject): Path<String>, Query(query): Query<Asked>) -> Answer {
+    match store.versions(&subject, deleted(&query)).await? {
         none if none.is_empty() => Err(Refusal::no_subject(&subject)),
-        versions => Ok(answer(&versions)),
+        versions => Ok(page(&query, versions)),
     }
 }
 
-async fn version(State(store): State<Store>, Path((subject, version)): Path<(String, String)>) -> Answer {
-    Ok(answer(&registered(&store, &subject, &version).await?))
+async fn version(
+    State(store): State<Store>,
+    Path((subject, version)): Path<(String, String)>,
+    Query(query): Query<Asked>,
+) -> Answer {
+    Ok(answer(&registered(&store, &subject, &version, deleted(&query)).await?))
 }
 
 /// The schema itself, not wrapped into an answer.
-async fn version_text(State(store): State<Store>, Path((subject, version)): Path<(String, String)>) -> Answer {
-    Ok(answer::raw(registered(&store, &subject, &version).await?.schema))
+async fn version_text(
+    State(store): State<Store>,
+    Path((subject, version)): Path<(String, String)>,
+    Query(query): Query<Asked>,
+) -> Answer {
+    Ok(answer::raw(registered(&store, &subject, &version, deleted(&query)).await?.schema))
 }
 
-async fn registered(store: &Store, subject: &str, version: &str) -> Result<Registered, Refusal> {
+async fn referring(State(store): State<Store>, Path((subject, version)): Path<(String, String)>) -> Answer {
+    let registered = registered(&store, &subject, &version, Deleted::With).await?;
+    Ok(answer(&store.referring(&subject, registered.version).await?))
+}
+
+async fn registered(store: &Store, subject: &str, version: &str, deleted: Deleted) -> Result<Registered, Refusal> {
     let version: Version = version.parse()?;
-    match store.version(subject, version).await? {
+    match store.version(subject, version, deleted).await? {
         Some(registered) => Ok(registered),
-        None => Err(store.missing(subject, Refusal::no_version(version)).await?),
+        None => Err(store.missing(subject, deleted, Refusal::no_version(version)).await?),
     }
 }
 
+/// Every version of every subject, or the newest of each.
+async fn schemas(State(store): State<Store>, Query(query): Query<Asked>) -> Answer {
+    let prefix = query.get("subjectPrefix").map_or("", String::as_str);
+    let mut all = store.all(prefix, deleted(&query)).await?;
+    if wants(&query, "latestOnly") {
+        all.reverse();
+        all.dedup_by(|older, newer| older.subject == newer.subject);
+        all.reverse();
+    }
+    Ok(page(&query, all))
+}
+
 async fn schema(State(store): State<Store>, Path(id): Path<String>, Query(query): Query<Asked>) -> Answer {
-    let mut found = json!({ "schema": text(&store, &id).await? });
+    let Known { schema, references, resolved } = known(&store, &id).await?;
+    let mut found = match query.get("format").map(String::as_str) {
+        Some("resolved") => json!({ "schema": resolved.unwrap_or(schema) }),
+        _ if references.is_empty() => json!({ "schema": schema }),
+        _ => json!({ "schema": schema, "references": references }),
+    };
     if wants(&query, "fetchMaxId") {
         found["maxId"] = store.newest_id().await?.into();
     }
@@ -116,21 +189,23 @@ async fn schema(State(store): State<Store>, Path(id): Path<String>, Query(query)
 }
 
 async fn schema_text(State(store): State<Store>, Path(id): Path<String>) -> Answer {
-    Ok(answer::raw(text(&store, &id).await?))
+    Ok(answer::raw(known(&store, &id).await?.schema))
 }
 
-async fn schema_subjects(State(store): State<Store>, Path(id): Path<String>) -> Answer {
-    text(&store, &id).await?;
-    let subjects = store.users(schema_id(&id)?).await?.into_iter().map(|user| user.subject);
-    Ok(answer(&subjects.collect::<Vec<_>>()))
+async fn schema_subjects(State(store): State<Store>, Path(id): Path<String>, Query(query): Query<Asked>) -> Answer {
+    known(&store, &id).await?;
+    let mut subjects: Vec<_> =
+        store.users(schema_id(&id)?, deleted(&query)).await?.into_iter().map(|user| user.subject).collect();
+    subjects.dedup();
+    Ok(page(&query, subjects))
 }
 
-async fn schema_versions(State(store): State<Store>, Path(id): Path<String>) -> Answer {
-    text(&store, &id).await?;
-    Ok(answer(&store.users(schema_id(&id)?).await?))
+async fn schema_versions(State(store): State<Store>, Path(id): Path<String>, Query(query): Query<Asked>) -> Answer {
+    known(&store, &id).await?;
+    Ok(page(&query, store.users(schema_id(&id)?, deleted(&query)).await?))
 }
 
-async fn text(store: &Store, id: &str) -> Result<String, Refusal> {
+async fn known(store: &Store, id: &str) -> Result<Known, Refusal> {
     store.schema(schema_id(id)?).await?.ok_or_else(|| Refusal::no_id(id))
 }
 
@@ -146,7 +221,7 @@ async fn compatible_with_all(
     Query(query): Query<Asked>,
     body: Body,
 ) -> Answer {
-    let submitted = submitted(body)?;
+    let submitted = submitted(&store, &query, body).await?;
     let level = store.level(&subject).await?;
     let earlier = store.earlier(&subject).await?;
     Ok(compatibility(&query, &submitted.incompatible(level, &earlier)?))
@@ -159,13 +234,13 @@ async fn compatible_with_one(
     Query(query): Query<Asked>,
     body: Body,
 ) -> Answer {
-    let submitted = submitted(body)?;
+    let submitted = submitted(&store, &query, body).await?;
     let version: Version = version.parse()?;
     let mut earlier = store.earlier(&subject).await?;
     if let Version::Number(number) = version {
         earlier.retain(|registered| registered.version <= number);
         if earlier.last().is_none_or(|newest| newest.version != number) {
-            return Err(store.missing(&subject, Refusal::no_version(version)).await?);
+            return Err(store.missing(&subject, Deleted::Without, Refusal::no_version(version)).await?);
         }
     }
     let level = with_the_last(store.level(&subject).await?);
@@ -189,44 +264,9 @@ fn compatibility(query: &Asked, messages: &[String]) -> Response {
     }
 }
 
-async fn default_level(State(store): State<Store>) -> Answer {
-    Ok(answer(&json!({ "compatibilityLevel": store.default_level().await?.to_string() })))
-}
-
-async fn level(State(store): State<Store>, Path(subject): Path<String>, Query(query): Query<Asked>) -> Answer {
-    let level = match store.own_level(&subject).await? {
-        Some(level) => level,
-        None if wants(&query, "defaultToGlobal") => store.default_level().await?,
-        None => return Err(Refusal::no_level(&subject)),
-    };
-    Ok(answer(&json!({ "compatibilityLevel": level.to_string() })))
-}
-
-async fn set_default_level(State(store): State<Store>, body: Body) -> Answer {
-    let level = submitted_level(body)?;
-    store.set_default_level(level).await?;
-    Ok(answer(&json!({ "compatibility": level.to_string() })))
-}
-
-async fn set_level(State(store): State<Store>, Path(subject): Path<String>, body: Body) -> Answer {
-    let subject = valid_subject(subject)?;
-    let level = submitted_level(body)?;
-    store.set_level(&subject, level).await?;
-    Ok(answer(&json!({ "compatibility": level.to_string() })))
-}
-
-async fn mode() -> Response {
-    answer(&json!({ "mode": "READWRITE" }))
-}
-
-fn submitted(body: Body) -> Result<Submitted, Refusal> {
-    Submitted::parse(&bytes(body)?)
-}
-
-fn submitted_level(body: Body) -> Result<Mode, Refusal> {
-    let body: Value = serde_json::from_slice(&bytes(body)?).map_err(|error| Refusal::not_json(&error))?;
-    let level = body["compatibility"].as_str().unwrap_or_default();
-    level.parse().map_err(|_| Refusal::no_such_level(level))
+async fn submitted(store: &Store, query: &Asked, body: Body) -> Result<Submitted, Refusal> {
+    let request = Request::parse(&bytes(body)?)?;
+    store.read(request, wants(query, "normalize")).await
 }
 
 fn bytes(body: Body) -> Result<Bytes, Refusal> {
@@ -236,10 +276,13 @@ fn bytes(body: Body) -> Result<Bytes, Refusal> {
     })
 }
 
-/// Long enough for every topic and record name; without what no name has and no database takes.
+/// Long enough for every topic and record name; without what no name has and no database takes. `:.` begins the name of
+/// a context.
 fn valid_subject(subject: String) -> Result<String, Refusal> {
     const SUBJECT_BYTES_MAX: usize = 512;
-    match !subject.is_empty() && subject.len() <= SUBJECT_BYTES_MAX && !subject.contains(char::is_control) {
+    let is_context = subject.starts_with(":.");
+    let is_name = !subject.is_empty() && subject.len() <= SUBJECT_BYTES_MAX && !subject.contains(char::is_control);
+    match is_name && !is_context {
         true => Ok(subject),
         false => Err(Refusal::invalid_subject(&subject)),
     }
@@ -252,7 +295,7 @@ mod tests {
     #[test]
     fn subjects_are_names_and_versions_count_from_one() {
         assert!(valid_subject("shop.order.v1-shop.order.OrderPlaced".to_owned()).is_ok());
-        for wrong in [String::new(), "a\0b".to_owned(), "s".repeat(513)] {
+        for wrong in [String::new(), "a\0b".to_owned(), "s".repeat(513), ":.other:a".to_owned()] {
             assert!(valid_subject(wrong).is_err());
         }
         for latest in ["latest", "-1"] {

@@ -28,8 +28,19 @@ impl<'a> Faults<'a> {
     }
 
     pub(crate) fn add(&mut self, path: &str, rule: &'static str, message: impl Into<String>) {
+        self.add_against(None, path, rule, message);
+    }
+
+    /// The same, of what doesn't follow an earlier version.
+    pub(crate) fn add_against(
+        &mut self,
+        against: Option<u32>,
+        path: &str,
+        rule: &'static str,
+        message: impl Into<String>,
+    ) {
         let (file, path, message) = (self.file.clone(), path.to_owned(), message.into());
-        self.found.push(ContractError { file, path, rule, message });
+        self.found.push(ContractError { file, path, rule, message, against });
     }
 }
 

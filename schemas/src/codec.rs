@@ -1,9 +1,10 @@
 //! Avro datums in and out. Bounded: no length in a datum makes us allocate more than it can hold.
 
+use crate::compatibility::{fixed, named};
 use apache_avro::Schema;
 use apache_avro::error::Details;
 use apache_avro::reader::datum::GenericDatumReader;
-use apache_avro::schema::{Name, RecordSchema};
+use apache_avro::schema::{Name, RecordSchema, ResolvedSchema};
 use apache_avro::types::Value;
 use apache_avro::util::max_allocation_bytes;
 use apache_avro::writer::datum::GenericDatumWriter;
@@ -54,6 +55,11 @@ impl WriterSchema {
         anyhow::ensure!(
             !contains_itself(record, &mut Vec::new()),
             "schema {id} contains itself: values of it are not read"
+        );
+        let names = ResolvedSchema::new(schema)?;
+        anyhow::ensure!(
+            !lists_nothings(schema, &names),
+            "schema {id} has a list whose items take no bytes: a few bytes could say that there are millions"
         );
         Ok(Self {
             id,
@@ -148,6 +154,26 @@ fn leads_back<'s>(schema: &'s Schema, around: &mut Vec<&'s Name>) -> bool {
         Schema::Map(map) => leads_back(&map.types, around),
         Schema::Union(union) => union.variants().iter().any(|variant| leads_back(variant, around)),
         _ => false,
+    }
+}
+
+/// Whether the length of some array is bounded by nothing that was sent. A map's entries have a key each.
+fn lists_nothings(schema: &Schema, names: &ResolvedSchema) -> bool {
+    match schema {
+        Schema::Array(array) => takes_no_bytes(&array.items, names) || lists_nothings(&array.items, names),
+        Schema::Map(map) => lists_nothings(&map.types, names),
+        Schema::Union(union) => union.variants().iter().any(|variant| lists_nothings(variant, names)),
+        Schema::Record(record) => record.fields.iter().any(|field| lists_nothings(&field.schema, names)),
+        _ => false,
+    }
+}
+
+fn takes_no_bytes(schema: &Schema, names: &ResolvedSchema) -> bool {
+    let schema = named(names, schema);
+    match schema {
+        Schema::Null => true,
+        Schema::Record(record) => record.fields.iter().all(|field| takes_no_bytes(&field.schema, names)),
+        other => fixed(other).is_some_and(|fixed| fixed.size == 0),
     }
 }
 
@@ -311,5 +337,19 @@ mod tests {
         let twice = r#"{"type": "record", "name": "R", "fields": [
             {"name": "a", "type": {"type": "fixed", "name": "F", "size": 1}}, {"name": "b", "type": "F"}]}"#;
         assert!(WriterSchema::parse(7, twice).is_ok(), "a name used twice contains nothing");
+    }
+
+    #[test]
+    fn a_schema_that_can_list_millions_of_nothings_in_a_few_bytes_is_not_read() {
+        let listing = |items: &str| {
+            let field = format!(r#"{{"name": "x", "type": {{"type": "array", "items": {items}}}}}"#);
+            let empty = r#"{"name": "e", "type": {"type": "record", "name": "Empty", "fields": []}}"#;
+            WriterSchema::parse(7, &format!(r#"{{"type": "record", "name": "R", "fields": [{empty}, {field}]}}"#))
+        };
+        for nothing in [r#""null""#, r#""Empty""#, r#"{"type": "array", "items": "null"}"#] {
+            let refused = listing(nothing).unwrap_err().to_string();
+            assert!(refused.starts_with("schema 7 has a list whose items take no bytes"), "{refused}");
+        }
+        assert!(listing(r#"["null", "Empty"]"#).is_ok(), "a union's branch takes a byte");
     }
 }

@@ -15,6 +15,8 @@ pub struct Incompatibility {
     /// Its short, stable name.
     pub rule: &'static str,
     pub message: String,
+    /// Which of the earlier versions it is about, by its place among them, where versions are checked.
+    pub earlier: Option<usize>,
 }
 
 /// What a new version must be able to do, in the words of Confluent's registry.
@@ -63,7 +65,13 @@ impl fmt::Display for Mode {
 /// Everything that keeps the reader from reading what the writer writes; empty when it can.
 pub fn can_read(reader: &Schema, writer: &Schema) -> Vec<Incompatibility> {
     let differences = resolve(reader, writer).into_iter();
-    differences.map(|found| Incompatibility { path: found.reader, rule: found.rule, message: found.message }).collect()
+    let found = differences.map(|Difference { reader: path, rule, message, .. }| Incompatibility {
+        path,
+        rule,
+        message,
+        earlier: None,
+    });
+    found.collect()
 }
 
 /// `earlier` oldest first: messages count them from 1. Paths are in the new schema.
@@ -71,17 +79,17 @@ pub fn check(mode: Mode, new: &Schema, earlier: &[&Schema]) -> Vec<Incompatibili
     let mut found = Vec::new();
     let skip = if mode.is_transitive() { 0 } else { earlier.len().saturating_sub(1) };
     for (index, old) in earlier.iter().enumerate().skip(skip) {
-        let number = index + 1;
+        let (number, earlier) = (index + 1, Some(index));
         if mode.is_backward() {
             found.extend(resolve(new, old).into_iter().map(|Difference { reader: path, rule, message, .. }| {
                 let message = format!("can't read what version {number} wrote: {message}");
-                Incompatibility { path, rule, message }
+                Incompatibility { path, rule, message, earlier }
             }));
         }
         if mode.is_forward() {
             found.extend(resolve(old, new).into_iter().map(|Difference { writer: path, rule, message, .. }| {
                 let message = format!("version {number} can't read what this one writes: {message}");
-                Incompatibility { path, rule, message }
+                Incompatibility { path, rule, message, earlier }
             }));
         }
     }
@@ -242,11 +250,15 @@ impl<'a> Resolution<'a> {
         self.found.push(Difference { reader, writer, rule, message });
     }
 
-    /// The first that is the same type, else the first that the value can be promoted to.
+    /// The one of the same full name, else the first that is the same type, else the first that the value can be
+    /// promoted to.
     fn branch(&self, union: &'a UnionSchema, writer: &Schema) -> Option<(usize, &'a Schema)> {
         let branches = || union.variants().iter().map(|branch| named(&self.readers, branch)).enumerate();
-        let same = branches().find(|(_, branch)| base(branch) == base(writer) && is_called(branch, writer));
-        same.or_else(|| branches().find(|(_, branch)| promotes(base(writer), base(branch))))
+        let same = || branches().filter(|(_, branch)| base(branch) == base(writer) && is_called(branch, writer));
+        let very_same = same().find(|(_, branch)| branch.name() == writer.name());
+        very_same
+            .or_else(|| same().next())
+            .or_else(|| branches().find(|(_, branch)| promotes(base(writer), base(branch))))
     }
 
     fn records(&mut self, reader: &'a RecordSchema, writer: &'a RecordSchema, place: &Place) {
@@ -258,13 +270,17 @@ impl<'a> Resolution<'a> {
         }
         for (index, field) in reader.fields.iter().enumerate() {
             let here = format!(".fields[{index}]");
-            match written(field, &writer.fields) {
-                Some((there, other)) => {
+            match written(field, &writer.fields)[..] {
+                [(there, other)] => {
                     let place = place.at(&format!("{here}.type"), &format!(".fields[{there}].type"));
                     self.compare(&field.schema, &other.schema, &place);
                 }
-                None if field.default.is_some() => {}
-                None => {
+                [(_, one), (_, other), ..] => {
+                    let message = format!("`{}` and `{}` are both written, and `{}`", one.name, other.name, field.name);
+                    self.differ(&place.at(&here, ""), "alias", format!("{message} can be but one of them"));
+                }
+                [] if field.default.is_some() => {}
+                [] => {
                     let message = format!("the field `{}` is not written and has no default to stand in", field.name);
                     self.differ(&place.at(&here, ""), "missing-default", message);
                 }
@@ -326,10 +342,11 @@ pub(crate) fn named<'a>(names: &ResolvedSchema<'a>, schema: &'a Schema) -> &'a S
     }
 }
 
-/// The field that the writer has for this one: of its name, or of one that it had before.
-fn written<'a>(field: &RecordField, writer: &'a [RecordField]) -> Option<(usize, &'a RecordField)> {
-    let find = |name: &str| writer.iter().enumerate().find(|(_, other)| other.name == name);
-    find(&field.name).or_else(|| field.aliases.iter().find_map(|alias| find(alias)))
+/// The fields that the writer has for this one: of its name, or of one that it had before. Avro's own libraries read
+/// nothing where there are two.
+fn written<'a>(field: &RecordField, writer: &'a [RecordField]) -> Vec<(usize, &'a RecordField)> {
+    let is_it = |other: &RecordField| other.name == field.name || field.aliases.contains(&other.name);
+    writer.iter().enumerate().filter(|(_, other)| is_it(other)).collect()
 }
 
 fn promotes(from: &str, to: &str) -> bool {
@@ -404,6 +421,10 @@ mod tests {
             ("{'type': 'enum', 'name': 'E', 'symbols': ['A'], 'default': 'A'}", ENUM),
             ("{'type': 'enum', 'name': 'N', 'aliases': ['E'], 'symbols': ['B', 'A']}", ENUM),
             (FIXED, FIXED),
+            (
+                "[{'type': 'fixed', 'name': 'm.F', 'size': 5}, {'type': 'fixed', 'name': 'n.F', 'size': 4}]",
+                "{'type': 'fixed', 'name': 'n.F', 'size': 4}",
+            ),
             (DECIMAL, DECIMAL),
             (LIST, LIST),
         ];
@@ -452,6 +473,11 @@ mod tests {
                 "{'type': 'long', 'logicalType': 'timestamp-millis'}",
                 MICROS,
                 "$ [logical-type]: timestamp-micros would be misread as timestamp-millis",
+            ),
+            (
+                "{'type': 'record', 'name': 'R', 'fields': [{'name': 'a', 'type': 'int', 'aliases': ['b']}]}",
+                "{'type': 'record', 'name': 'R', 'fields': [{'name': 'a', 'type': 'int'}, {'name': 'b', 'type': 'int'}]}",
+                "$.fields[0] [alias]: `a` and `b` are both written, and `a` can be but one of them",
             ),
             (
                 "{'type': 'record', 'name': 'L', 'fields': [{'name': 'next', 'type': ['null', 'L']}, {'name': 'x', 'type': 'int'}]}",

@@ -69,6 +69,8 @@ pub struct ContractError {
     pub rule: &'static str,
     /// What was found and what to do.
     pub message: String,
+    /// The earlier version that the file's own can't follow, where that is what is wrong.
+    pub against: Option<u32>,
 }
 
 impl fmt::Display for ContractError {

@@ -1,11 +1,16 @@
 //! The client of a Confluent-compatible schema registry: ids to schemas and back, asked once each.
 
-use crate::{Contract, Contracts, Version, WriterSchema};
+mod compare;
+mod kept;
+
+use crate::{Contract, Contracts, Version, WriterSchema, with_references};
 use anyhow::Context;
+use kept::Kept;
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -18,6 +23,8 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 const UNKNOWN_MAX: usize = 10_000;
 /// A schema larger than this is a mistake.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// References of one schema, with theirs: more than any has, each is a request.
+const REFERENCES_MAX: usize = 100;
 /// "Schema not found" in Confluent's API. A 404 without it came from something else at that address.
 const NO_SUCH_ID: i64 = 40403;
 
@@ -44,6 +51,8 @@ pub struct Registry {
     http: reqwest::Client,
     known: Arc<RwLock<HashMap<u32, Arc<WriterSchema>>>>,
     unknown: Arc<RwLock<HashMap<u32, Instant>>>,
+    /// For the time when the registry is away.
+    kept: Option<Arc<Kept>>,
 }
 
 impl Registry {
@@ -54,7 +63,13 @@ impl Registry {
     pub fn new(url: &str) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().timeout(REQUEST_DEADLINE).connect_timeout(CONNECT_DEADLINE).build()?;
         let (url, base) = (with_login(url, "", None)?, url.trim_end_matches('/').into());
-        Ok(Self { url, base, http, known: Arc::default(), unknown: Arc::default() })
+        Ok(Self { url, base, http, known: Arc::default(), unknown: Arc::default(), kept: None })
+    }
+
+    /// Keeps what it learns beneath this directory, and takes it from there while the registry does not answer.
+    #[must_use]
+    pub fn kept_in(self, directory: &Path) -> Self {
+        Self { kept: Some(Arc::new(Kept::of(&self.url, directory))), ..self }
     }
 
     /// Asks as this user, whatever the URL said.
@@ -69,7 +84,8 @@ impl Registry {
         &self.url
     }
 
-    /// The schema that an id stands for. Asks once, then answers from memory: an id never changes its meaning.
+    /// The schema that an id stands for. Asks once, then answers from memory: an id never changes its meaning. While
+    /// the registry is away, what was kept on disk answers.
     ///
     /// # Errors
     /// [`RegistryError::Unreachable`] heals; the others say what is wrong with the id.
@@ -80,13 +96,50 @@ impl Registry {
         if read(&self.unknown).get(&id).is_some_and(|since| since.elapsed() < UNKNOWN_FOR) {
             return Err(RegistryError::UnknownId(id));
         }
-        let answer = self.get(&format!("/schemas/ids/{id}")).send().await;
-        match self.answer::<SchemaAnswer>(answer).await? {
+        match self.ask_for(id).await {
             Ok(answer) => self.learn(id, &answer),
-            Err(Refusal { status: StatusCode::NOT_FOUND, error_code: NO_SUCH_ID, .. }) => Err(self.note_unknown(id)),
-            // A wrong address, a proxy, a login that ran out: it says nothing about the id.
-            Err(refusal) => Err(self.unreachable(refusal.answered())),
+            Err(RegistryError::UnknownId(_)) => Err(self.note_unknown(id)),
+            Err(away) => match self.kept.as_deref().and_then(|kept| kept.schema(id)) {
+                Some(schema) => self.recall(id, schema, &away),
+                None => Err(away),
+            },
         }
+    }
+
+    async fn ask_for(&self, id: u32) -> Result<SchemaAnswer, RegistryError> {
+        let answer = self.get(&format!("/schemas/ids/{id}")).send().await;
+        let answer = self.answer::<SchemaAnswer>(answer).await?.map_err(|refusal| match refusal {
+            Refusal { status: StatusCode::NOT_FOUND, error_code: NO_SUCH_ID, .. } => RegistryError::UnknownId(id),
+            // A wrong address, a proxy, a login that ran out: it says nothing about the id.
+            refusal => self.unreachable(refusal.answered()),
+        })?;
+        self.complete(id, answer, &mut 0).await
+    }
+
+    /// With what it refers to in it.
+    async fn complete(
+        &self,
+        id: u32,
+        mut answer: SchemaAnswer,
+        asked_for: &mut usize,
+    ) -> Result<SchemaAnswer, RegistryError> {
+        let unusable = |message: String| RegistryError::Unusable { id, message };
+        if answer.references.is_empty() {
+            return Ok(answer);
+        }
+        let mut referenced = Vec::new();
+        for Reference { name, subject, version } in std::mem::take(&mut answer.references) {
+            *asked_for += 1;
+            if *asked_for > REFERENCES_MAX {
+                return Err(unusable(format!("it refers to more than {REFERENCES_MAX} others")));
+            }
+            let found = self.get(&format!("/subjects/{subject}/versions/{version}?deleted=true")).send().await;
+            let found = self.answer::<SchemaAnswer>(found).await?;
+            let found = found.map_err(|refusal| self.unreachable(refusal.answered()))?;
+            referenced.push((name, Box::pin(self.complete(id, found, asked_for)).await?.schema));
+        }
+        let schema = with_references(&answer.schema, &referenced).map_err(|error| unusable(error.to_string()))?;
+        Ok(SchemaAnswer::avro(schema))
     }
 
     /// Registers a contract's versions, oldest first, and returns the newest one's schema.
@@ -104,7 +157,7 @@ impl Registry {
                 Err(refusal) => return Err(refusal.of_subject(subject, "")),
             };
         }
-        self.learn(newest, &SchemaAnswer { schema: contract.newest().text.clone(), schema_type: None })
+        self.learn(newest, &SchemaAnswer::avro(contract.newest().text.clone()))
     }
 
     /// Registers every contract; the schemas to write with, by event type.
@@ -139,9 +192,24 @@ impl Registry {
         let subject = contract.subject();
         let text = version.text.clone();
         let answer = self.post(&format!("/subjects/{subject}")).json(&json!({ "schema": text })).send().await;
-        match self.answer::<IdAnswer>(answer).await? {
-            Ok(answer) => self.learn(answer.id, &SchemaAnswer { schema: text, schema_type: None }),
-            Err(refusal) => Err(refusal.of_subject(subject, "; `millrace migrate` registers contracts")),
+        match self.answer::<IdAnswer>(answer).await {
+            Ok(Ok(answer)) => self.learn(answer.id, &SchemaAnswer::avro(text)),
+            Ok(Err(refusal)) => Err(refusal.of_subject(subject, "; `millrace migrate` registers contracts")),
+            Err(away) => match self.kept.as_deref().and_then(|kept| kept.id_of(&text)) {
+                Some(id) => self.recall(id, text, &away),
+                None => Err(away),
+            },
+        }
+    }
+
+    /// Whether a role can begin: the registry answers, or what it said before is there.
+    ///
+    /// # Errors
+    /// As [`Self::reachable`].
+    pub async fn usable(&self) -> Result<(), RegistryError> {
+        match self.reachable().await {
+            Err(_) if self.kept.as_deref().is_some_and(|kept| !kept.is_empty()) => Ok(()),
+            answer => answer,
         }
     }
 
@@ -165,18 +233,27 @@ impl Registry {
         RegistryError::Unreachable(format!("{} {what}", self.url))
     }
 
+    fn recall(&self, id: u32, schema: String, away: &RegistryError) -> Result<Arc<WriterSchema>, RegistryError> {
+        tracing::warn!("schema {id} comes from the disk, where it was kept: {away}");
+        self.learn(id, &SchemaAnswer::avro(schema))
+    }
+
     fn learn(&self, id: u32, answer: &SchemaAnswer) -> Result<Arc<WriterSchema>, RegistryError> {
         let unusable = |message| RegistryError::Unusable { id, message };
         if let Some(kind) = answer.schema_type.as_deref().filter(|kind| *kind != "AVRO") {
             return Err(unusable(format!("it is {kind}, not Avro")));
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.get(&id) {
-            return Ok(known.clone());
+        let parsed = {
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = known.get(&id) {
+                return Ok(known.clone());
+            }
+            let parsed = WriterSchema::parse(id, &answer.schema).map_err(|error| unusable(format!("{error:#}")))?;
+            known.entry(id).or_insert(Arc::new(parsed)).clone()
+        };
+        if let Some(Err(error)) = self.kept.as_deref().map(|kept| kept.keep(id, &answer.schema)) {
+            tracing::warn!("schema {id} is not kept on disk (`registry.cache`): {error}");
         }
-        let parsed = WriterSchema::parse(id, &answer.schema).map_err(|error| unusable(format!("{error:#}")))?;
-        let parsed = Arc::new(parsed);
-        known.insert(id, parsed.clone());
         Ok(parsed)
     }
 
@@ -216,6 +293,22 @@ struct SchemaAnswer {
     schema: String,
     #[serde(rename = "schemaType")]
     schema_type: Option<String>,
+    #[serde(default)]
+    references: Vec<Reference>,
+}
+
+impl SchemaAnswer {
+    fn avro(schema: String) -> Self {
+        Self { schema, schema_type: None, references: Vec::new() }
+    }
+}
+
+/// A name that a schema uses, and the version that defines it.
+#[derive(Deserialize)]
+struct Reference {
+    name: String,
+    subject: String,
+    version: u32,
 }
 
 #[derive(Deserialize)]
@@ -320,6 +413,30 @@ mod tests {
             assert!(matches!(error, RegistryError::Unreachable(_)), "{status} {body}: {error}");
             assert!(error.to_string().contains(&format!(" answered {status}: ")), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn while_it_is_away_what_was_kept_answers_and_its_word_counts_when_it_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let contract = Contracts::embedded().unwrap().get("order.placed").unwrap().clone();
+        let schema = json!({ "schema": contract.newest().text, "id": 7 }).to_string().leak();
+        let (address, _) = answering("200 OK", schema).await;
+        let there = Registry::new(&format!("http://{address}")).unwrap().kept_in(directory.path());
+        there.by_id(7).await.unwrap();
+
+        let again = || Registry::new(&format!("http://{address}")).unwrap().kept_in(directory.path());
+        let away = Registry { base: "http://127.0.0.1:1".into(), ..again() };
+        assert!(away.reachable().await.is_err());
+        away.usable().await.unwrap();
+        assert_eq!(away.by_id(7).await.unwrap().fullname, "shop.order.OrderPlaced");
+        assert_eq!(away.writer(&contract).await.unwrap().id, 7);
+        assert!(matches!(away.by_id(8).await, Err(RegistryError::Unreachable(_))));
+
+        let (address, _) = answering("404 Not Found", r#"{"error_code": 40403, "message": "not found"}"#).await;
+        let anew = Registry { base: format!("http://{address}").into(), ..again() };
+        assert!(matches!(anew.by_id(7).await, Err(RegistryError::UnknownId(7))));
+        let elsewhere = Registry::new("http://127.0.0.1:1").unwrap().kept_in(directory.path());
+        assert!(elsewhere.usable().await.is_err() && elsewhere.by_id(7).await.is_err());
     }
 
     #[tokio::test]

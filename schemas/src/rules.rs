@@ -1,12 +1,15 @@
 //! What makes a project's files contracts: every rule that looks at more than one file. `avsc` has one file's own.
 
+mod evolution;
+#[cfg(test)]
+mod tests;
+
 use crate::avsc::{self, Faults, Header};
-use crate::compatibility::{self, Mode};
 use crate::contract::{Contract, ContractError, Version};
 use crate::json::value_from_json;
-use apache_avro::Schema;
+use evolution::{BREAKING, evolution};
 use serde_json::Value as Json;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A contract of this size has thousands of fields: it is a mistake, such as an export laid beside the contracts.
@@ -139,36 +142,12 @@ fn identity(faults: &mut Faults, (header, version): (&Header, &Version), (first,
     let mut same = |path: &str, what: &str, now: &str, before: &str| {
         if now != before {
             let message = format!("the {what} is `{now}`, but `{before}` in version {}", first_version.number);
-            faults.add(path, "identity", format!("{message}: a breaking change is a new type, never an edit"));
+            faults.add_against(Some(first_version.number), path, "identity", format!("{message}: {BREAKING}"));
         }
     };
     same("$.name", "full name", &version.fullname(), &first_version.fullname());
     same("$.millrace.topic", "topic", &header.topic, &first.topic);
     same("$.millrace.key", "key", &header.key, &first.key);
-}
-
-/// Consumers replay all history, producers deploy in any order: each version reads each.
-fn evolution(faults: &mut Faults, version: &Version, earlier: &[(Header, Version)]) {
-    let schemas: Vec<&Schema> = earlier.iter().map(|(_, version)| &version.schema).collect();
-    let mut said = BTreeSet::new();
-    for broken in compatibility::check(Mode::FullTransitive, &version.schema, &schemas) {
-        let added = broken.rule == "missing-default" && broken.path != "$";
-        let remedy = if added { "give it a default" } else { "a breaking change is a new type, never an edit" };
-        // What breaks against version 1 most often breaks against all: once is enough. The name was looked at above.
-        if broken.path != "$.name" && said.insert((broken.path.clone(), broken.rule)) {
-            faults.add(&broken.path, broken.rule, format!("{}: {remedy}", broken.message));
-        }
-    }
-    let Some((_, before)) = earlier.last() else { return };
-    for (index, field) in version.record().fields.iter().enumerate() {
-        let Some(old) = before.record().fields.iter().find(|old| old.name == field.name) else { continue };
-        let (now, then) = (compatibility::kind(&field.schema), compatibility::kind(&old.schema));
-        let path = format!("$.fields[{index}].type");
-        if now != then && !said.iter().any(|(said, _)| said.starts_with(&path)) {
-            let message = format!("`{}` was {then} in version {} and is {now} here", field.name, before.number);
-            faults.add(&path, "column-type", format!("{message}: a column keeps its type, add a field instead"));
-        }
-    }
 }
 
 fn example(event_type: &str, folder: &Folder, newest: &Version, found: &mut Vec<ContractError>) -> Json {
@@ -216,6 +195,3 @@ fn clashes(contracts: &[Contract], found: &mut Vec<ContractError>) {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -85,6 +85,7 @@ async fn with_a_registry(config: &Config, stop: &CancellationToken) -> Result<Co
     let ours = config.registry.url.trim_end_matches('/').ends_with(&config.registry.listen);
     if ours && config.registry.client()?.reachable().await.is_err() {
         let listener = roles::listen("127.0.0.1:0", "registry.listen").await?;
+        config.registry.cache = String::new(); // nobody asks at this address again
         config.registry.url = format!("http://{}", listener.local_addr().map_err(Exit::failed)?);
         roles::serve_registry(listener, config.postgres.connect().await?, stop);
     }

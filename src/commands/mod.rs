@@ -23,6 +23,9 @@ use millrace_sinks::{RuleError, Rules};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Where a project may have its contracts.
+const CONTRACTS: &[&str] = &["schemas/avro", "schemas"];
+
 /// Turns the events your services publish into analytics, read models and actions.
 #[derive(Parser)]
 #[command(name = "millrace", version, max_term_width = 100)]
@@ -53,7 +56,7 @@ pub enum Command {
     /// Only the servers: Kafka, ClickHouse engine, Postgres, Redis
     Local(local::Arguments),
     /// Check contracts, analytics and rules without any server (exit code 2 when something is found)
-    Check,
+    Check(check::Arguments),
     /// Create or update topics, subjects, and the schemas of Postgres and ClickHouse; safe to repeat
     Migrate,
     /// Role: take events by HTTP, and answer when the log has them
@@ -119,10 +122,20 @@ impl Global {
 
     /// The same, with everything that was found in them.
     pub fn read_contracts(&self) -> Result<Contracts, Vec<ContractError>> {
-        match self.inside(&["schemas/avro", "schemas"]) {
+        match self.inside(CONTRACTS) {
             Some(directory) => Contracts::load(&directory),
             None => Contracts::embedded(),
         }
+    }
+
+    /// Where contracts are, whose files' names are relative to it; the shop's are in Millrace's own tree.
+    pub fn contracts_directory(&self) -> PathBuf {
+        self.inside(CONTRACTS).unwrap_or_else(|| self.in_project(CONTRACTS[0]))
+    }
+
+    /// A directory of the project, whether it is there or not.
+    pub fn in_project(&self, directory: &str) -> PathBuf {
+        self.project.clone().unwrap_or_default().join(directory)
     }
 
     /// The first of these directories that the project has.

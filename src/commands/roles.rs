@@ -73,7 +73,7 @@ pub async fn gateway(config: &Config, global: &Global) -> Result<(), Exit> {
     let ops_port = listen_ops(config).await?;
     let port = listen(&config.gateway.listen, "gateway.listen").await?;
     let registry = config.registry.client()?;
-    registry.reachable().await.map_err(|error| Exit::unreachable("the schema registry", error))?;
+    registry.usable().await.map_err(|error| Exit::unreachable("the schema registry", error))?;
     let meters = Meters::register();
     let checks = vec![kafka_check(config), registry_check(&registry)];
     let (stop, stop_ops) = (CancellationToken::new(), CancellationToken::new());
@@ -120,7 +120,7 @@ pub async fn relay(config: &Config, global: &Global, names: &Names) -> Result<()
     let contracts = global.contracts()?;
     let ops_port = listen_ops(config).await?;
     let registry = config.registry.client()?;
-    registry.reachable().await.map_err(|error| Exit::unreachable("the schema registry", error))?;
+    registry.usable().await.map_err(|error| Exit::unreachable("the schema registry", error))?;
     let meters = Meters::register();
     let relay = Relay::connect(outboxes, &config.kafka, &registry, contracts, &meters.outbox).await?;
     let checks = vec![kafka_check(config), registry_check(&registry), outboxes_check(&relay)];
@@ -167,7 +167,7 @@ impl Base {
         let kafka = Admin::new(config.kafka.clone());
         kafka.reachable().await.map_err(|error| Exit::unreachable("Kafka", format!("{error:#}")))?;
         let registry = config.registry.client()?;
-        registry.reachable().await.map_err(|error| Exit::unreachable("the schema registry", error))?;
+        registry.usable().await.map_err(|error| Exit::unreachable("the schema registry", error))?;
         let meters = Meters::register();
         let spine = Spine {
             kafka: config.kafka.clone(),
@@ -440,7 +440,7 @@ fn registry_check(registry: &Registry) -> (&'static str, Check) {
     let registry = registry.clone();
     check("registry", move || {
         let registry = registry.clone();
-        async move { Ok(registry.reachable().await?) }
+        async move { Ok(registry.usable().await?) }
     })
 }
 

@@ -90,7 +90,7 @@ impl Arguments {
 /// Which server does not answer.
 pub async fn client(config: &Config, contracts: &Arc<Contracts>) -> Result<Client, Exit> {
     let registry = config.registry.client()?;
-    registry.reachable().await.map_err(|error| Exit::unreachable("the schema registry", error))?;
+    registry.usable().await.map_err(|error| Exit::unreachable("the schema registry", error))?;
     let admin = millrace_stream::Admin::new(config.kafka.clone());
     admin.reachable().await.map_err(|error| Exit::unreachable("Kafka", format!("{error:#}")))?;
     Ok(Client::connect(&config.kafka, registry, contracts.clone(), SOURCE).await?)

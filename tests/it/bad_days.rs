@@ -103,6 +103,7 @@ fn bad_usage_names_the_argument() {
 
 // ---- contracts, metrics, rules ----
 
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const CONTRACT: &str = include_str!("../../schemas/avro/payment.failed/1.avsc");
 const EXAMPLE: &str = include_str!("../../schemas/avro/payment.failed/example.json");
 
@@ -145,6 +146,76 @@ fn check_names_file_place_and_rule_of_a_broken_contract() {
     let added = but("\"fields\": [", "\"fields\": [ { \"name\": \"note\", \"type\": \"string\", \"doc\": \"New.\" },");
     let parts = ["payment.failed/2.avsc $.fields[0] [missing-default]", "`note`"];
     check_finds(&[(first, CONTRACT), (second, &added), example], &parts);
+}
+
+#[test]
+fn check_says_line_field_and_versions_and_annotates_pull_requests() {
+    let retyped = but("\"type\": \"int\"", "\"type\": \"string\"");
+    let (first, second) = ("schemas/avro/payment.failed/1.avsc", "schemas/avro/payment.failed/2.avsc");
+    let broken =
+        project(&[(first, CONTRACT), (second, &retyped), ("schemas/avro/payment.failed/example.json", EXAMPLE)]);
+    let line = 1 + retyped.lines().position(|line| line.contains("\"attempt\"")).unwrap();
+    let found = &of_project(&broken, &["check", "--json"]).json()["found"][0];
+    assert_eq!((&found["field"], &found["versions"]), (&serde_json::json!("attempt"), &serde_json::json!([1, 2])));
+    assert_eq!(found["line"], line);
+
+    let annotated = of_project(&broken, &["check", "--format", "github"]);
+    assert_eq!(annotated.code(), 2, "{}", annotated.err);
+    let file = broken.path().join(second).display().to_string();
+    let expected =
+        format!("::error file={file},line={line},title=type::$.fields[6].type can't read what version 1 wrote");
+    assert!(annotated.out.starts_with(&expected), "{expected}\n{}", annotated.out);
+    assert!(
+        annotated.out.contains("leave `attempt` as it is and add a field with a default beside it"),
+        "{}",
+        annotated.out
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_against_a_registry_finds_what_was_edited_and_what_it_would_refuse() {
+    let registry = shared().platform.addresses().registry.clone();
+    // The shop, with one contract in place of its own, or beside its own.
+    let against = |contract: &str, event_type: &str, url: &str| {
+        let shop = project(&[]);
+        let contracts = shop.path().join("schemas/avro");
+        let mut copy = Command::new("cp");
+        copy.args(["-r", "--parents", "schemas/avro"]).arg(shop.path()).current_dir(ROOT);
+        assert!(copy.status().unwrap().success());
+        std::fs::create_dir_all(contracts.join(event_type)).unwrap();
+        std::fs::write(contracts.join(event_type).join("1.avsc"), contract).unwrap();
+        std::fs::write(contracts.join(event_type).join("example.json"), EXAMPLE).unwrap();
+        of_project(&shop, &["check", "--against", url])
+    };
+    let same = against(&CONTRACT.replace("\n  ", "\n"), "payment.failed", &registry);
+    assert_eq!(same.code(), 0, "{}{}", same.out, same.err);
+    let edited = against(&but("An attempt", "One attempt"), "payment.failed", &registry);
+    refused_by_check(
+        &edited,
+        &["payment.failed/1.avsc $ [registered]: version 1 of `shop.order.v1-shop.order.PaymentFailed`"],
+    );
+
+    let name = format!("It{}", uuid::Uuid::new_v4().simple());
+    let fresh = CONTRACT.replace("\"PaymentFailed\"", &format!("\"{name}\"")).replace("payment.failed", "it.checked");
+    assert_eq!(against(&fresh, "it.checked", &registry).code(), 0, "what it doesn't have yet it would take");
+    let other = format!(
+        r#"{{"type": "record", "name": "shop.order.{name}", "fields": [{{"name": "order_id", "type": "long"}}]}}"#
+    );
+    let sent = reqwest::Client::new().post(format!("{registry}/subjects/shop.order.v1-shop.order.{name}/versions"));
+    let sent = sent.json(&serde_json::json!({ "schema": other })).send().await.unwrap();
+    assert_eq!(sent.status(), 200);
+    let refused_there = against(&fresh, "it.checked", &registry);
+    refused_by_check(
+        &refused_there,
+        &["[registered]: version 1", "[registry]: the registry would refuse it", "[missing-default]"],
+    );
+    refused(&against(&fresh, "it.checked", "http://127.0.0.1:1"), 69, &["the schema registry can't be reached"]);
+}
+
+#[track_caller]
+fn refused_by_check(checked: &Finished, parts: &[&str]) {
+    assert_eq!(checked.code(), 2, "{}{}", checked.out, checked.err);
+    says(&checked.err, parts);
 }
 
 const RULE: &str = include_str!("../../sinks/rules/payment_failed.yaml");

@@ -1,4 +1,4 @@
-//! What README.md, docs/getting-started.md, docs/outbox.md and docs/publishing.md tell a reader to type, typed.
+//! What README.md and the pages of docs/ about starting, publishing, outbox and registry tell a reader to type, typed.
 //!
 //! A fenced block marked `sh` is run by a shell in the repository's root, in the order of the pages:
 //! - `make up` (also with ARGS) starts `up`, in place of the one that runs; other `make` targets and `tools/…`
@@ -131,6 +131,7 @@ async fn every_command_that_the_pages_tell_to_type_works() {
     let mut reader = Reader::new();
     reader.read("README.md").await;
     reader.read("docs/publishing.md").await;
+    reader.read("docs/registry.md").await;
     reader.read("docs/outbox.md").await;
     reader.read("docs/getting-started.md").await;
     assert_eq!(reader.up.take().unwrap().stop(), 0);

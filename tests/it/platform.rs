@@ -22,7 +22,7 @@ pub struct Platform {
     pub data: PathBuf,
     /// Every command's, in place of the shop.
     project: Option<PathBuf>,
-    _registry: Role,
+    registry: Role,
 }
 
 impl Platform {
@@ -51,7 +51,7 @@ impl Platform {
         assert!(migrated.status.success(), "migrate: {}", String::from_utf8_lossy(&migrated.stderr));
         let registry = Role::start(command(&stack_json, project).arg("registry"), &data, "registry");
         let project = project.map(Path::to_path_buf);
-        let platform = Self { stack, receiver, data, project, _registry: registry };
+        let platform = Self { stack, receiver, data, project, registry };
         let url = format!("{}/subjects", platform.addresses().registry);
         eventually("the registry answers", async || {
             reqwest::get(&url).await.is_ok_and(|answer| answer.status() == 200)
@@ -106,10 +106,17 @@ impl Platform {
         self.stack.wait_ready(server).await.unwrap();
     }
 
+    /// From now on nobody answers where the registry was.
+    pub fn kill_registry(&mut self) {
+        self.registry.kill();
+    }
+
     /// Stops everything and removes the data; a test that failed keeps it for a look.
     pub async fn stop(self) {
-        let Self { stack, receiver, data, _registry: registry, .. } = self;
-        registry.stop();
+        let Self { stack, receiver, data, mut registry, .. } = self;
+        if registry.is_running() {
+            registry.stop();
+        }
         receiver.stop().await;
         stack.stop().await;
         let _ = std::fs::remove_dir_all(data);

@@ -167,6 +167,164 @@ async fn what_is_not_there_and_what_is_no_schema_have_confluents_codes() {
     assert_eq!(registry().get(&format!("/subjects/{name}/versions")).await, (200, json!([1])));
 }
 
+/// What an answer says, where it is no refusal.
+async fn delete(path: &str) -> Result<Value, i64> {
+    let (status, answer) = registry().send("DELETE", path, None).await;
+    if status == 200 { Ok(answer) } else { Err(answer["error_code"].as_i64().unwrap()) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_are_deleted_in_two_steps_and_ids_keep_their_meaning() {
+    let name = name();
+    let (first, second) = (record(&name, &[]), record(&name, &[optional("a", "int")]));
+    let id = registry().id(&name, &first).await;
+    registry().id(&name, &second).await;
+    let (subject, one) = (format!("/subjects/{name}"), format!("/subjects/{name}/versions/1"));
+    let listed = async |query: &str| registry().get(&format!("{subject}/versions{query}")).await.1;
+
+    assert_eq!(delete(&format!("{one}?permanent=true")).await, Err(40407));
+    assert_eq!(delete(&one).await, Ok(json!(1)));
+    assert_eq!(delete(&one).await, Err(40406));
+    assert_eq!(registry().get(&one).await.0, 404);
+    assert_eq!(registry().get(&format!("{one}?deleted=true")).await.0, 200);
+    assert_eq!((listed("").await, listed("?deleted=true").await), (json!([2]), json!([1, 2])));
+    assert_eq!(listed("?deletedOnly=true").await, json!([1]));
+    assert_eq!(registry().id(&name, &first).await, id, "registered again it is the same schema, and a new version");
+    assert_eq!(listed("").await, json!([2, 3]));
+
+    assert_eq!(delete(&format!("{subject}?permanent=true")).await, Err(40405));
+    registry().send("PUT", &format!("/config/{name}"), Some(&json!({ "compatibility": "NONE" }))).await;
+    assert_eq!(delete(&subject).await, Ok(json!([2, 3])));
+    assert_eq!(delete(&subject).await, Err(40404));
+    assert_eq!(registry().get(&format!("/config/{name}")).await.1["error_code"], 40408, "its settings went with it");
+    let subjects = async |query: &str| registry().get(&format!("/subjects?subjectPrefix={name}{query}")).await.1;
+    assert_eq!((subjects("").await, subjects("&deleted=true").await), (json!([]), json!([name])));
+    assert_eq!(delete(&format!("{subject}?permanent=true")).await, Ok(json!([1, 2, 3])));
+    assert_eq!(delete(&subject).await, Err(40401));
+    assert_eq!(subjects("&deleted=true").await, json!([]));
+    assert_eq!(registry().get(&format!("/schemas/ids/{id}")).await, (200, json!({ "schema": first.to_string() })));
+    assert_eq!(registry().id(&name, &first).await, id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_may_refer_to_others_which_then_stay() {
+    let (address, parcel) = (name(), name());
+    registry().id(&address, &record(&address, &[])).await;
+    let refers = |field: &str| {
+        let schema = record(&parcel, &[json!({ "name": field, "type": ["null", address], "default": null })]);
+        let reference = json!({ "name": address, "subject": address, "version": 1 });
+        json!({ "schema": schema.to_string(), "references": [reference] })
+    };
+    let versions = format!("/subjects/{parcel}/versions");
+    let (status, answer) = registry().send("POST", &versions, Some(&refers("to"))).await;
+    assert_eq!(status, 200, "{answer}");
+    let id = answer["id"].as_i64().unwrap();
+    let (_, found) = registry().get(&format!("/schemas/ids/{id}")).await;
+    assert_eq!((&found["schema"], &found["references"]), (&refers("to")["schema"], &refers("to")["references"]));
+    let (_, looked_up) = registry().send("POST", &format!("/subjects/{parcel}"), Some(&refers("to"))).await;
+    assert_eq!((&looked_up["id"], &looked_up["references"]), (&json!(id), &found["references"]));
+    let (_, resolved) = registry().get(&format!("/schemas/ids/{id}?format=resolved")).await;
+    assert!(resolved["schema"].as_str().unwrap().contains("\"name\":\"id\""), "{resolved}");
+    let read = millrace_schemas::registry::Registry::new(registry().0).unwrap();
+    let read = read.by_id(u32::try_from(id).unwrap()).await.unwrap();
+    assert_eq!(read.fullname, parcel, "our own client puts the parts together");
+
+    let one = format!("/subjects/{address}/versions/1");
+    assert_eq!(registry().get(&format!("{one}/referencedby")).await, (200, json!([id])));
+    assert_eq!((delete(&one).await, delete(&format!("/subjects/{address}")).await), (Err(42206), Err(42206)));
+    assert_eq!(registry().send("POST", &versions, Some(&refers("from"))).await.0, 200, "compatibility looks into them");
+    let mut nowhere = refers("back");
+    nowhere["references"][0]["version"] = json!(7);
+    assert_eq!(registry().send("POST", &versions, Some(&nowhere)).await.1["error_code"], 42201);
+    assert_eq!(delete(&format!("/subjects/{parcel}")).await, Ok(json!([1, 2])));
+    assert_eq!(delete(&one).await, Ok(json!(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_has_a_level_and_a_mode_of_its_own_until_they_are_taken_away() {
+    let name = name();
+    registry().id(&name, &record(&name, &[])).await;
+    for (setting, shown, asked, values, wrong) in [
+        ("config", "compatibilityLevel", "compatibility", ["FULL_TRANSITIVE", "FORWARD"], 42203),
+        ("mode", "mode", "mode", ["READWRITE", "READONLY"], 42204),
+    ] {
+        let (path, [default, own]) = (format!("/{setting}/{name}"), values);
+        let none = if setting == "config" { 40408 } else { 40409 };
+        assert_eq!(registry().get(&path).await.1["error_code"], none);
+        assert_eq!(registry().get(&format!("{path}?defaultToGlobal=true")).await.1, json!({ shown: default }));
+        let set = json!({ asked: own });
+        assert_eq!(registry().send("PUT", &path, Some(&set)).await, (200, set));
+        assert_eq!(registry().get(&path).await.1, json!({ shown: own }));
+        let refused = registry().send("PUT", &path, Some(&json!({ asked: "IMPORT" }))).await;
+        assert_eq!((refused.0, refused.1["error_code"].as_i64()), (422, Some(wrong)));
+    }
+    let (status, answer) = registry().register(&name, &record(&name, &[optional("a", "int")])).await;
+    assert_eq!((status, &answer["error_code"]), (422, &json!(42205)), "{answer}");
+    assert_eq!(delete(&format!("/subjects/{name}")).await, Err(42205));
+    registry().id(&name, &record(&name, &[])).await; // what it has is no change
+    assert_eq!(delete(&format!("/mode/{name}")).await, Ok(json!({ "mode": "READONLY" })));
+    assert_eq!(delete(&format!("/config/{name}")).await, Ok(json!({ "compatibilityLevel": "FORWARD" })));
+    assert_eq!(delete(&format!("/config/{name}")).await, Err(40408));
+    registry().id(&name, &record(&name, &[optional("a", "int")])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_come_by_page_and_schemas_may_be_compared_as_normally_written() {
+    let name = name();
+    let first = record(&name, &[]);
+    let id = registry().id(&name, &first).await;
+    registry().id(&name, &record(&name, &[optional("a", "int")])).await;
+    let listed = async |query: &str| {
+        let (_, listed) = registry().get(&format!("/schemas?subjectPrefix={name}{query}")).await;
+        let versions: Vec<_> = listed.as_array().unwrap().iter().map(|one| one["version"].as_i64().unwrap()).collect();
+        versions
+    };
+    assert_eq!((listed("").await, listed("&latestOnly=true").await), (vec![1, 2], vec![2]));
+    assert_eq!(
+        (listed("&offset=1").await, listed("&limit=1").await, listed("&limit=-1").await),
+        (vec![2], vec![1], vec![1, 2])
+    );
+
+    let mut other = first.clone();
+    other["fields"][0]["type"] = json!({ "type": "string" });
+    other["fields"][0]["order"] = json!("ascending");
+    let body = json!({ "schema": other.to_string() });
+    let (status, _) = registry().send("POST", &format!("/subjects/{name}"), Some(&body)).await;
+    assert_eq!(status, 404);
+    let (status, found) = registry().send("POST", &format!("/subjects/{name}?normalize=true"), Some(&body)).await;
+    assert_eq!((status, &found["id"], &found["version"]), (200, &json!(id), &json!(1)));
+    let path = format!("/subjects/{name}/versions?normalize=true");
+    assert_eq!(registry().send("POST", &path, Some(&body)).await, (200, json!({ "id": id })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_is_away_roles_start_and_events_flow() {
+    let mut platform = Platform::start().await;
+    let postgres = platform.postgres().await;
+    let orders = async || {
+        let counted = sqlx::query_scalar("select count(*) from order_status").fetch_one(&postgres);
+        let counted: i64 = counted.await.unwrap();
+        counted
+    };
+    let publish = |platform: &Platform, seed: &str| {
+        let published = platform.run(&["simulate", "--seed", seed, "--events", "1000", "--rate", "0"]);
+        assert_eq!(published.code(), 0, "{}{}", published.out, published.err);
+    };
+    let process = platform.role(&["process", "order_status"]);
+    publish(&platform, "1");
+    eventually("the first orders are there", async || orders().await > 0).await;
+    assert_eq!(process.stop(), 0);
+
+    platform.kill_registry();
+    let before = orders().await;
+    let process = platform.role(&["process", "order_status"]);
+    publish(&platform, "2");
+    eventually("orders come in without the registry", async || orders().await > before).await;
+    assert!(process.log().contains("comes from the disk"), "{}", process.log());
+    assert_eq!(process.stop(), 0);
+    platform.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn confluents_client_registers_writes_reads_and_sees_refusals() {
     let subject = name();
@@ -175,6 +333,7 @@ async fn confluents_client_registers_writes_reads_and_sees_refusals() {
     let expected = json!({
         "same": true, "id_in_value": id, "id": id, "looked_up": id, "listed": true,
         "compatible": false, "refused": 409, "level": "NONE", "versions": [1, 2],
+        "referring": true, "deleted": 2, "left": [1], "gone": [1], "gone_for_good": [1, 2],
     });
     for (what, value) in expected.as_object().unwrap() {
         assert_eq!(&found[what], value, "{what} in {found}");

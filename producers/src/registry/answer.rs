@@ -72,6 +72,52 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, 40408, message)
     }
 
+    pub fn no_mode(subject: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, 40409, format!("subject `{}` has no mode of its own", quote(subject)))
+    }
+
+    pub fn subject_deleted(subject: &str) -> Self {
+        let message = format!("subject `{}` is deleted; permanent=true removes it for good", quote(subject));
+        Self::new(StatusCode::NOT_FOUND, 40404, message)
+    }
+
+    pub fn subject_not_deleted(subject: &str) -> Self {
+        let message = format!("subject `{}` is not deleted: delete it without permanent=true first", quote(subject));
+        Self::new(StatusCode::NOT_FOUND, 40405, message)
+    }
+
+    pub fn version_deleted(subject: &str, version: i32) -> Self {
+        let message = format!("version {version} of `{}` is deleted; permanent=true removes it", quote(subject));
+        Self::new(StatusCode::NOT_FOUND, 40406, message)
+    }
+
+    pub fn version_not_deleted(subject: &str, version: i32) -> Self {
+        let subject = quote(subject);
+        let message =
+            format!("version {version} of `{subject}` is not deleted: delete it without permanent=true first");
+        Self::new(StatusCode::NOT_FOUND, 40407, message)
+    }
+
+    pub fn no_such_mode(mode: &str) -> Self {
+        let message = format!("`{}` is no mode here: READWRITE or READONLY", quote(mode));
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, 42204, message)
+    }
+
+    pub fn read_only(subject: &str) -> Self {
+        let message = format!("subject `{}` takes no changes: its mode is READONLY", quote(subject));
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, 42205, message)
+    }
+
+    pub fn referred_to(subject: &str, version: i32, id: i32) -> Self {
+        let message =
+            format!("version {version} of `{}` is referred to by schema {id}: delete that first", quote(subject));
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, 42206, message)
+    }
+
+    pub fn no_reference(subject: &str, version: i32) -> Self {
+        Self::invalid_schema(format!("it refers to version {version} of `{}`, which does not exist", quote(subject)))
+    }
+
     pub fn incompatible(subject: &str, reasons: &[String]) -> Self {
         let reasons = reasons.join("; ");
         let message = format!("the schema is incompatible with an earlier one of `{}`: {reasons}", quote(subject));
@@ -96,7 +142,10 @@ impl Refusal {
     }
 
     pub fn invalid_subject(subject: &str) -> Self {
-        let message = format!("`{}` is no subject's name: empty, too long, or control characters", quote(subject));
+        let message = format!(
+            "`{}` is no subject's name: empty, too long, with control characters, or of a context, of which there are none",
+            quote(subject)
+        );
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, 42208, message)
     }
 

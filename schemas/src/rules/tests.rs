@@ -210,15 +210,15 @@ fn files_versions_and_neighbours_are_looked_at_together() {
         ),
         (
             &[ONE, ONES_EXAMPLE, ("order.placed/2.avsc", &required)],
-            "order.placed/2.avsc $.fields[0] [missing-default]: can't read what version 1 wrote: the field `city` is not written and has no default to stand in: give it a default",
+            "order.placed/2.avsc $.fields[0] [missing-default]: can't read what version 1 wrote: the field `city` is not written and has no default to stand in: give it a default, such as \"default\": \"\"",
         ),
         (
             &[("order.placed/1.avsc", &required), ("order.placed/2.avsc", PLACED), ONES_EXAMPLE],
-            "order.placed/2.avsc $ [missing-default]: version 1 can't read what this one writes: the field `city` is not written and has no default to stand in: a breaking change is a new type, never an edit",
+            "order.placed/2.avsc $ [missing-default]: version 1 can't read what this one writes: the field `city` is not written and has no default to stand in: keep it: only a field that always had a default may go",
         ),
         (
             &[ONE, ONES_EXAMPLE, ("order.placed/2.avsc", &widened)],
-            "order.placed/2.avsc $.fields[5].type.items.fields[0].type [type]: version 1 can't read what this one writes: long can't become int: a breaking change is a new type, never an edit",
+            "order.placed/2.avsc $.fields[5].type.items.fields[0].type [type]: version 1 can't read what this one writes: long can't become int: leave `lines.quantity` as it is and add a field with a default beside it; a breaking change is a new type, never an edit",
         ),
         (
             &[
