@@ -32,6 +32,7 @@ for_tests() {
     has curl || lacks curl curl curl
     has kcat || lacks kcat kcat kcat
     has psql || lacks psql postgresql-client libpq
+    has node || lacks "node, which npm brings on most systems" nodejs node
     has strace || lacks "strace (Linux alone has it)" strace ""
     for_python
 }
