@@ -140,7 +140,7 @@ fn code(text: &str) -> String {
 fn fields_table(contract: &Contract) -> String {
     let rows: String = fields(contract.newest()).iter().map(|field| row(field, contract)).collect();
     format!(
-        "<h2>Fields</h2>\n<div class=\"wide\"><table>\n<thead><tr><th>Field</th><th>Type</th><th>Left out</th>\
+        "<h2>Fields</h2>\n<div class=\"wide\"><table>\n<thead><tr><th>Field</th><th>Type</th><th>Default</th>\
          <th>Meaning</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n"
     )
 }
@@ -148,7 +148,7 @@ fn fields_table(contract: &Contract) -> String {
 fn row(field: &Field, contract: &Contract) -> String {
     let default = match &field.default {
         Some(default) => code(&default.to_string()),
-        None => "never".into(),
+        None => "required".into(),
     };
     let mut marks = String::new();
     if field.path == contract.key {

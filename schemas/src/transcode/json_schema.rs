@@ -3,8 +3,8 @@
 //! Says as much of it as JSON Schema can; where they differ the plan decides, which every event meets.
 
 use super::plan::{DAYS, INTS, KEY_BYTES_MAX, LONGS, MICROS, tag};
-use crate::Contract;
 use crate::compatibility::{base, fixed};
+use crate::{Contract, Version};
 use apache_avro::Schema;
 use apache_avro::schema::{EnumSchema, RecordField, RecordSchema, UnionSchema, UuidSchema};
 use serde_json::{Map, Value as Json, json};
@@ -20,18 +20,22 @@ const ATTRIBUTES: [&str; 2] = ["unit", "pii"];
 impl Contract {
     /// An event's data of the newest version.
     pub fn json_schema(&self) -> Json {
-        let mut schema = record(self.newest().record());
-        let key = &mut schema["properties"][&self.key];
-        if key.get("format").is_none() {
-            (key["minLength"], key["maxLength"]) = (json!(1), json!(KEY_BYTES_MAX));
-        }
-        schema
+        data(self.newest(), &self.key)
     }
 
     /// The example as people write it: without the tags of nullable fields.
     pub fn plain_example(&self) -> Json {
         plain(&self.newest().schema, &self.example)
     }
+}
+
+pub(super) fn data(version: &Version, key: &str) -> Json {
+    let mut schema = record(version.record());
+    let key = &mut schema["properties"][key];
+    if key.get("format").is_none() {
+        (key["minLength"], key["maxLength"]) = (json!(1), json!(KEY_BYTES_MAX));
+    }
+    schema
 }
 
 fn record(record: &RecordSchema) -> Json {
