@@ -33,6 +33,7 @@ async fn run(cli: Cli) -> Result<(), Exit> {
         Command::Up(arguments) => commands::up::run(arguments, &global).await,
         Command::Local(arguments) => commands::local::run(arguments, &global).await,
         Command::Check(arguments) => commands::check::run(&arguments, &global).await,
+        Command::Docs(document) => commands::docs::run(document, &global),
         Command::Migrate => commands::migrate::run(&config()?, &global).await,
         Command::Gateway => commands::roles::gateway(&config()?, &global).await,
         Command::Relay(names) => commands::roles::relay(&config()?, &global, &names).await,

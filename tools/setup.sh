@@ -34,6 +34,7 @@ for_tests() {
     has psql || lacks psql postgresql-client libpq
     # Avro's own library judges our answers about schemas, by a program that is compiled as it is run.
     has javac || lacks "a JDK, 17 or newer" "$(debian_java | sed s/jre/jdk/)" openjdk@17
+    has node || lacks "node, which npm brings on most systems" nodejs node
     has strace || lacks "strace (Linux alone has it)" strace ""
     for_python
 }

@@ -28,17 +28,18 @@ pub use jwt::JwtConfig;
 pub use metrics::GatewayMetrics;
 pub use throttle::{LimitsConfig, RateConfig};
 
-use access::{Access, Principal};
+use crate::catalogue::Catalogue;
+use access::{Access, Denied, Principal};
 use answer::{Answer, Problem, Status, Verdict, for_batch, for_one};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use body::{Held, Inflight, Limits};
 use cloudevent::Mode;
-use millrace_schemas::Contracts;
+use contracts::Site;
 use millrace_schemas::registry::Registry;
 use millrace_stream::KafkaConfig;
 use prepare::{Ready, Routes};
@@ -142,17 +143,24 @@ struct Shared {
     routes: Routes,
     throttle: Throttle,
     desk: Desk,
+    site: Site,
     refusals: Refusals,
     metrics: GatewayMetrics,
 }
 
 impl Shared {
     async fn principal(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Problem> {
-        self.access.principal(headers).await.map_err(|denied| {
-            let refusal = Refusal { reason: denied.word(), principal: "", way: "", topic: "", events: 0 };
-            self.refusals.note(&refusal, &self.metrics);
-            Problem::denied(denied)
-        })
+        self.access.principal(headers).await.map_err(|denied| self.refused(denied))
+    }
+
+    async fn reader(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        self.access.reader(headers).await.map(drop).map_err(|denied| self.refused(denied))
+    }
+
+    fn refused(&self, denied: Denied) -> Problem {
+        let refusal = Refusal { reason: denied.word(), principal: "", way: "", topic: "", events: 0 };
+        self.refusals.note(&refusal, &self.metrics);
+        Problem::denied(denied)
     }
 }
 
@@ -165,16 +173,17 @@ impl Gateway {
         config: &GatewayConfig,
         kafka: &KafkaConfig,
         registry: &Registry,
-        contracts: Arc<Contracts>,
+        catalogue: &Catalogue,
         metrics: GatewayMetrics,
     ) -> anyhow::Result<Self> {
         let access = Access::of(config).map_err(anyhow::Error::msg)?;
-        let routes = Routes::look_up(registry, contracts).await?;
+        let routes = Routes::look_up(registry, catalogue.contracts().clone()).await?;
         let desk = Desk::new(kafka, config.deadline(), config.remembered_ids)?;
         let inflight = Inflight::new(config.inflight_bytes, &metrics);
         let limits = Limits { body_bytes: config.body_bytes };
         let (throttle, refusals) = (Throttle::new(config.limits.clone()), Refusals::default());
-        let state = Arc::new(Shared { access, limits, inflight, routes, throttle, desk, refusals, metrics });
+        let site = Site::of(catalogue);
+        let state = Arc::new(Shared { access, limits, inflight, routes, throttle, desk, site, refusals, metrics });
         Ok(Self { state, config: config.clone() })
     }
 
@@ -190,16 +199,37 @@ impl Gateway {
 }
 
 fn router(state: Arc<Shared>) -> Router {
-    Router::new()
-        .route("/v1/events", post(events))
-        .route("/v1/contracts", get(contracts::list))
-        .route("/v1/contracts/{type}", get(contracts::one))
-        .route("/v1/contracts/{type}/versions/{number}", get(contracts::version))
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such path here: POST /v1/events, GET /v1/contracts"))
+    let routed = routes().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+    routed
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such path here: GET /v1/openapi.json has them"))
         .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here: POST /v1/events, GET /v1/contracts")
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "no such method here: GET /v1/openapi.json has those there are",
+            )
         })
         .with_state(state)
+}
+
+/// Every path; the OpenAPI document has the same.
+fn routes() -> [(&'static str, MethodRouter<Arc<Shared>>); 10] {
+    [
+        ("/v1/events", post(events)),
+        ("/v1/contracts", get(contracts::told)),
+        ("/v1/contracts/{type}", get(contracts::told)),
+        ("/v1/contracts/{type}/versions/{number}", get(contracts::told)),
+        ("/v1/openapi.json", get(contracts::told)),
+        ("/v1/asyncapi.json", get(contracts::told)),
+        ("/contracts", get(contracts::browsed)),
+        ("/contracts/{type}", get(contracts::browsed)),
+        ("/contracts.css", get(contracts::asset)),
+        ("/contracts.js", get(contracts::asset)),
+    ]
+}
+
+/// The words for what may become of an event.
+pub(crate) fn statuses() -> [&'static str; 6] {
+    Status::ALL.map(Status::word)
 }
 
 async fn events(State(shared): State<Arc<Shared>>, request: Request) -> Response {
@@ -267,7 +297,18 @@ fn count(shared: &Shared, principal: &Principal, verdicts: &[Verdict]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millrace_schemas::{VIOLATIONS_MAX, Violation};
+    use millrace_schemas::{Contracts, VIOLATIONS_MAX, Violation};
+
+    #[test]
+    fn the_openapi_document_has_every_path_there_is_and_no_other() {
+        let contracts = Arc::new(Contracts::embedded().unwrap());
+        let document = Catalogue::new(contracts, BTreeMap::default()).openapi();
+        let mut documented: Vec<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        let mut served: Vec<&str> = routes().iter().map(|(path, _)| *path).collect();
+        documented.sort_unstable();
+        served.sort_unstable();
+        assert_eq!(documented, served);
+    }
 
     #[test]
     fn events_about_which_much_is_to_be_said_are_refused_at_the_bound_of_the_memory_before_any_is_published() {

@@ -1,7 +1,9 @@
-//! What publishes: the HTTP gateway, the typed client, the schema registry they write with, and the simulated shop.
+//! What publishes: the HTTP gateway, the typed client, the schema registry they write with, what is told of the
+//! contracts, and the simulated shop.
 //!
 //! Never reads a topic, and shares nothing with processors and sinks but contracts and the spine.
 
+pub mod catalogue;
 pub mod client;
 pub mod gateway;
 pub mod oracle;
@@ -9,6 +11,7 @@ pub mod outbox;
 pub mod registry;
 pub mod simulate;
 
+pub use catalogue::{Catalogue, Consumer, Consumers};
 pub use client::{Client, Occurrence, SendError};
 pub use gateway::{Gateway, GatewayConfig, GatewayMetrics};
 pub use outbox::{Outbox, OutboxConfig, OutboxMetrics, Relay, RelayHandle};

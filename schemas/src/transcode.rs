@@ -10,6 +10,7 @@
 //! as [`crate::json`] has it, with what people write by hand besides: in a union a value may stand without its tag.
 //! It is stricter where a consumer could not use the value: text without NUL, numbers, times and decimals that fit.
 
+mod json_schema;
 mod plan;
 mod visit;
 

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod dead_letters;
 pub mod deliveries;
+pub mod docs;
 pub mod erasure;
 pub mod local;
 pub mod log_range;
@@ -57,6 +58,9 @@ pub enum Command {
     Local(local::Arguments),
     /// Check contracts, analytics and rules without any server (exit code 2 when something is found)
     Check(check::Arguments),
+    /// Print what the contracts tell other tools, without any server: OpenAPI, AsyncAPI
+    #[command(subcommand)]
+    Docs(docs::Document),
     /// Create or update topics, subjects, and the schemas of Postgres and ClickHouse; safe to repeat
     Migrate,
     /// Role: take events by HTTP, and answer when the log has them

@@ -1,6 +1,6 @@
 //! The roles: each is its own process, consumer group and scaling unit; `up` runs them all in one.
 
-use crate::commands::{Global, Names, listed};
+use crate::commands::{Global, Names, docs, listed};
 use crate::config::Config;
 use crate::exit::{Exit, asked_to_stop};
 use crate::ops::{self, Check, Ops};
@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, FutureExt, join_all, select_all};
 use millrace_processors::clickhouse::erasure::{self, Erasure, ErasureHandle, ErasureMetrics};
 use millrace_processors::clickhouse::{self, ClickHouse, ClickHouseConfig};
 use millrace_processors::postgres;
-use millrace_producers::{Gateway, GatewayMetrics, Outbox, OutboxMetrics, Relay, RelayHandle, outbox};
+use millrace_producers::{Catalogue, Gateway, GatewayMetrics, Outbox, OutboxMetrics, Relay, RelayHandle, outbox};
 use millrace_schemas::registry::Registry;
 use millrace_schemas::{Contracts, without_password};
 use millrace_sinks::{Rules, Sink, SinkHandle};
@@ -77,7 +77,8 @@ pub async fn gateway(config: &Config, global: &Global) -> Result<(), Exit> {
     let meters = Meters::register();
     let checks = vec![kafka_check(config), registry_check(&registry)];
     let (stop, stop_ops) = (CancellationToken::new(), CancellationToken::new());
-    let serving = serve_gateway(port, config, &registry, contracts, meters.gateway, &stop).await?;
+    let serving =
+        serve_gateway(port, config, &registry, &docs::catalogue(global, contracts), meters.gateway, &stop).await?;
     let ops = serve_ops(ops_port, Ops { metrics: meters.registry, checks }, &stop_ops);
     asked_to_stop().await;
     stop.cancel();
@@ -95,12 +96,12 @@ pub async fn serve_gateway(
     listener: TcpListener,
     config: &Config,
     registry: &Registry,
-    contracts: Arc<Contracts>,
+    catalogue: &Catalogue,
     metrics: GatewayMetrics,
     stop: &CancellationToken,
 ) -> Result<JoinHandle<bool>, Exit> {
-    let gateway = Gateway::connect(&config.gateway, &config.kafka, registry, contracts, metrics).await?;
-    tracing::info!("gateway on http://{}: POST /v1/events", address(&listener));
+    let gateway = Gateway::connect(&config.gateway, &config.kafka, registry, catalogue, metrics).await?;
+    tracing::info!("gateway on http://{}: POST /v1/events, GET /contracts", address(&listener));
     Ok(tokio::spawn(gateway.serve(listener, stop.clone())))
 }
 
@@ -247,7 +248,8 @@ impl Base {
         stop: &CancellationToken,
     ) -> Result<JoinHandle<bool>, Exit> {
         let (config, metrics) = (&self.config, self.meters.gateway.clone());
-        serve_gateway(listener, config, &self.registry, self.contracts.clone(), metrics, stop).await
+        let catalogue = docs::catalogue(&self.global, self.contracts.clone());
+        serve_gateway(listener, config, &self.registry, &catalogue, metrics, stop).await
     }
 
     /// Publishes what the outboxes hold, beside the other roles.

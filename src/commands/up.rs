@@ -186,7 +186,7 @@ impl Platform {
              psql {} -c 'select status, count(*) from order_status group by 1'\n  \
              kcat -C -b {} -t shop.order.v1 -c 3 -f '%k %h\\n'\n  \
              millrace --stack {} status\n  \
-             curl {}/v1/contracts -H \"authorization: Bearer $(cat {})\"\n\nCtrl-C drains and stops.",
+             {}/contracts in a browser, with any name and, as the password, what {} holds\n\nCtrl-C drains and stops.",
             self.begun.elapsed(),
             local::describe(stack),
             addresses.clickhouse,

@@ -1,5 +1,5 @@
 //! Other people's clients, as independent judges: kcat, Confluent's and fastavro's Python, clickhouse-connect,
-//! curl, psql, and the Standard Webhooks verifier.
+//! curl, psql, AsyncAPI's parser, and the Standard Webhooks verifier.
 
 use crate::platform::{Finished, eventually, shared};
 use serde_json::{Value, json};
@@ -14,18 +14,42 @@ const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/clients");
 pub fn python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     PYTHON.get_or_init(|| {
-        let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("judges");
-        let lock = std::fs::File::create(venv.with_extension("lock")).unwrap();
-        lock.lock().unwrap(); // two test runs at once make it once
         let requirements = format!("{CLIENTS}/requirements.txt");
-        let (python, made) = (venv.join("bin/python"), venv.join("requirements.txt"));
-        if std::fs::read(&made).ok() != std::fs::read(&requirements).ok() {
-            run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
-            run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--requirement", &requirements]));
-            std::fs::copy(&requirements, &made).unwrap();
-        }
-        python
+        let venv = made_once("judges", &requirements, |venv| {
+            run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(venv));
+            let mut install = Command::new(venv.join("bin/python"));
+            run(install.args(["-m", "pip", "install", "--quiet", "--requirement", &requirements]));
+        });
+        venv.join("bin/python")
     })
+}
+
+/// Where Node.js finds the judges' libraries; made once a machine.
+pub fn node() -> &'static Path {
+    static MODULES: OnceLock<PathBuf> = OnceLock::new();
+    MODULES.get_or_init(|| {
+        let package = format!("{CLIENTS}/package.json");
+        let directory = made_once("judges-node", &package, |directory| {
+            let _ = std::fs::remove_dir_all(directory);
+            std::fs::create_dir_all(directory).unwrap();
+            std::fs::copy(&package, directory.join("package.json")).unwrap();
+            run(Command::new("npm").args(["install", "--silent", "--no-audit", "--no-fund"]).current_dir(directory));
+        });
+        directory.join("node_modules")
+    })
+}
+
+/// A directory that is made anew where it was made of another list than this one. Two test runs at once make it once.
+fn made_once(name: &str, list: &str, make: impl FnOnce(&Path)) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let lock = std::fs::File::create(directory.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
+    let made_of = directory.join("made-of");
+    if std::fs::read(&made_of).ok() != std::fs::read(list).ok() {
+        make(&directory);
+        std::fs::copy(list, &made_of).unwrap();
+    }
+    directory
 }
 
 pub fn run(command: &mut Command) -> String {

@@ -1,6 +1,7 @@
 //! The gateway's answers can be trusted: accepted is in the log, rejected is not, and bad input has its stated answer.
 
 mod bad_days;
+mod documents;
 mod tokens;
 
 use crate::clients::{judge, run};
@@ -295,11 +296,21 @@ fn millrace_hash(key: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn contracts_are_listed_and_shown_with_schema_and_example() {
+    let door = door();
     let get = async |path: &str| {
-        answered(reqwest::Client::new().get(format!("{}{path}", door().url)).bearer_auth(&door().token)).await
+        answered(reqwest::Client::new().get(format!("{}{path}", door.url)).bearer_auth(&door.token)).await
     };
     let (status, listed) = get("/v1/contracts").await;
     assert_eq!((status, listed["contracts"].as_array().unwrap().len()), (200, 13));
+    let browser = async |path: &str, password: Option<&str>| {
+        let request = reqwest::Client::new().get(format!("{}{path}", door.url));
+        password.into_iter().fold(request, |request, key| request.basic_auth("me", Some(key))).send().await.unwrap()
+    };
+    let asked = browser("/contracts/order.placed", None).await;
+    assert!(asked.headers()["www-authenticate"].to_str().unwrap().starts_with("Basic realm="), "{asked:?}");
+    let page = browser("/contracts/payment.failed", Some(&door.token)).await;
+    assert!(page.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"), "{page:?}");
+    assert!(page.text().await.unwrap().contains("calls the endpoint"), "it tells who reads the event");
     let (status, order) = get("/v1/contracts/order.placed").await;
     assert_eq!((status, &order["topic"], &order["key"]), (200, &json!("shop.order.v1"), &json!("order_id")));
     assert_eq!(get("/v1/contracts/order.placed/versions/1").await, (200, order["schema"].clone()));
@@ -307,7 +318,7 @@ async fn contracts_are_listed_and_shown_with_schema_and_example() {
     {
         assert_eq!(get(missing).await.0, 404, "{missing}");
     }
-    let (status, accepted) = answered(door().post(
+    let (status, accepted) = answered(door.post(
         ONE,
         json!({ "specversion": "1.0", "id": Uuid::now_v7(), "source": "/it", "type": "order.placed", "data": order["example"] }).to_string(),
     ))

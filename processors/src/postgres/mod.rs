@@ -1,6 +1,6 @@
 //! Postgres projections: read models that services query, folded from the log and compiled in.
 //!
-//! To add one: a file with its fold, a migration with its table, a line in [`NAMES`], [`start`] and [`replay`].
+//! To add one: a file with its fold, a migration with its table, a line in [`NAMES`], [`start`], [`replay`] and [`reads`].
 
 mod body;
 mod customer_summary;
@@ -75,6 +75,15 @@ pub async fn replay(
         }
         _ => return None,
     })
+}
+
+/// The event types a projection reads; none when there is none of this name.
+pub fn reads(name: &str) -> &'static [&'static str] {
+    match name {
+        OrderStatus::NAME => OrderStatus::READS,
+        CustomerSummary::NAME => CustomerSummary::READS,
+        _ => &[],
+    }
 }
 
 /// The topics a projection reads; `None` when there is none of this name.

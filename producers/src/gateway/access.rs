@@ -6,6 +6,8 @@
 use super::GatewayConfig;
 use super::jwt::Tokens;
 use axum::http::{HeaderMap, header};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -156,9 +158,22 @@ impl Access {
 
     /// Who sent this. A bearer that is no key and has the form of a token is one.
     pub async fn principal(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Denied> {
-        let Some((credential, is_bearer)) = presented(headers) else {
-            return self.anybody.clone().ok_or(Denied::NoCredential);
-        };
+        match presented(headers) {
+            Some((credential, is_bearer)) => self.known(credential, is_bearer).await,
+            None => self.anybody.clone().ok_or(Denied::NoCredential),
+        }
+    }
+
+    /// The same for who only reads. A browser brings no bearer; but it asks for a password, which may be one. Nothing
+    /// is published so: a browser adds what it once was told to requests that other sites make.
+    pub async fn reader(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Denied> {
+        match password(headers) {
+            Some(password) => self.known(shortened(&password), true).await,
+            None => self.principal(headers).await,
+        }
+    }
+
+    async fn known(&self, credential: &[u8], is_bearer: bool) -> Result<Arc<Principal>, Denied> {
         let hash: Hash = Sha256::digest(credential).into();
         if let Some(principal) = self.keys.get(&hash) {
             return Ok(principal.clone());
@@ -195,6 +210,15 @@ fn presented(headers: &HeaderMap) -> Option<(&[u8], bool)> {
         Some(()) => (shortened(value[b"Bearer ".len()..].trim_ascii()), true),
         None => (b"", false), // some other scheme: a credential, and none that is known here
     })
+}
+
+/// Of the `Basic` scheme (RFC 7617), whatever the name before it.
+fn password(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, rest) = value.split_at_checked(b"Basic ".len())?;
+    let pair = BASE64_STANDARD.decode(rest.trim_ascii()).ok().filter(|_| scheme.eq_ignore_ascii_case(b"Basic "))?;
+    let colon = pair.iter().position(|byte| *byte == b':')?;
+    Some(pair[colon + 1..].to_vec())
 }
 
 /// Three parts with a dot between them, says RFC 7515; a key as the documentation has it made has no dot.
@@ -273,6 +297,23 @@ mod tests {
             assert_eq!(who(&access, "authorization", wrong).await, Err(Denied::UnknownKey), "{wrong}");
         }
         assert_eq!(access.principal(&HeaderMap::new()).await.unwrap_err(), Denied::NoCredential);
+    }
+
+    #[tokio::test]
+    async fn a_browsers_password_reads_and_publishes_nothing() {
+        let access = Access::of(&config(&[("shop", "sesame", "publish:shop.*")])).unwrap();
+        let basic = |pair: &str| {
+            let value = format!("Basic {}", BASE64_STANDARD.encode(pair)).parse().unwrap();
+            HeaderMap::from_iter([(header::AUTHORIZATION, value)])
+        };
+        for pair in ["me:sesame", ":sesame"] {
+            assert_eq!(access.reader(&basic(pair)).await.unwrap().name, "shop");
+            assert_eq!(access.principal(&basic(pair)).await.unwrap_err(), Denied::UnknownKey);
+        }
+        for wrong in ["sesame:", "sesame", "me:sesame:", ""] {
+            assert_eq!(access.reader(&basic(wrong)).await.unwrap_err(), Denied::UnknownKey, "{wrong}");
+        }
+        assert_eq!(access.reader(&HeaderMap::new()).await.unwrap_err(), Denied::NoCredential);
     }
 
     #[tokio::test]

@@ -41,6 +41,9 @@ pub(super) enum Status {
 }
 
 impl Status {
+    pub const ALL: [Self; 6] =
+        [Self::Accepted, Self::Duplicate, Self::Invalid, Self::Unauthorized, Self::Throttled, Self::Retry];
+
     pub fn word(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -201,6 +204,15 @@ impl Problem {
         };
         let header = Some((header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge)));
         Self { header, ..Self::new(StatusCode::UNAUTHORIZED, detail) }
+    }
+
+    /// What a browser asks a person for, where it would show the refusal otherwise.
+    pub fn ask_for_password(self) -> Self {
+        let challenge = HeaderValue::from_static("Basic realm=\"Millrace: any name, a key as password\"");
+        match self.status {
+            StatusCode::UNAUTHORIZED => Self { header: Some((header::WWW_AUTHENTICATE, challenge)), ..self },
+            _ => self,
+        }
     }
 
     fn not_before(self, seconds: u64) -> Self {

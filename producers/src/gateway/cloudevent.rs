@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// Of one request: an answer lists each, and the Kafka client's queue holds a hundred times as many.
-pub(super) const BATCH_EVENTS_MAX: usize = 1000;
+pub(crate) const BATCH_EVENTS_MAX: usize = 1000;
 /// Of one attribute: they travel as headers of the record, with every event.
 pub(crate) const ATTRIBUTE_BYTES_MAX: usize = 1024;
 
@@ -40,7 +40,7 @@ pub(crate) enum Data<'a> {
 }
 
 /// The attributes that travel: those of the specification, and the extensions that the log's records have.
-const NAMES: [&str; 13] = [
+pub(crate) const NAMES: [&str; 13] = [
     "specversion",
     "id",
     "source",

@@ -1,65 +1,85 @@
-//! `GET /v1/contracts`: what may be published, for people and programs that hold a key or a token.
+//! What may be published, for people and programs that hold a key or a token: the catalogue, served.
 
 use super::Shared;
 use super::answer::Problem;
-use axum::Json;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use crate::catalogue::{Catalogue, SCRIPT, STYLE};
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use millrace_schemas::Contract;
-use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-pub(super) async fn list(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
-    shared.principal(&headers).await?;
-    let contracts: Vec<Value> = shared.routes.contracts.iter().map(|contract| summary(contract)).collect();
-    Ok(Json(json!({ "contracts": contracts })))
+const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// Nothing from elsewhere, and no script within the page: even a text that escaped the escaping would do nothing.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; base-uri 'none'; form-action 'none'; \
+    frame-ancestors 'none'";
+
+/// Everything that is told of the contracts, by path: written once, since they don't change while the gateway runs.
+pub(super) struct Site(HashMap<String, Page>);
+
+struct Page {
+    kind: &'static str,
+    text: Bytes,
 }
 
-pub(super) async fn one(
-    State(shared): State<Arc<Shared>>,
-    headers: HeaderMap,
-    Path(event_type): Path<String>,
-) -> Result<Json<Value>, Problem> {
-    shared.principal(&headers).await?;
-    let contract = find(&shared, &event_type)?;
-    let mut found = summary(&contract);
-    let numbers: Vec<u32> = contract.versions().iter().map(|version| version.number).collect();
-    found["versions"] = json!(numbers);
-    found["schema"] = serde_json::from_str(&contract.newest().text).unwrap_or(Value::Null); // contracts are JSON
-    found["example"] = contract.example.clone();
-    Ok(Json(found))
+impl Site {
+    pub fn of(catalogue: &Catalogue) -> Self {
+        let mut pages = HashMap::new();
+        let mut put = |path: &str, kind, text: String| {
+            pages.insert(path.to_owned(), Page { kind, text: text.into() });
+        };
+        put("/contracts", HTML, catalogue.list_page());
+        put("/contracts.css", CSS, STYLE.to_owned());
+        put("/contracts.js", JAVASCRIPT, SCRIPT.to_owned());
+        put("/v1/contracts", JSON, catalogue.list().to_string());
+        put("/v1/openapi.json", JSON, catalogue.openapi().to_string());
+        put("/v1/asyncapi.json", JSON, catalogue.asyncapi().to_string());
+        for contract in catalogue.contracts().iter() {
+            let event_type = &contract.event_type;
+            put(&format!("/contracts/{event_type}"), HTML, catalogue.page(contract));
+            put(&format!("/v1/contracts/{event_type}"), JSON, catalogue.one(contract).to_string());
+            for version in contract.versions() {
+                let path = format!("/v1/contracts/{event_type}/versions/{}", version.number);
+                put(&path, JSON, version.text.clone());
+            }
+        }
+        Self(pages)
+    }
+
+    fn find(&self, path: &str) -> Result<Response, Problem> {
+        const MISSING: &str = "no contract has such a type or version: GET /v1/contracts lists those there are";
+        let page = self.0.get(path).ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, MISSING))?;
+        let mut response = Body::from(page.text.clone()).into_response();
+        let mut header = |name, value| response.headers_mut().insert(name, HeaderValue::from_static(value));
+        header(header::CONTENT_TYPE, page.kind);
+        header(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+        header(header::CONTENT_SECURITY_POLICY, POLICY);
+        Ok(response)
+    }
 }
 
-/// The file itself.
-pub(super) async fn version(
+/// For programs.
+pub(super) async fn told(State(shared): State<Arc<Shared>>, headers: HeaderMap, uri: Uri) -> Result<Response, Problem> {
+    shared.reader(&headers).await?;
+    shared.site.find(uri.path())
+}
+
+/// For people, whose browser asks them for a password when it is told to.
+pub(super) async fn browsed(
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
-    Path((event_type, number)): Path<(String, String)>,
+    uri: Uri,
 ) -> Result<Response, Problem> {
-    shared.principal(&headers).await?;
-    let contract = find(&shared, &event_type)?;
-    let version = contract.versions().iter().find(|version| version.number.to_string() == number);
-    let version = version.ok_or_else(|| missing(format!("{} has no such version", contract.event_type)))?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], version.text.clone()).into_response())
+    shared.reader(&headers).await.map_err(Problem::ask_for_password)?;
+    shared.site.find(uri.path())
 }
 
-fn find(shared: &Shared, event_type: &str) -> Result<Arc<Contract>, Problem> {
-    let found = shared.routes.contracts.get(event_type).cloned();
-    found.ok_or_else(|| missing("no contract describes such a type; GET /v1/contracts lists those there are"))
-}
-
-fn missing(detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, detail)
-}
-
-fn summary(contract: &Contract) -> Value {
-    json!({
-        "type": contract.event_type,
-        "topic": contract.topic,
-        "key": contract.key,
-        "subject": contract.subject(),
-        "version": contract.newest().number,
-        "doc": contract.doc(),
-    })
+/// How pages look and are searched; nothing of a contract is in it, so nobody is asked.
+pub(super) async fn asset(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, Problem> {
+    shared.site.find(uri.path())
 }

@@ -9,11 +9,11 @@ use apache_avro::schema::{DecimalSchema, EnumSchema, RecordField, RecordSchema, 
 use apache_avro::writer::datum::GenericDatumWriter;
 use std::ops::RangeInclusive;
 
-const DAYS: RangeInclusive<i64> = *bounds::DAYS.start() as i64..=*bounds::DAYS.end() as i64;
+pub(super) const DAYS: RangeInclusive<i64> = *bounds::DAYS.start() as i64..=*bounds::DAYS.end() as i64;
 /// The same days, to their last microsecond.
-const MICROS: RangeInclusive<i64> = bounds::SECONDS.start * 1_000_000..=bounds::SECONDS.end * 1_000_000 - 1;
-const INTS: RangeInclusive<i64> = i32::MIN as i64..=i32::MAX as i64;
-const LONGS: RangeInclusive<i64> = i64::MIN..=i64::MAX;
+pub(super) const MICROS: RangeInclusive<i64> = bounds::SECONDS.start * 1_000_000..=bounds::SECONDS.end * 1_000_000 - 1;
+pub(super) const INTS: RangeInclusive<i64> = i32::MIN as i64..=i32::MAX as i64;
+pub(super) const LONGS: RangeInclusive<i64> = i64::MIN..=i64::MAX;
 
 /// No longer than any other attribute of an event.
 pub(super) const KEY_BYTES_MAX: usize = 1024;
@@ -183,6 +183,7 @@ impl Union {
     }
 }
 
-fn tag(branch: &Schema) -> Tag {
+/// How a union calls this branch.
+pub(super) fn tag(branch: &Schema) -> Tag {
     branch.name().map_or_else(|| base(branch).to_owned(), |name| name.fullname(None))
 }

@@ -1,9 +1,11 @@
 use super::*;
 use crate::{Contracts, WriterSchema, value_from_json, value_to_json};
 use apache_avro::Schema;
+use described::MadeUp;
 use generated::Generator;
 use serde_json::{Value as Json, json};
 
+mod described;
 mod generated;
 
 const BYTES_MAX: usize = 1 << 20;
@@ -121,6 +123,22 @@ fn one_pass_writes_what_the_value_tree_writes_and_refuses_what_it_refuses() {
     }
     println!("{accepted} accepted, {refused} refused, {stricter} refused by the one pass alone");
     assert!(accepted > CONTRACTS && refused > CONTRACTS && stricter < accepted);
+}
+
+#[test]
+fn whatever_fits_the_json_schema_of_a_contract_is_taken() {
+    let seed = u64::from(uuid::Uuid::new_v4().as_fields().0);
+    println!("seed {seed}");
+    let (mut generator, mut made_up) = (Generator::new(seed), MadeUp::new(seed));
+    for _ in 0..CONTRACTS {
+        let version = version(&generator.contract());
+        let (plan, schema) = (JsonPlan::compile(&version, "id", BYTES_MAX).unwrap(), json_schema::data(&version, "id"));
+        for _ in 0..VALUES {
+            let data = made_up.value(&schema);
+            let taken = encoded(&plan, &data.to_string());
+            assert!(taken.is_ok(), "{}\n{data}\n{taken:?}", version.text);
+        }
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use uuid::Uuid;
 
 /// Publishes keys, as it says at its well-known place; or has a bad day.
-struct Issuer {
+pub(super) struct Issuer {
     url: String,
     keys: Mutex<Option<Vec<Value>>>,
     asked: AtomicUsize,
@@ -23,7 +23,7 @@ struct Issuer {
 }
 
 impl Issuer {
-    async fn start() -> Arc<Self> {
+    pub async fn start() -> Arc<Self> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let made = judge("issue_tokens.py", &[&url, "millrace"]);
@@ -45,12 +45,12 @@ impl Issuer {
         *self.keys.lock().unwrap() = None;
     }
 
-    fn token(&self, name: &str) -> &str {
+    pub fn token(&self, name: &str) -> &str {
         self.made["tokens"][name].as_str().unwrap()
     }
 
     /// What the gateway must be told of it.
-    fn known(&self) -> [(&'static str, &str); 2] {
+    pub fn known(&self) -> [(&'static str, &str); 2] {
         [("MILLRACE_GATEWAY__JWT__ISSUER", &self.url), ("MILLRACE_GATEWAY__JWT__AUDIENCE", "millrace")]
     }
 }
