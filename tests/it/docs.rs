@@ -114,10 +114,12 @@ impl Reader {
             ("http://127.0.0.1:7070", &ours.gateway),
             ("http://127.0.0.1:7071", &ours.registry),
             ("http://127.0.0.1:7072", &ours.receiver),
+            ("http://127.0.0.1:7073", &ours.issuer),
             ("http://127.0.0.1:7090", &ours.ops),
         ];
         let token = millrace_local::token_file(self.data.path()).display().to_string();
-        let text = text.replace(".millrace/gateway/token", &token);
+        let secret = millrace_local::issuer_secret_file(self.data.path()).display().to_string();
+        let text = text.replace(".millrace/gateway/token", &token).replace(".millrace/issuer/secret", &secret);
         addresses.iter().fold(text, |text, (documented, ours)| text.replace(documented, ours))
     }
 }

@@ -84,6 +84,8 @@ fn door() -> &'static Door {
     })
 }
 
+/// Keys alone, without the issuer of the stack.
+const NO_TOKENS: (&str, &str) = ("MILLRACE_GATEWAY__JWT__ISSUER", "");
 const ONE: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch+json";
 
@@ -258,6 +260,7 @@ async fn without_a_key_or_with_another_topics_nobody_publishes_or_looks_around()
     let platform = &shared().platform;
     let hash = format!("[\"{}\"]", millrace_hash("only-orders"));
     let keys = [
+        NO_TOKENS,
         ("MILLRACE_GATEWAY__KEYS__ORDERS__SHA256", hash.as_str()),
         ("MILLRACE_GATEWAY__KEYS__ORDERS__SCOPES", r#"["publish:shop.order.*"]"#),
     ];
@@ -282,7 +285,8 @@ async fn without_a_key_or_with_another_topics_nobody_publishes_or_looks_around()
     assert!(!door.role.log().contains("only-orders"), "no key is in the logs");
     assert_eq!(door.role.stop(), 0);
 
-    let closed = platform.command().arg("gateway").env("MILLRACE_GATEWAY__KEYS", "{}").output().unwrap();
+    let closed =
+        platform.command().arg("gateway").env("MILLRACE_GATEWAY__KEYS", "{}").envs([NO_TOKENS]).output().unwrap();
     let said = String::from_utf8_lossy(&closed.stderr).into_owned();
     assert_eq!(closed.status.code(), Some(64), "{said}");
     assert!(said.contains("`gateway.keys` is empty"), "{said}");
