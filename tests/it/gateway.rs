@@ -26,20 +26,26 @@ const TOPIC: &str = "shop.account.v1";
 const SLACK: Duration = Duration::from_secs(10);
 
 /// A gateway of one test alone.
-struct Door {
-    role: Role,
-    url: String,
-    token: String,
+pub struct Door {
+    pub role: Role,
+    pub url: String,
+    pub token: String,
     _ports: FreePorts,
 }
 
 impl Door {
-    async fn open(platform: &Platform, environment: &[(&str, &str)]) -> Self {
+    pub async fn open(platform: &Platform, environment: &[(&str, &str)]) -> Self {
         let mut ports = FreePorts::default();
         let url = format!("http://127.0.0.1:{}", ports.take().unwrap());
         let token = std::fs::read_to_string(token_file(&platform.data)).unwrap();
         let role = start(platform, &url, environment).await;
         Self { role, url, token, _ports: ports }
+    }
+
+    /// As a crash and a supervisor would.
+    pub async fn kill_and_start_again(&mut self, platform: &Platform) {
+        self.role.kill();
+        self.role = start(platform, &self.url, &[]).await;
     }
 
     fn post(&self, kind: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {

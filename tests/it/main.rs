@@ -8,6 +8,7 @@ mod bad_days;
 mod bad_records;
 mod bad_values;
 mod between;
+mod client;
 mod clients;
 mod clocks;
 mod cluster;
