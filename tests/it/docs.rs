@@ -140,7 +140,7 @@ impl Reader {
     }
 }
 
-fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+pub fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
     page.split(&format!("\n```{language}\n")).skip(1).map(|rest| rest.split_once("\n```").unwrap().0).collect()
 }
 
