@@ -460,6 +460,8 @@ fn stack_table(stack: &Addresses, data_dir: &Path) -> Table {
     put(&["registry", "listen"], stack.registry.trim_start_matches("http://"));
     put(&["registry", "cache"], &data_dir.join("schemas").display().to_string());
     put(&["gateway", "listen"], stack.gateway.trim_start_matches("http://"));
+    put(&["gateway", "jwt", "issuer"], &stack.issuer);
+    put(&["gateway", "jwt", "audience"], millrace_local::AUDIENCE);
     put(&["telemetry", "ops"], stack.ops.trim_start_matches("http://"));
     let endpoint = |key| ["sink", "webhook", "endpoints", "shop_backoffice", key];
     put(&endpoint("url"), &format!("{}/hooks/shop_backoffice", stack.receiver));

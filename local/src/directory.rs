@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const MARKER: &str = "millrace-stack.json";
 const LOCK: &str = "lock";
 /// Everything else that the stack, or `millrace up` on top of it, keeps here. `--fresh` deletes these.
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
     "kafka",
     "clickhouse",
     "postgres",
@@ -20,6 +20,7 @@ const OURS: [&str; 11] = [
     "redis",
     "receiver",
     "gateway",
+    "issuer",
     "up",
     "run",
     "logs",

@@ -13,6 +13,7 @@ pub mod engine;
 mod error;
 mod fetch;
 mod identity;
+mod issuer;
 mod kafka;
 mod parts;
 mod ports;
@@ -28,6 +29,7 @@ mod supervise;
 mod token;
 
 pub use error::StackError;
+pub use issuer::{AUDIENCE, Issuer, issue, issuer_secret_file};
 pub use parts::clickhouse_library;
 pub use ports::{FreePorts, Ports};
 pub use receiver::{Received, Receiver, ReceiverOptions, Verified, receive, secret_file};

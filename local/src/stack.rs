@@ -44,6 +44,8 @@ pub struct Addresses {
     pub console: String,
     pub ops: String,
     pub receiver: String,
+    /// Of tokens, for development.
+    pub issuer: String,
 }
 
 /// The running servers. Dropping it kills them; [`Stack::stop`] lets them end well.
@@ -168,6 +170,7 @@ struct Chosen {
     console: u16,
     ops: u16,
     receiver: u16,
+    issuer: u16,
     reserved: FreePorts,
 }
 
@@ -186,6 +189,7 @@ impl Chosen {
             gateway: port(7070)?,
             registry: port(7071)?,
             receiver: port(7072)?,
+            issuer: port(7073)?,
             console: port(7080)?,
             ops: port(7090)?,
             reserved: FreePorts::default(),
@@ -221,6 +225,7 @@ impl Chosen {
             console: http(self.console),
             ops: http(self.ops),
             receiver: http(self.receiver),
+            issuer: http(self.issuer),
         }
     }
 

@@ -61,6 +61,7 @@ pub async fn run(arguments: Arguments, global: &Global) -> Result<(), Exit> {
     }
     let stack = start(&arguments.stack).await?;
     let receiver = receive(&stack, &arguments.stack.data_dir).await?;
+    let issuer = millrace_local::issue(&arguments.stack.data_dir, stack.addresses()).await?;
     stack.write_stack_json().map_err(Exit::failed)?;
     if global.json {
         println!("{}", serde_json::json!(stack.addresses()));
@@ -73,6 +74,7 @@ pub async fn run(arguments: Arguments, global: &Global) -> Result<(), Exit> {
         failure = stack.failed() => Err(Exit::failed(failure)),
     };
     receiver.stop().await;
+    issuer.stop().await;
     stack.stop().await;
     ended
 }

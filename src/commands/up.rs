@@ -1,7 +1,7 @@
 //! `millrace up`: the whole platform on one machine, in one process beside the servers, with traffic.
 //!
 //! ```text
-//! servers ─→ migrate ─→ registry, receiver ─→ pipelines, sinks ─→ gateway, traffic ─→ (--for) settle, compare ─→ drain
+//! servers ─→ issuer, receiver ─→ migrate ─→ registry ─→ pipelines, sinks ─→ gateway, traffic ─→ (--for) settle, compare ─→ drain
 //! ```
 #![allow(clippy::print_stdout, reason = "this command's output")]
 
@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::exit::{Exit, asked_to_stop};
 use crate::verify::{self, Difference, Servers};
 use clap::Args;
-use millrace_local::{Receiver, Stack};
+use millrace_local::{Issuer, Receiver, Stack};
 use millrace_producers::simulate::Report;
 use millrace_producers::{Client, oracle};
 use millrace_schemas::Contracts;
@@ -118,6 +118,7 @@ struct Platform {
     running: Vec<Running>,
     receiver: Receiver,
     receiver_url: String,
+    issuer: Issuer,
     gateway: JoinHandle<bool>,
     /// Ends the gateway, before all others.
     receiving: CancellationToken,
@@ -131,6 +132,7 @@ impl Platform {
     async fn start(arguments: &Arguments, global: &Global, stack: &Stack, begun: Instant) -> Result<Self, Exit> {
         let data_dir = &arguments.stack.data_dir;
         let receiver = local::receive(stack, data_dir).await?;
+        let issuer = millrace_local::issue(data_dir, stack.addresses()).await?;
         let config = Config::load_at(global, stack.addresses(), data_dir)?;
         let contracts = global.contracts()?;
         migrate::postgres_schema(&config).await?;
@@ -160,6 +162,7 @@ impl Platform {
             running,
             receiver,
             receiver_url,
+            issuer,
             gateway,
             receiving,
             serving,
@@ -176,6 +179,7 @@ impl Platform {
             ("Gateway", &addresses.gateway),
             ("Registry", &addresses.registry),
             ("Receiver", &addresses.receiver),
+            ("Issuer", &addresses.issuer),
             ("Ops", &addresses.ops),
         ];
         let ours: String = ours.iter().map(|(name, address)| format!("\n{name:<12} {address}")).collect();
@@ -298,6 +302,7 @@ impl Platform {
             drop(task.await);
         }
         self.receiver.stop().await;
+        self.issuer.stop().await;
         drained
     }
 }

@@ -19,6 +19,17 @@ use tempfile::TempDir;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
+/// Files of the examples that the pages run, in `examples`.
+const EXAMPLES: [&str; 7] = [
+    "publish-python/publish.py",
+    "publish-python/requirements.txt",
+    "publish-typescript/.npmrc",
+    "publish-typescript/package.json",
+    "publish-typescript/package-lock.json",
+    "publish-typescript/publish.ts",
+    "publish-typescript/tsconfig.json",
+];
+
 /// A reader at a clone, with a terminal in which `up` runs.
 struct Reader {
     clone: TempDir,
@@ -35,6 +46,11 @@ impl Reader {
         }
         for directory in ["docs", "target/release"] {
             std::fs::create_dir_all(clone.path().join(directory)).unwrap();
+        }
+        // A copy, since npm builds in it; without what it built in the tree.
+        for file in EXAMPLES.map(|file| Path::new("examples").join(file)) {
+            std::fs::create_dir_all(clone.path().join(file.parent().unwrap())).unwrap();
+            std::fs::copy(Path::new(ROOT).join(&file), clone.path().join(&file)).unwrap();
         }
         Self { clone, data: temporary(), up: None, addresses: None }
     }
@@ -114,15 +130,17 @@ impl Reader {
             ("http://127.0.0.1:7070", &ours.gateway),
             ("http://127.0.0.1:7071", &ours.registry),
             ("http://127.0.0.1:7072", &ours.receiver),
+            ("http://127.0.0.1:7073", &ours.issuer),
             ("http://127.0.0.1:7090", &ours.ops),
         ];
         let token = millrace_local::token_file(self.data.path()).display().to_string();
-        let text = text.replace(".millrace/gateway/token", &token);
+        let secret = millrace_local::issuer_secret_file(self.data.path()).display().to_string();
+        let text = text.replace(".millrace/gateway/token", &token).replace(".millrace/issuer/secret", &secret);
         addresses.iter().fold(text, |text, (documented, ours)| text.replace(documented, ours))
     }
 }
 
-fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+pub fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
     page.split(&format!("\n```{language}\n")).skip(1).map(|rest| rest.split_once("\n```").unwrap().0).collect()
 }
 

@@ -27,20 +27,26 @@ const TOPIC: &str = "shop.account.v1";
 const SLACK: Duration = Duration::from_secs(10);
 
 /// A gateway of one test alone.
-struct Door {
-    role: Role,
-    url: String,
-    token: String,
+pub struct Door {
+    pub role: Role,
+    pub url: String,
+    pub token: String,
     _ports: FreePorts,
 }
 
 impl Door {
-    async fn open(platform: &Platform, environment: &[(&str, &str)]) -> Self {
+    pub async fn open(platform: &Platform, environment: &[(&str, &str)]) -> Self {
         let mut ports = FreePorts::default();
         let url = format!("http://127.0.0.1:{}", ports.take().unwrap());
         let token = std::fs::read_to_string(token_file(&platform.data)).unwrap();
         let role = start(platform, &url, environment).await;
         Self { role, url, token, _ports: ports }
+    }
+
+    /// As a crash and a supervisor would.
+    pub async fn kill_and_start_again(&mut self, platform: &Platform) {
+        self.role.kill();
+        self.role = start(platform, &self.url, &[]).await;
     }
 
     fn post(&self, kind: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
@@ -85,6 +91,8 @@ fn door() -> &'static Door {
     })
 }
 
+/// Keys alone, without the issuer of the stack.
+const NO_TOKENS: (&str, &str) = ("MILLRACE_GATEWAY__JWT__ISSUER", "");
 const ONE: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch+json";
 
@@ -259,6 +267,7 @@ async fn without_a_key_or_with_another_topics_nobody_publishes_or_looks_around()
     let platform = &shared().platform;
     let hash = format!("[\"{}\"]", millrace_hash("only-orders"));
     let keys = [
+        NO_TOKENS,
         ("MILLRACE_GATEWAY__KEYS__ORDERS__SHA256", hash.as_str()),
         ("MILLRACE_GATEWAY__KEYS__ORDERS__SCOPES", r#"["publish:shop.order.*"]"#),
     ];
@@ -283,7 +292,8 @@ async fn without_a_key_or_with_another_topics_nobody_publishes_or_looks_around()
     assert!(!door.role.log().contains("only-orders"), "no key is in the logs");
     assert_eq!(door.role.stop(), 0);
 
-    let closed = platform.command().arg("gateway").env("MILLRACE_GATEWAY__KEYS", "{}").output().unwrap();
+    let closed =
+        platform.command().arg("gateway").env("MILLRACE_GATEWAY__KEYS", "{}").envs([NO_TOKENS]).output().unwrap();
     let said = String::from_utf8_lossy(&closed.stderr).into_owned();
     assert_eq!(closed.status.code(), Some(64), "{said}");
     assert!(said.contains("`gateway.keys` is empty"), "{said}");

@@ -1,6 +1,7 @@
 //! The integration tests: one binary of modules against real servers, which each run starts for itself.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that can't go on panics, and prints its seed")]
 
+mod accounts;
 mod analysts;
 mod analytics;
 mod backpressure;
@@ -8,6 +9,7 @@ mod bad_days;
 mod bad_records;
 mod bad_values;
 mod between;
+mod client;
 mod clients;
 mod clocks;
 mod cluster;

@@ -1,6 +1,6 @@
 //! The platform under test: real servers, and each role as its own process of the real binary.
 
-use millrace_local::{Addresses, Ports, Receiver, ReceiverOptions, Server, Stack, StackOptions};
+use millrace_local::{Addresses, Issuer, Ports, Receiver, ReceiverOptions, Server, Stack, StackOptions};
 use rustix::process::Signal;
 use serde_json::Value;
 use sqlx::PgPool;
@@ -19,6 +19,7 @@ pub const DEADLINE: Duration = Duration::from_secs(120);
 pub struct Platform {
     pub stack: Stack,
     pub receiver: Receiver,
+    issuer: Issuer,
     pub data: PathBuf,
     /// Every command's, in place of the shop.
     project: Option<PathBuf>,
@@ -47,11 +48,12 @@ impl Platform {
         let stack_json = stack.write_stack_json().unwrap();
         let receiver = ReceiverOptions::in_directory(&data, stack.addresses()).unwrap();
         let receiver = millrace_local::receive(receiver).await.unwrap();
+        let issuer = millrace_local::issue(&data, stack.addresses()).await.unwrap();
         let migrated = command(&stack_json, project).arg("migrate").output().unwrap();
         assert!(migrated.status.success(), "migrate: {}", String::from_utf8_lossy(&migrated.stderr));
         let registry = Role::start(command(&stack_json, project).arg("registry"), &data, "registry");
         let project = project.map(Path::to_path_buf);
-        let platform = Self { stack, receiver, data, project, registry };
+        let platform = Self { stack, receiver, issuer, data, project, registry };
         let url = format!("{}/subjects", platform.addresses().registry);
         eventually("the registry answers", async || {
             reqwest::get(&url).await.is_ok_and(|answer| answer.status() == 200)
@@ -113,11 +115,12 @@ impl Platform {
 
     /// Stops everything and removes the data; a test that failed keeps it for a look.
     pub async fn stop(self) {
-        let Self { stack, receiver, data, mut registry, .. } = self;
+        let Self { stack, receiver, issuer, data, mut registry, .. } = self;
         if registry.is_running() {
             registry.stop();
         }
         receiver.stop().await;
+        issuer.stop().await;
         stack.stop().await;
         let _ = std::fs::remove_dir_all(data);
     }

@@ -1,0 +1,164 @@
+//! The one task that sends: gathers what waits, and sends it until each event has an answer or is out of time.
+//!
+//! One request at a time. Were there two, what the first must send again would come in behind the second.
+
+use crate::http::{Answer, Gateway, Status, Verdict};
+use crate::{Options, PublishError, Published};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout_at};
+use uuid::Uuid;
+
+/// Between attempts, where the gateway does not say: doubled each time, up to the second.
+const WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// An event that waits for its answer.
+pub(crate) struct Pending {
+    pub id: Uuid,
+    pub json: String,
+    pub since: Instant,
+    /// No attempt begins after it.
+    pub until: Instant,
+    pub attempts: u32,
+    pub reply: oneshot::Sender<Result<Published, PublishError>>,
+    /// Its part of what may wait.
+    pub memory: OwnedSemaphorePermit,
+}
+
+impl Pending {
+    fn answer(self, answer: Result<Published, PublishError>) {
+        let Self { reply, memory, .. } = self;
+        drop(memory);
+        let _ = reply.send(answer); // where nobody waits for it, nobody hears
+    }
+}
+
+pub(crate) struct Worker {
+    options: Arc<Options>,
+    waiting: mpsc::Receiver<Pending>,
+    /// Was taken, and did not fit the batch.
+    next: Option<Pending>,
+    gateway: Gateway,
+}
+
+impl Worker {
+    pub fn new(options: Arc<Options>, waiting: mpsc::Receiver<Pending>) -> Result<Self, PublishError> {
+        let gateway = Gateway::new(&options)?;
+        Ok(Self { options, waiting, next: None, gateway })
+    }
+
+    /// Until no client is left and everything has its answer.
+    pub async fn run(mut self) {
+        while let Some(batch) = self.gather().await {
+            self.deliver(batch).await;
+        }
+    }
+
+    async fn gather(&mut self) -> Option<Vec<Pending>> {
+        let first = match self.next.take() {
+            Some(first) => first,
+            None => self.waiting.recv().await?,
+        };
+        let linger = first.since + self.options.linger;
+        let (mut bytes, mut batch) = (first.json.len() + 2, vec![first]);
+        while batch.len() < self.options.batch_events {
+            // What waits already is taken in any case.
+            let Ok(Some(pending)) = timeout_at(linger, self.waiting.recv()).await else { break };
+            bytes += pending.json.len() + 1;
+            if bytes > self.options.batch_bytes {
+                self.next = Some(pending);
+                break;
+            }
+            batch.push(pending);
+        }
+        Some(batch)
+    }
+
+    async fn deliver(&mut self, mut batch: Vec<Pending>) {
+        let mut wait = WAIT.0;
+        let mut renewed = false;
+        loop {
+            batch.iter_mut().for_each(|pending| pending.attempts += 1);
+            let answer = self.gateway.post(&batch).await;
+            let is_stale = matches!(answer, Answer::Refused { status: 401, .. });
+            if is_stale && !renewed && self.gateway.renew() {
+                renewed = true;
+                continue;
+            }
+            let (left, again) = settle(batch, answer);
+            let pause = again.retry_after.unwrap_or_else(|| jittered(wait));
+            batch = in_time(left, Instant::now() + pause, &again.reason);
+            if batch.is_empty() {
+                return;
+            }
+            tracing::debug!(events = batch.len(), "sending again in {pause:?}: {}", again.reason);
+            sleep(pause).await;
+            wait = (2 * wait).min(WAIT.1);
+        }
+    }
+}
+
+/// Why some are to be sent again, and when.
+#[derive(Default)]
+struct Again {
+    reason: String,
+    retry_after: Option<Duration>,
+}
+
+/// Answers those that have an answer. The others, in their order.
+fn settle(batch: Vec<Pending>, answer: Answer) -> (Vec<Pending>, Again) {
+    match answer {
+        Answer::Broken(reason) => (batch, Again { reason, retry_after: None }),
+        Answer::Refused { status, detail, retry_after } if is_passing(status) => {
+            (batch, Again { reason: format!("the gateway answered {status}: {detail}"), retry_after })
+        }
+        Answer::Refused { status, detail, .. } => {
+            for pending in batch {
+                let (id, detail) = (pending.id, detail.clone());
+                pending.answer(Err(PublishError::Refused { id, status, detail }));
+            }
+            (Vec::new(), Again::default())
+        }
+        Answer::Verdicts { verdicts, retry_after } => {
+            let judged = batch.into_iter().zip(verdicts);
+            let left = judged.filter_map(|(pending, verdict)| judge(pending, verdict)).collect();
+            (left, Again { reason: "the log did not answer in time, or this is beyond the limit".into(), retry_after })
+        }
+    }
+}
+
+/// Too slow, too much, and everything of which the other side is guilty.
+fn is_passing(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429 | 500..)
+}
+
+/// The event again, if it is to be sent again.
+fn judge(pending: Pending, Verdict { status, errors }: Verdict) -> Option<Pending> {
+    let id = pending.id;
+    let answer = match status {
+        Status::Accepted => Ok(Published::Accepted),
+        Status::Duplicate => Ok(Published::Duplicate),
+        Status::Invalid => Err(PublishError::Invalid { id, violations: errors }),
+        Status::Unauthorized => Err(PublishError::Unauthorized { id }),
+        Status::Throttled | Status::Retry => return Some(pending),
+    };
+    pending.answer(answer);
+    None
+}
+
+/// Those that may still be sent then; the others hear that nobody knows.
+fn in_time(batch: Vec<Pending>, next_attempt: Instant, reason: &str) -> Vec<Pending> {
+    let (left, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|pending| next_attempt <= pending.until);
+    for pending in late {
+        let (id, attempts, reason) = (pending.id, pending.attempts, reason.to_owned());
+        pending.answer(Err(PublishError::Unsure { id, attempts, reason }));
+    }
+    left
+}
+
+/// Half of it to all of it, so that services which were cut off together don't come back together.
+fn jittered(wait: Duration) -> Duration {
+    let random = Uuid::new_v4().as_bytes()[0]; // one source of randomness is enough
+    wait.mul_f64(0.5 + f64::from(random) / 512.0)
+}

@@ -1,0 +1,51 @@
+//! Why an event is not in the log, or not known to be.
+
+use serde::Deserialize;
+use std::fmt;
+use uuid::Uuid;
+
+/// Something that does not fit.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Violation {
+    /// Where in the event: a JSON pointer (RFC 6901) such as `/data/user_id`.
+    pub pointer: String,
+    pub expected: String,
+    pub found: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: expected {}, found {}", self.pointer, self.expected, self.found)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    #[error("the client's options: {0}")]
+    Options(String),
+    #[error("could not write the `{event_type}` as JSON: {error}")]
+    Unwritable { event_type: &'static str, error: String },
+    #[error("the `{event_type}` takes {bytes} bytes as JSON, at most {bytes_max} fit a request (batch_bytes)")]
+    TooLarge { event_type: &'static str, bytes: usize, bytes_max: usize },
+    /// It will never fit: repair it.
+    #[error("event {id} does not fit its contract: {}", listed(.violations))]
+    Invalid { id: Uuid, violations: Vec<Violation> },
+    #[error("event {id} is in no scope of this service's key or token: ask for publish:<its topic>")]
+    Unauthorized { id: Uuid },
+    /// The gateway takes no request of this client, such as for want of a good key. Nothing of it is in the log.
+    #[error("event {id} was not published, the gateway answered {status}: {detail}")]
+    Refused { id: Uuid, status: u16, detail: String },
+    /// It may be in the log or not: send it again with the same id.
+    #[error("event {id} may be in the log or not after {attempts} attempts; send it again with the same id: {reason}")]
+    Unsure { id: Uuid, attempts: u32, reason: String },
+}
+
+impl PublishError {
+    pub(crate) fn ended(id: Uuid) -> Self {
+        Self::Unsure { id, attempts: 0, reason: "the runtime that the client was made in has ended".into() }
+    }
+}
+
+fn listed(violations: &[Violation]) -> String {
+    violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,142 @@
+//! One request to the gateway, and what its answer means. Decides nothing.
+
+use crate::batch::Pending;
+use crate::credential::Bearer;
+use crate::{Options, PublishError, Violation};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::redirect::Policy;
+use serde::Deserialize;
+use std::error::Error;
+use std::time::Duration;
+
+/// A verdict for each of a thousand events, and everything that is wrong with each.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// To find the gateway: less than an attempt.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What became of one event.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Verdict {
+    pub status: Status,
+    #[serde(default)]
+    pub errors: Vec<Violation>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Status {
+    Accepted,
+    Duplicate,
+    Invalid,
+    Unauthorized,
+    Throttled,
+    Retry,
+}
+
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Of each event, in their order.
+    Verdicts { verdicts: Vec<Verdict>, retry_after: Option<Duration> },
+    /// Of all of them: none is in the log.
+    Refused { status: u16, detail: String, retry_after: Option<Duration> },
+    /// Nobody knows what became of them.
+    Broken(String),
+}
+
+pub(crate) struct Gateway {
+    http: reqwest::Client,
+    url: String,
+    attempt: Duration,
+    bearer: Bearer,
+}
+
+impl Gateway {
+    pub fn new(options: &Options) -> Result<Self, PublishError> {
+        let url = format!("{}/v1/events", options.gateway.trim_end_matches('/'));
+        let parsed = reqwest::Url::parse(&url).ok();
+        if !parsed.is_some_and(|url| ["http", "https"].contains(&url.scheme()) && url.has_host()) {
+            return Err(PublishError::Options("`gateway` is no URL such as https://events.example.com".into()));
+        }
+        // Fails where the process has one already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().connect_timeout(CONNECT_DEADLINE).redirect(Policy::none()).build();
+        let http = http.map_err(|error| PublishError::Options(format!("no HTTP client: {error}")))?;
+        let bearer = Bearer::new(options.credential.clone(), http.clone());
+        Ok(Self { http, url, attempt: options.attempt, bearer })
+    }
+
+    pub async fn post(&mut self, batch: &[Pending]) -> Answer {
+        let token = match self.bearer.token().await {
+            Ok(token) => token,
+            Err(error) => return Answer::Broken(format!("could not get a token: {error}")),
+        };
+        let answered = tokio::time::timeout(self.attempt, self.ask(batch, token)).await;
+        let answered = answered.unwrap_or_else(|_| Err(format!("no answer within {:?}", self.attempt)));
+        answered.unwrap_or_else(Answer::Broken)
+    }
+
+    /// False where a new token is not to be had.
+    pub fn renew(&mut self) -> bool {
+        self.bearer.forget()
+    }
+
+    async fn ask(&self, batch: &[Pending], token: Option<String>) -> Result<Answer, String> {
+        let request = self.http.post(&self.url).header(CONTENT_TYPE, "application/cloudevents-batch+json");
+        let request = token.into_iter().fold(request, |request, token| request.bearer_auth(token));
+        let mut answer = request.body(body(batch)).send().await.map_err(told)?;
+        let (status, retry_after) = (answer.status().as_u16(), retry_after(answer.headers()));
+        let mut text = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(told)? {
+            if text.len() + chunk.len() > ANSWER_BYTES_MAX {
+                return Err(format!("an answer of more than {ANSWER_BYTES_MAX} bytes"));
+            }
+            text.extend_from_slice(&chunk);
+        }
+        Ok(read(status, retry_after, &text, batch.len()))
+    }
+}
+
+/// With its causes, of which the last says most.
+pub(crate) fn told(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn body(batch: &[Pending]) -> String {
+    let events: Vec<&str> = batch.iter().map(|pending| pending.json.as_str()).collect();
+    format!("[{}]", events.join(","))
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+#[derive(Deserialize)]
+struct Results {
+    results: Vec<Verdict>,
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    detail: String,
+}
+
+/// What has no verdicts speaks of the whole request; it may also come from something between us and the gateway.
+fn read(status: u16, retry_after: Option<Duration>, text: &[u8], events: usize) -> Answer {
+    match serde_json::from_slice::<Results>(text) {
+        Ok(found) if found.results.len() == events => Answer::Verdicts { verdicts: found.results, retry_after },
+        Ok(found) => Answer::Broken(format!("{} verdicts for {events} events", found.results.len())),
+        Err(_) if status < 400 => Answer::Broken(format!("an answer ({status}) that is none of a gateway's")),
+        Err(_) => {
+            let problem: Option<Problem> = serde_json::from_slice(text).ok();
+            let detail = problem.map_or_else(|| "without a reason".to_owned(), |problem| problem.detail);
+            Answer::Refused { status, detail, retry_after }
+        }
+    }
+}

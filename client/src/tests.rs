@@ -1,0 +1,185 @@
+//! Against a gateway that answers as it is told to. The real one is in tests/it/client.rs.
+
+use super::*;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::post;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use tracing_subscriber::prelude::*;
+
+#[derive(Serialize)]
+struct Counted {
+    number: u32,
+}
+
+impl Event for Counted {
+    const TYPE: &'static str = "thing.counted";
+}
+
+/// What one request is answered: a status for each of its events, the last one for all that follow; or one for all.
+enum Say {
+    Statuses(&'static [&'static str]),
+    Problem(u16, &'static str),
+}
+
+#[derive(Default)]
+struct Fake {
+    says: Mutex<VecDeque<Say>>,
+    /// The bearer and the events of each request.
+    asked: Mutex<Vec<(String, Vec<Value>)>>,
+}
+
+impl Fake {
+    async fn saying(says: impl IntoIterator<Item = Say>) -> (Arc<Self>, Options) {
+        let fake = Arc::new(Self { says: Mutex::new(says.into_iter().collect()), ..Self::default() });
+        let router = Router::new().route("/v1/events", post(answer)).with_state(fake.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (fake, Options::new(&url, "/it", Credential::key("sesame")))
+    }
+
+    /// The numbers of each request's events.
+    fn numbers(&self) -> Vec<Vec<u64>> {
+        let asked = self.asked.lock().unwrap();
+        let numbers =
+            |events: &Vec<Value>| events.iter().map(|event| event["data"]["number"].as_u64().unwrap()).collect();
+        asked.iter().map(|(_, events)| numbers(events)).collect()
+    }
+}
+
+async fn answer(State(fake): State<Arc<Fake>>, headers: HeaderMap, body: String) -> impl IntoResponse {
+    let bearer = headers[header::AUTHORIZATION].to_str().unwrap().to_owned();
+    let events: Vec<Value> = serde_json::from_str(&body).unwrap();
+    let count = events.len();
+    fake.asked.lock().unwrap().push((bearer, events));
+    let say = fake.says.lock().unwrap().pop_front().unwrap_or(Say::Statuses(&["accepted"]));
+    let (status, body) = match say {
+        Say::Problem(status, detail) => (status, json!({ "detail": detail })),
+        Say::Statuses(statuses) => {
+            let status = |n: usize| statuses[n.min(statuses.len() - 1)];
+            let errors = json!([{ "pointer": "/data/number", "expected": "less", "found": "more" }]);
+            let verdict = |n| match status(n) {
+                "invalid" => json!({ "status": "invalid", "errors": errors }),
+                other => json!({ "status": other }),
+            };
+            (207, json!({ "results": (0..count).map(verdict).collect::<Vec<_>>() }))
+        }
+    };
+    (StatusCode::from_u16(status).unwrap(), [(header::RETRY_AFTER, "0")], body.to_string())
+}
+
+async fn sent(client: &Client, numbers: std::ops::Range<u32>) -> Vec<Sending> {
+    let mut sent = Vec::new();
+    for number in numbers {
+        sent.push(client.send(&Counted { number }, Occurrence::now()).await.unwrap());
+    }
+    sent
+}
+
+#[tokio::test]
+async fn events_go_together_and_what_must_go_again_goes_first_and_in_order() {
+    let says = [Say::Statuses(&["accepted", "retry", "duplicate", "throttled"]), Say::Problem(503, "the log is away")];
+    let (fake, options) = Fake::saying(says).await;
+    let client = Client::new(Options { batch_events: 5, linger: Duration::from_secs(9), ..options }).unwrap();
+    let answers = futures_util::future::join_all(sent(&client, 0..10).await.into_iter().map(Sending::published)).await;
+    assert_eq!(answers[2], Ok(Published::Duplicate));
+    assert_eq!(answers.iter().filter(|answer| **answer == Ok(Published::Accepted)).count(), 9);
+    assert_eq!(fake.numbers(), [vec![0, 1, 2, 3, 4], vec![1, 3, 4], vec![1, 3, 4], vec![5, 6, 7, 8, 9]]);
+    let asked = fake.asked.lock().unwrap();
+    assert_eq!(asked[0].1[1], asked[2].1[0], "the same id and the same time");
+    assert_eq!(asked[0].1[0]["specversion"], "1.0");
+    assert_eq!((&asked[0].1[0]["type"], &asked[0].1[0]["source"]), (&json!("thing.counted"), &json!("/it")));
+}
+
+#[tokio::test]
+async fn each_event_hears_what_is_wrong_with_it() {
+    let (_, options) = Fake::saying([Say::Statuses(&["invalid", "unauthorized", "accepted"])]).await;
+    let client = Client::new(Options { batch_events: 3, linger: Duration::from_secs(9), ..options }).unwrap();
+    let [invalid, unauthorized, good] = <[Sending; 3]>::try_from(sent(&client, 0..3).await).unwrap();
+    let told = invalid.published().await.unwrap_err().to_string();
+    assert!(told.ends_with("does not fit its contract: /data/number: expected less, found more"), "{told}");
+    assert!(matches!(unauthorized.published().await, Err(PublishError::Unauthorized { .. })));
+    assert_eq!(good.published().await, Ok(Published::Accepted));
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_is_renewed_once_and_a_key_is_not_tried_again() {
+    let no = || Say::Problem(401, "the token has expired");
+    let (fake, options) = Fake::saying([no(), Say::Statuses(&["accepted"]), no(), no()]).await;
+    let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let ask = move || {
+        let number = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        async move { Ok(Token { token: format!("token {number}"), good_for: Duration::from_secs(3600) }) }
+    };
+    let client = Client::new(Options { credential: Credential::asked(ask), ..options.clone() }).unwrap();
+    assert_eq!(client.publish(&Counted { number: 0 }).await, Ok(Published::Accepted));
+    let told = client.publish(&Counted { number: 1 }).await.unwrap_err().to_string();
+    assert!(told.contains("answered 401: the token has expired"), "{told}");
+    let bearers: Vec<String> = fake.asked.lock().unwrap().iter().map(|(bearer, _)| bearer.clone()).collect();
+    assert_eq!(bearers, ["Bearer token 0", "Bearer token 1", "Bearer token 1", "Bearer token 2"]);
+
+    fake.says.lock().unwrap().push_back(no());
+    let by_key = Client::new(options).unwrap();
+    assert!(matches!(by_key.publish(&Counted { number: 2 }).await, Err(PublishError::Refused { status: 401, .. })));
+}
+
+#[tokio::test]
+async fn who_publishes_faster_than_the_gateway_takes_waits_and_what_is_too_large_is_refused() {
+    let (fake, options) = Fake::saying([]).await;
+    let mut options = Options { queue_bytes: 1024, batch_bytes: 1024, linger: Duration::from_secs(3600), ..options };
+    options.batch_events = 1000;
+    let client = Client::new(options.clone()).unwrap();
+    let first = sent(&client, 0..4).await; // about 200 bytes each
+    let more = tokio::time::timeout(Duration::from_millis(300), sent(&client, 4..8)).await;
+    assert!(more.is_err() && fake.numbers().is_empty(), "the memory is full, and the batch lingers");
+    drop(first);
+
+    let client = Client::new(Options { linger: Duration::ZERO, ..options }).unwrap();
+    for sending in sent(&client, 0..50).await {
+        assert_eq!(sending.published().await, Ok(Published::Accepted));
+    }
+    struct Large;
+    impl Serialize for Large {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_str(&"x".repeat(1024))
+        }
+    }
+    impl Event for Large {
+        const TYPE: &'static str = "thing.large";
+    }
+    assert!(matches!(client.publish(&Large).await, Err(PublishError::TooLarge { bytes: 1025.., .. })));
+    let wrong = Options { queue_bytes: 10, ..Options::new("http://localhost:1", "/it", Credential::nothing()) };
+    assert!(Client::new(wrong).err().unwrap().to_string().contains("`queue_bytes` is 10"));
+    let wrong = Options::new("localhost", "/it", Credential::nothing());
+    assert!(Client::new(wrong).err().unwrap().to_string().contains("`gateway` is no URL"));
+}
+
+#[tokio::test]
+async fn what_has_no_answer_in_time_is_unsure_and_its_id_is_told() {
+    let nowhere = Options::new("http://127.0.0.1:1", "/it", Credential::key("sesame"));
+    let client = Client::new(Options { deadline: Duration::from_millis(500), ..nowhere }).unwrap();
+    let sending = client.send(&Counted { number: 0 }, Occurrence::now()).await.unwrap();
+    let sent = sending.id();
+    let Err(PublishError::Unsure { id, attempts, reason }) = sending.published().await else { panic!("it is nowhere") };
+    assert!(id == sent && attempts > 1 && reason.contains("refused"), "{attempts} {reason}");
+    client.settled().await;
+}
+
+#[tokio::test]
+async fn an_event_continues_the_trace_of_the_span_it_was_published_in() {
+    let provider = SdkTracerProvider::builder().build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("it"));
+    let _subscriber = tracing_subscriber::registry().with(layer).set_default();
+    assert_eq!(Occurrence::now().traceparent, None);
+    let traceparent = tracing::info_span!("erase").in_scope(|| Occurrence::now().traceparent).unwrap();
+    let parts: Vec<&str> = traceparent.split('-').collect();
+    assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [2, 32, 16, 2], "{traceparent}");
+    assert!(parts[1].bytes().any(|digit| digit != b'0') && parts[3] == "01", "{traceparent}");
+}
