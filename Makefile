@@ -1,5 +1,5 @@
 # Aliases, no logic: each line can be typed as it stands. `make up ARGS='--for 60s --json'` passes arguments on.
-.PHONY: up test check bench bench-clickhouse bench-postgres build image fmt lint pages
+.PHONY: up test check bench bench-clickhouse bench-postgres bench-gateway build image fmt lint pages
 
 up:
 	tools/setup.sh up
@@ -26,6 +26,10 @@ bench-clickhouse:
 bench-postgres:
 	tools/setup.sh test
 	cargo bench --locked --bench pipeline -- postgres $(ARGS)
+
+bench-gateway:
+	tools/setup.sh test
+	cargo bench --locked --bench pipeline -- gateway $(ARGS)
 
 build:
 	tools/setup.sh build

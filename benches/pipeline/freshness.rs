@@ -113,7 +113,8 @@ async fn ages(platform: &Platform, looks: &[Look], from_micros: i64) -> anyhow::
     Ok(ages)
 }
 
-fn quantiles(ages: &[f64]) -> anyhow::Result<Figures> {
+/// Of milliseconds.
+pub fn quantiles(ages: &[f64]) -> anyhow::Result<Figures> {
     let mut sorted = ages.to_vec();
     sorted.sort_by(f64::total_cmp);
     let greatest = *sorted.last().context("no event was counted")?;

@@ -8,6 +8,7 @@
 
 mod clickhouse;
 mod freshness;
+mod gateway;
 mod growth;
 mod limit;
 mod memory;
@@ -44,7 +45,7 @@ const ASKED_EVERY: Duration = Duration::from_millis(10);
 #[command(name = "pipeline")]
 struct Arguments {
     /// What to measure; the JSON file is named after it [default: clickhouse and postgres, into pipeline.json]
-    #[arg(value_parser = ["clickhouse", "postgres", "memory", "views", "freshness", "outage", "growth"])]
+    #[arg(value_parser = ["clickhouse", "postgres", "memory", "views", "freshness", "outage", "growth", "gateway"])]
     what: Option<String>,
     /// Events in the log
     #[arg(long, default_value_t = 1_000_000)]
@@ -85,6 +86,9 @@ struct Arguments {
     /// growth: types of event
     #[arg(long, value_delimiter = ',', default_values_t = [1, 13, 200])]
     types: Vec<u32>,
+    /// gateway: each of its runs for so long
+    #[arg(long, default_value_t = 5)]
+    load_seconds: u64,
     /// What cargo passes to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -100,10 +104,10 @@ struct Bench {
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, word, spec] = &arguments[..]
-        && word == "limit"
-    {
-        return limit::main(&PathBuf::from(spec));
+    match &arguments[..] {
+        [_, word, spec] if word == "limit" => return limit::main(&PathBuf::from(spec)),
+        [_, word, spec] if word == "bare" => return gateway::bare::main(&PathBuf::from(spec)),
+        _ => {}
     }
     tokio::runtime::Runtime::new()?.block_on(run(&Arguments::parse_from(arguments)))
 }
@@ -127,6 +131,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
             growth::measure(arguments, &mut report).await?;
             json!({})
         }
+        Some("gateway") => gateway::measure(arguments, &mut report).await?,
         _ => catch_up(arguments, &mut report).await?,
     };
     if arguments.memory_minutes > 0 || what == Some("memory") {
@@ -147,6 +152,7 @@ fn settings(arguments: &Arguments) -> Value {
         Some("growth") => json!({ "events": events, "partitions": partitions, "types": types, "seed": seed }),
         Some("outage") => json!({ "rate": rate, "stopped_seconds": stopped_seconds, "seed": seed }),
         Some("freshness") => json!({ "rate": rate, "seconds": seconds, "seed": seed }),
+        Some("gateway") => json!({ "load_seconds": arguments.load_seconds, "runs": runs }),
         _ => json!({ "events": events, "type": event_type, "seed": seed, "runs": runs }),
     }
 }

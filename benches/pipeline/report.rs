@@ -10,7 +10,7 @@ use std::process::Command;
 pub type Figures = BTreeMap<&'static str, f64>;
 
 /// Columns of the table, and what is written above them. One that nothing was measured for is left out.
-const COLUMNS: [(&str, &str); 25] = [
+const COLUMNS: [(&str, &str); 27] = [
     ("ratio", "ratio"),
     ("views_ms", "through views ms"),
     ("plain_ms", "plain tables ms"),
@@ -21,6 +21,7 @@ const COLUMNS: [(&str, &str); 25] = [
     ("p99_ms", "p99 ms"),
     ("max_ms", "max ms"),
     ("looks_per_s", "looks/s"),
+    ("requests_per_s", "requests/s"),
     ("events_per_s", "events/s"),
     ("client_cpu_s_per_million", "client CPU s/M"),
     ("clickhouse_cpu_s_per_million", "ClickHouse CPU s/M"),
@@ -31,6 +32,7 @@ const COLUMNS: [(&str, &str); 25] = [
     ("inserted_bytes_on_disk", "bytes on disk"),
     ("postgres_cpu_s_per_million", "Postgres CPU s/M"),
     ("kafka_cpu_s_per_million", "Kafka CPU s/M"),
+    ("load_cpu_s_per_million", "load CPU s/M"),
     ("rss_median_mb", "median RSS MB"),
     ("client_peak_rss_mb", "peak RSS MB"),
     ("rss_growth_mb_per_minute", "RSS growth MB/min"),

@@ -282,7 +282,8 @@ fn within<'a>(
 }
 
 fn count(shared: &Shared, principal: &Principal, verdicts: &[Verdict]) {
-    verdicts.iter().for_each(|verdict| shared.metrics.event(verdict));
+    let alike = |one: &Verdict, next: &Verdict| (one.status, &one.event_type) == (next.status, &next.event_type);
+    verdicts.chunk_by(alike).for_each(|verdicts| shared.metrics.events(&verdicts[0], verdicts.len()));
     for (status, reason) in [(Status::Unauthorized, "scope"), (Status::Throttled, "throttled")] {
         let mut refused = verdicts.iter().filter(|verdict| verdict.status == status);
         let Some(first) = refused.next() else { continue };

@@ -5,7 +5,7 @@ use crate::{Admin, Backoff, KafkaConfig};
 use millrace_schemas::Envelope;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -25,6 +25,9 @@ const DEFAULTS: &[(&str, &str)] = &[
     // What a broker takes unless told otherwise, rather than the client's own million bytes.
     ("message.max.bytes", "1048576"),
 ];
+
+/// Of an envelope: room for them is made once.
+const HEADERS_MAX: usize = 14;
 
 const FIXED: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
@@ -48,8 +51,8 @@ pub enum PublishError {
     /// It may be in the log or not: publish again with the same id.
     #[error("could not publish to {topic}: {error}{}", advice(error))]
     Kafka { topic: String, error: KafkaError },
-    #[error("the Kafka client was dropped before {topic} answered")]
-    Cancelled { topic: String },
+    #[error("the Kafka client was dropped before the log answered")]
+    Cancelled,
 }
 
 /// Only a topic that `migrate` did not make minds a publisher's clock.
@@ -82,7 +85,6 @@ type Producing = FutureProducer<Watched>;
 /// Resolves when all in-sync replicas have the event.
 #[must_use = "an event is in the log only once this says so"]
 pub struct Acknowledgement {
-    topic: String,
     delivery: DeliveryFuture,
 }
 
@@ -106,7 +108,7 @@ impl Publisher {
         let mut backoff = Backoff::between(QUEUE_FULL_WAITS.0, QUEUE_FULL_WAITS.1);
         loop {
             match self.producer.send_result(record(outgoing)) {
-                Ok(delivery) => return Ok(Acknowledgement { topic: outgoing.topic.to_owned(), delivery }),
+                Ok(delivery) => return Ok(Acknowledgement { delivery }),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
                     tokio::time::sleep(backoff.next_wait()).await;
                 }
@@ -133,8 +135,8 @@ impl Acknowledgement {
     pub async fn wait(self) -> Result<(), PublishError> {
         match self.delivery.await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err((error, _))) => Err(PublishError::Kafka { topic: self.topic, error }),
-            Err(_) => Err(PublishError::Cancelled { topic: self.topic }),
+            Ok(Err((error, record))) => Err(PublishError::Kafka { topic: record.topic().to_owned(), error }),
+            Err(_) => Err(PublishError::Cancelled),
         }
     }
 }
@@ -149,7 +151,7 @@ async fn keep_in_reach(producer: Weak<Producing>, reach: Arc<Reach>, kafka: Kafk
 }
 
 fn record<'a>(outgoing: &Outgoing<'a>) -> FutureRecord<'a, str, [u8]> {
-    let mut headers = OwnedHeaders::new();
+    let mut headers = OwnedHeaders::new_with_capacity(HEADERS_MAX);
     for (key, value) in outgoing.envelope.to_headers() {
         headers = headers.insert(Header { key, value: Some(&*value) });
     }

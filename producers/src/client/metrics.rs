@@ -33,7 +33,7 @@ impl Metrics {
     }
 
     pub(super) fn published(&self, event_type: &str, acknowledged: bool, took: Duration) {
-        self.count(Some(event_type), if acknowledged { "acknowledged" } else { "unknown" });
+        self.count(Some(event_type), if acknowledged { "acknowledged" } else { "unknown" }, 1);
         self.took(took);
     }
 
@@ -43,13 +43,13 @@ impl Metrics {
 
     /// `known`: whether a contract describes the type.
     pub(super) fn refused(&self, event_type: &str, known: bool) {
-        self.count(known.then_some(event_type), "refused");
+        self.count(known.then_some(event_type), "refused", 1);
     }
 
     /// `None` is a type that no contract describes.
-    pub(crate) fn count(&self, event_type: Option<&str>, result: &'static str) {
+    pub(crate) fn count(&self, event_type: Option<&str>, result: &'static str, events: u64) {
         let label = PublishedLabel { r#type: event_type.unwrap_or(UNKNOWN_TYPE).to_owned(), result };
-        self.published.get_or_create(&label).inc();
+        self.published.get_or_create(&label).inc_by(events);
     }
 }
 

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use millrace_schemas::Violation;
 use serde::Serialize;
 use serde_json::json;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Seconds until another try makes sense: memory is free again soon, a broker takes a little to come back.
@@ -78,7 +79,7 @@ pub(super) struct Verdict {
     pub message: Option<String>,
     /// The contract's, for the count; none for a type that nobody described.
     #[serde(skip)]
-    pub event_type: Option<String>,
+    pub event_type: Option<Arc<str>>,
     /// The id stands for another event already.
     #[serde(skip)]
     pub conflict: bool,
@@ -116,7 +117,11 @@ pub(super) fn for_one(verdicts: &[Verdict]) -> Answer {
 
 /// Of each event, in the order of the batch.
 pub(super) fn for_batch(verdicts: &[Verdict]) -> Answer {
-    answer(verdicts, serde_json::to_string(&json!({ "results": verdicts })))
+    #[derive(Serialize)]
+    struct Results<'a> {
+        results: &'a [Verdict],
+    }
+    answer(verdicts, serde_json::to_string(&Results { results: verdicts }))
 }
 
 /// One status for all events is the answer's; else it says that there are several.

@@ -184,16 +184,15 @@ impl<'a> Submitted<'a> {
                 "another one",
             );
         };
-        let pointer = format!("/{name}");
         match value {
-            None => self.wrong(&pointer, "text", "something else"),
-            Some(text) if text.len() > ATTRIBUTE_BYTES_MAX || text.contains(char::is_control) => {
+            None => self.wrong(&format!("/{name}"), "text", "something else"),
+            Some(text) if text.len() > ATTRIBUTE_BYTES_MAX || has_control(&text) => {
                 let expected = format!("text of at most {ATTRIBUTE_BYTES_MAX} bytes without control characters");
-                self.wrong(&pointer, &expected, &format!("{} bytes", text.len()));
+                self.wrong(&format!("/{name}"), &expected, &format!("{} bytes", text.len()));
             }
             Some(text) => {
                 if self.values[at].replace(text).is_some() {
-                    self.wrong(&pointer, ONCE, "it again");
+                    self.wrong(&format!("/{name}"), ONCE, "it again");
                 }
             }
         }
@@ -225,6 +224,11 @@ impl<'a> Submitted<'a> {
             }
         }
     }
+}
+
+/// Most text is ASCII, of which whole words are looked at together.
+fn has_control(text: &str) -> bool {
+    if text.is_ascii() { text.bytes().any(|byte| byte.is_ascii_control()) } else { text.contains(char::is_control) }
 }
 
 /// The events of a batch, one after the other; one too many ends it.

@@ -54,8 +54,9 @@ impl GatewayMetrics {
         metrics
     }
 
-    pub(super) fn event(&self, verdict: &Verdict) {
-        self.events.count(verdict.event_type.as_deref(), verdict.status.word());
+    /// So many that are alike.
+    pub(super) fn events(&self, verdict: &Verdict, events: usize) {
+        self.events.count(verdict.event_type.as_deref(), verdict.status.word(), events as u64);
     }
 
     pub(super) fn refused(&self, reason: &'static str) {

@@ -17,6 +17,9 @@ use uuid::Uuid;
 /// A W3C `traceparent` of version 00, in bytes.
 const TRACEPARENT_BYTES: usize = 55;
 
+/// Of most records: no second allocation.
+const VALUE_BYTES_USUAL: usize = 256;
+
 /// How events of each type are written, and where they go.
 pub(crate) struct Routes {
     pub contracts: Arc<Contracts>,
@@ -25,6 +28,7 @@ pub(crate) struct Routes {
 
 struct Route {
     contract: Arc<Contract>,
+    event_type: Arc<str>,
     /// Oldest first, as the contract has them; never empty.
     versions: Vec<Writer>,
 }
@@ -40,8 +44,10 @@ struct Writer {
 /// A record, ready for the log.
 pub(crate) struct Prepared<'a> {
     /// As it was sent: by it the sender finds the answer.
-    pub id: String,
-    pub topic: String,
+    pub id: Cow<'a, str>,
+    pub topic: &'a str,
+    /// The contract's, for the count.
+    pub event_type: Arc<str>,
     /// Its subject is the record's key.
     pub envelope: Envelope<'a>,
     pub value: Vec<u8>,
@@ -63,17 +69,18 @@ impl Routes {
                 let dataschema = format!("{}/schemas/ids/{}", registry.url(), schema.id);
                 versions.push(Writer { schema, plan, dataschema });
             }
-            routes.insert(contract.event_type.clone(), Route { contract: contract.clone(), versions });
+            routes.insert(contract.event_type.clone(), Route::new(contract, versions));
         }
         Ok(Self { contracts, routes })
     }
 
-    pub(super) fn prepare<'a>(&self, event: Submitted<'a>, principal: &Principal, trace: Trace<'a>) -> Ready<'a> {
-        let id = event.get("id").map(|id| id.to_string());
+    pub(super) fn prepare<'a>(&'a self, event: Submitted<'a>, principal: &Principal, trace: Trace<'a>) -> Ready<'a> {
+        let id = event.get("id").cloned();
         let route = self.route(&event);
-        let event_type = route.map(|route| route.contract.event_type.clone());
-        let refused =
-            |status, errors, message| Box::new(Verdict { id, status, errors, message, event_type, conflict: false });
+        let refused = |status, errors, message| {
+            let (id, event_type) = (id.map(Cow::into_owned), route.map(|route| route.event_type.clone()));
+            Box::new(Verdict { id, status, errors, message, event_type, conflict: false })
+        };
         if let Some(topic) = route.map(|route| &route.contract.topic).filter(|topic| !principal.may_publish(topic)) {
             let message = format!("the scopes don't cover `publish:{topic}`");
             return Err(refused(Status::Unauthorized, vec![], Some(message)));
@@ -83,7 +90,7 @@ impl Routes {
 
     /// The same for a source that may publish everything.
     pub fn prepare_trusted<'a>(
-        &self,
+        &'a self,
         mut event: Submitted<'a>,
         trace: Trace<'a>,
     ) -> Result<Prepared<'a>, Vec<Violation>> {
@@ -111,12 +118,16 @@ impl Routes {
 }
 
 impl Route {
-    fn prepare<'a>(&self, mut event: Submitted<'a>, trace: Trace<'a>) -> Result<Prepared<'a>, Vec<Violation>> {
+    fn new(contract: &Arc<Contract>, versions: Vec<Writer>) -> Self {
+        Self { contract: contract.clone(), event_type: contract.event_type.as_str().into(), versions }
+    }
+
+    fn prepare<'a>(&'a self, mut event: Submitted<'a>, trace: Trace<'a>) -> Result<Prepared<'a>, Vec<Violation>> {
         let identity = identity(&mut event);
         let written = self.write(&mut event);
-        let key = written.as_ref().map(|(_, _, key)| key.clone()).unwrap_or_default();
+        let key = written.as_ref().map_or("", |(_, _, key)| key.as_str());
         for name in ["subject", "partitionkey"] {
-            if let Some(found) = event.get(name).filter(|found| !key.is_empty() && ***found != *key) {
+            if let Some(found) = event.get(name).filter(|found| !key.is_empty() && **found != key) {
                 let (expected, found) =
                     (format!("`{}` of the data, {key:?}, or nothing", self.contract.key), format!("{found:?}"));
                 event.wrong(&format!("/{name}"), &expected, &found);
@@ -128,15 +139,16 @@ impl Route {
         if !event.violations.is_empty() {
             return Err(event.violations);
         }
-        let id = event.take("id").unwrap_or_default().into_owned();
-        let envelope = self.envelope(event, identity, subject, writer, trace);
-        Ok(Prepared { id, topic: self.contract.topic.clone(), envelope, value })
+        let id = event.take("id").unwrap_or_default();
+        let envelope = envelope(event, identity, subject, writer, trace);
+        Ok(Prepared { id, topic: &self.contract.topic, event_type: self.event_type.clone(), envelope, value })
     }
 
     /// The framed datum and its key.
     fn write(&self, event: &mut Submitted<'_>) -> Option<(&Writer, Vec<u8>, String)> {
         let writer = self.writer(event)?;
-        let mut value = wire::header(writer.schema.id).to_vec();
+        let mut value = Vec::with_capacity(VALUE_BYTES_USUAL);
+        value.extend_from_slice(&wire::header(writer.schema.id));
         let key = match event.data.take() {
             None => Err(vec![Violation::new("", format!("the data of a {}", self.contract.event_type), "nothing")]),
             Some(Data::Json(json)) => {
@@ -187,36 +199,33 @@ impl Route {
             _ => Err(wrong("a key", "none".into())),
         }
     }
+}
 
-    fn envelope<'a>(
-        &self,
-        mut event: Submitted<'a>,
-        (id, occurred_at): (Uuid, DateTime<Utc>),
-        subject: String,
-        writer: &Writer,
-        (traceparent, tracestate): Trace<'a>,
-    ) -> Envelope<'a> {
-        // Where the event has no trace of its own, the request's state belongs to the request's parent.
-        let own = event.take("traceparent").filter(|parent| is_traceparent(parent));
-        let (traceparent, tracestate) = match own {
-            Some(own) => (Some(own), event.take("tracestate")),
-            None => {
-                (traceparent.filter(|parent| is_traceparent(parent)).map(Cow::Borrowed), tracestate.map(Cow::Borrowed))
-            }
-        };
-        Envelope {
-            id,
-            source: event.take("source").unwrap_or_default(),
-            event_type: event.take("type").unwrap_or_default(),
-            subject: subject.into(),
-            occurred_at,
-            recorded_at: Some(Utc::now()),
-            dataschema: Some(writer.dataschema.clone().into()),
-            correlation_id: event.take("correlationid"),
-            causation_id: event.take("causationid"),
-            tracestate: tracestate.filter(|_| traceparent.is_some()),
-            traceparent,
-        }
+fn envelope<'a>(
+    mut event: Submitted<'a>,
+    (id, occurred_at): (Uuid, DateTime<Utc>),
+    subject: String,
+    writer: &'a Writer,
+    (traceparent, tracestate): Trace<'a>,
+) -> Envelope<'a> {
+    // Where the event has no trace of its own, the request's state belongs to the request's parent.
+    let own = event.take("traceparent").filter(|parent| is_traceparent(parent));
+    let (traceparent, tracestate) = match own {
+        Some(own) => (Some(own), event.take("tracestate")),
+        None => (traceparent.filter(|parent| is_traceparent(parent)).map(Cow::Borrowed), tracestate.map(Cow::Borrowed)),
+    };
+    Envelope {
+        id,
+        source: event.take("source").unwrap_or_default(),
+        event_type: event.take("type").unwrap_or_default(),
+        subject: subject.into(),
+        occurred_at,
+        recorded_at: Some(Utc::now()),
+        dataschema: Some(writer.dataschema.as_str().into()),
+        correlation_id: event.take("correlationid"),
+        causation_id: event.take("causationid"),
+        tracestate: tracestate.filter(|_| traceparent.is_some()),
+        traceparent,
     }
 }
 
@@ -283,7 +292,7 @@ mod tests {
             let schema = Arc::new(WriterSchema::parse(7, &version.text).unwrap());
             let plan = JsonPlan::compile(version, &contract.key, VALUE_BYTES_MAX).unwrap();
             let versions = vec![Writer { schema, plan, dataschema: "http://r/schemas/ids/7".into() }];
-            (contract.event_type.clone(), Route { contract: contract.clone(), versions })
+            (contract.event_type.clone(), Route::new(contract, versions))
         };
         Routes { routes: contracts.iter().map(route).collect(), contracts: contracts.clone() }
     }
@@ -302,7 +311,8 @@ mod tests {
         let text = event.to_string();
         let none = HeaderMap::new();
         let submitted = Mode::Structured.read(&none, text.as_bytes()).unwrap().remove(0);
-        match routes().prepare(submitted, &principal("publish:*"), (None, None)) {
+        let routes = routes();
+        match routes.prepare(submitted, &principal("publish:*"), (None, None)) {
             Ok(prepared) => {
                 assert_eq!(wire::unframe(&prepared.value).unwrap().0, 7);
                 Ok(prepared.envelope.into_owned())
@@ -403,7 +413,8 @@ mod tests {
         let status = |scope: &str| {
             let none = HeaderMap::new();
             let event = Mode::Structured.read(&none, text.as_bytes()).unwrap().remove(0);
-            routes().prepare(event, &principal(scope), (None, None)).map(|_| ()).map_err(|verdict| verdict.status)
+            let routes = routes();
+            routes.prepare(event, &principal(scope), (None, None)).map(|_| ()).map_err(|verdict| verdict.status)
         };
         assert_eq!(status("publish:shop.account.v1"), Ok(()));
         assert_eq!(status("publish:shop.order.*"), Err(Status::Unauthorized));

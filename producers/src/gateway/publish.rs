@@ -6,14 +6,15 @@ use super::prepare::{Prepared, Ready};
 use super::throttle::Allowance;
 use super::window::{Fingerprint, Window};
 use millrace_schemas::Violation;
-use millrace_stream::{Acknowledgement, KafkaConfig, Outgoing, PublishError, Publisher};
+use millrace_stream::{Acknowledgement, KafkaConfig, Outgoing, Publisher};
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
 use std::hash::BuildHasher;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use uuid::Uuid;
 
 /// Beyond the Kafka client's own deadline, so that it is the client who gives up: it knows what it sent.
@@ -83,13 +84,14 @@ impl Desk {
     ) -> Vec<Verdict> {
         let (since, mut trouble) = (Instant::now(), Trouble::default());
         let stages = self.hand_over(events, allowance, since + self.deadline, &mut trouble).await;
+        let mut given_up = pin!(tokio::time::sleep_until(since + self.deadline + ANSWER_SLACK)); // one for all of them
         let mut verdicts: Vec<Verdict> = Vec::with_capacity(stages.len());
         for stage in stages {
             let verdict = match stage {
                 Stage::Done(verdict) => *verdict,
                 Stage::Same(at, verdict) => as_the_first(&verdicts[at], *verdict),
                 Stage::Sent { acknowledgement, fingerprint, id, verdict } => {
-                    let answer = acknowledged(acknowledgement, since + self.deadline + ANSWER_SLACK).await;
+                    let answer = acknowledged(acknowledgement, given_up.as_mut()).await;
                     metrics.settled(since.elapsed());
                     match answer {
                         Ok(()) => self.accepted(id, fingerprint, *verdict),
@@ -116,7 +118,7 @@ impl Desk {
         trouble: &mut Trouble,
     ) -> Vec<Stage> {
         let publisher = self.publisher.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let (mut stages, mut firsts) = (Vec::with_capacity(events.len()), HashMap::new());
+        let (mut stages, mut firsts) = (Vec::with_capacity(events.len()), HashMap::with_capacity(events.len()));
         let (now, mut full) = (std::time::Instant::now(), false);
         for event in events {
             let stage = match event {
@@ -219,15 +221,18 @@ async fn send(
     }
 }
 
-async fn acknowledged(acknowledgement: Acknowledgement, until: Instant) -> Result<(), String> {
-    let answer: Result<Result<(), PublishError>, _> = tokio::time::timeout_at(until, acknowledgement.wait()).await;
-    answer.map_err(|_| "the Kafka client did not answer".to_owned())?.map_err(|error| error.to_string())
+async fn acknowledged(acknowledgement: Acknowledgement, given_up: Pin<&mut Sleep>) -> Result<(), String> {
+    tokio::select! {
+        biased;
+        answer = acknowledgement.wait() => answer.map_err(|error| error.to_string()),
+        () = given_up => Err("the Kafka client did not answer".to_owned()),
+    }
 }
 
 /// Of an event that fits and was not sent yet: what it will be when the log has it.
 fn verdict(event: &Prepared<'_>) -> Verdict {
-    let event_type = Some(event.envelope.event_type.to_string());
-    Verdict { event_type, ..Verdict::new(Some(event.id.clone()), Status::Accepted) }
+    let event_type = Some(event.event_type.clone());
+    Verdict { event_type, ..Verdict::new(Some(event.id.to_string()), Status::Accepted) }
 }
 
 fn throttled(verdict: Verdict) -> Verdict {
@@ -284,7 +289,8 @@ mod tests {
     fn event(n: u128, bytes: usize) -> Ready<'static> {
         let id = Uuid::from_u128(n);
         let envelope = Envelope { id, ..Envelope::new("/it", "a.b", "key") };
-        Ok(Prepared { id: id.to_string().to_uppercase(), topic: "a.v1".into(), envelope, value: vec![0; bytes] })
+        let id = id.to_string().to_uppercase().into();
+        Ok(Prepared { id, topic: "a.v1", event_type: "a.b".into(), envelope, value: vec![0; bytes] })
     }
 
     fn batch(bytes: &[usize]) -> Vec<Ready<'static>> {

@@ -58,7 +58,7 @@ pub(super) struct Term<'a> {
 #[derive(Default)]
 struct Sent {
     acknowledgements: Vec<Acknowledgement>,
-    types: Vec<String>,
+    types: Vec<Arc<str>>,
     refused: Vec<SetAside>,
 }
 
@@ -158,7 +158,8 @@ impl<'a> Term<'a> {
         let meter = &self.source.meter;
         meter.client.took(since.elapsed());
         meter.published.inc_by(types.len() as u64);
-        types.iter().for_each(|event_type| meter.client.count(Some(event_type), "acknowledged"));
+        let alike = types.chunk_by(|one, next| one == next);
+        alike.for_each(|types| meter.client.count(Some(&types[0]), "acknowledged", types.len() as u64));
         Ok(())
     }
 
@@ -175,7 +176,7 @@ impl<'a> Term<'a> {
                 Ok(prepared) => match self.enqueue(&prepared).await {
                     Ok(acknowledgement) => {
                         sent.acknowledgements.push(acknowledgement);
-                        sent.types.push(prepared.envelope.event_type.into_owned());
+                        sent.types.push(prepared.event_type);
                     }
                     Err(error) if error.is_too_large() => sent.refused.push(self.refused(row, &error.to_string())),
                     Err(error) => return Err(Failure::retry(error)),
@@ -194,7 +195,7 @@ impl<'a> Term<'a> {
 
     fn refused(&self, row: &Row, reason: &str) -> SetAside {
         let known = self.source.routes.contracts.get(&row.event_type).map(|contract| contract.event_type.as_str());
-        self.source.meter.client.count(known, "refused");
+        self.source.meter.client.count(known, "refused", 1);
         SetAside { seq: row.seq, reason: reason.chars().take(REASON_CHARS_MAX).collect() }
     }
 
