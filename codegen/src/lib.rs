@@ -108,7 +108,7 @@ mod tests {
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
             std::fs::write(file, text).unwrap();
         }
-        let said = source(directory.path()).map_or_else(|error| error.to_string(), |source| source);
+        let said = source(directory.path()).unwrap_or_else(|error| error.to_string());
         said.replace(directory.path().to_str().unwrap(), "contracts")
     }
 
