@@ -27,6 +27,7 @@ def main():
         *copied_paths_make_a_workspace(),
         *images_are_pinned(services),
         *variables_have_no_default(services),
+        *variables_are_told(),
         *dependencies_are_services(services),
         *mounted_paths_are_there(services),
         *commands_are_known(services),
@@ -79,6 +80,14 @@ def variables_have_no_default(services):
             is_secret = re.search("PASSWORD|SECRET|TOKEN|AUTH", key)
             if is_secret and not re.fullmatch(r".*\$\{\w+:\?[^}]*\}.*", str(value)):
                 yield f"{name}: {key} must come from outside, without a default"
+
+
+def variables_are_told():
+    """What compose asks for stands in its example, and CI sets it."""
+    asked = set(re.findall(r"\$\{(\w+):\?", (ROOT / "docker-compose.yml").read_text()))
+    for where in ("deploy/compose.env.example", ".github/workflows/ci.yml"):
+        for name in sorted(asked - set(re.findall(r"\b(\w+)[:=]", (ROOT / where).read_text()))):
+            yield f"docker-compose.yml asks for {name}, which {where} does not have"
 
 
 def dependencies_are_services(services):
