@@ -4,6 +4,7 @@ usage: publish.py GATEWAY TOKEN_FILE TYPE DATA
        publish.py http://127.0.0.1:7070 .millrace/gateway/token user.erased '{"user_id": "…", "requested_by": "…"}'
 """
 
+import http.client
 import json
 import sys
 import time
@@ -36,6 +37,8 @@ def main():
     headers["authorization"] = f"Bearer {Path(token_file).read_text().strip()}"
     status, answer = publish(urllib.request.Request(f"{gateway}/v1/events", body, headers))
     print(answer)
+    if is_passing(status):
+        print(f"{attributes['id']} may be in the log or not: whoever sends it again keeps this id and the time", file=sys.stderr)
     sys.exit(0 if status == 202 else 1)
 
 
@@ -44,9 +47,14 @@ def publish(request):
     deadline = time.monotonic() + DEADLINE_SECONDS
     while True:
         status, answer, wait = attempt(request)
-        if status not in (None, 408, 429, 503) or time.monotonic() + wait > deadline:
+        if not is_passing(status) or time.monotonic() + wait > deadline:
             return status, answer
         time.sleep(wait)
+
+
+def is_passing(status):
+    """What is worth sending again. No status is no answer; of a 5xx, too, nobody knows what came of it."""
+    return status is None or status in (408, 429) or status >= 500
 
 
 def attempt(request):
@@ -55,8 +63,9 @@ def attempt(request):
         with urllib.request.urlopen(request, timeout=ATTEMPT_SECONDS) as answer:
             return answer.status, answer.read().decode(), 0
     except urllib.error.HTTPError as refused:
-        return refused.code, refused.read().decode(), int(refused.headers.get("retry-after", 1))
-    except OSError as broken:
+        after = refused.headers.get("retry-after", "")  # a proxy may send a date
+        return refused.code, refused.read().decode(errors="replace"), max(int(after), 1) if after.isdigit() else 1
+    except (OSError, http.client.HTTPException) as broken:
         return None, f"no answer: {broken}", 1
 
 

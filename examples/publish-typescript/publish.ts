@@ -10,8 +10,8 @@ import { CloudEvent, HTTP } from "cloudevents";
 const ATTEMPT_MS = 15_000;
 /** Then the caller keeps the event, or gives up. */
 const DEADLINE_MS = 60_000;
-/** What is worth sending again; 0 is no answer: nobody knows what came of it. */
-const AGAIN = [0, 408, 429, 503];
+/** What is worth sending again; 0 is no answer. Of a 5xx, too, nobody knows what came of it. */
+const isPassing = (status: number) => status === 0 || status === 408 || status === 429 || status >= 500;
 
 interface Answer {
   status: number;
@@ -27,6 +27,9 @@ if (!gateway || !tokenFile || !type || !data) {
 const event = new CloudEvent({ type, source: "/examples/typescript", data: JSON.parse(data) });
 const answer = await publish(event, (await readFile(tokenFile, "utf8")).trim());
 console.log(answer.text);
+if (isPassing(answer.status)) {
+  console.error(`${event.id} may be in the log or not: whoever sends it again keeps this id and the time`);
+}
 process.exitCode = answer.status === 202 ? 0 : 1;
 
 async function publish(event: CloudEvent<unknown>, token: string): Promise<Answer> {
@@ -36,7 +39,7 @@ async function publish(event: CloudEvent<unknown>, token: string): Promise<Answe
   const deadline = Date.now() + DEADLINE_MS;
   for (;;) {
     const answer = await attempt(request);
-    if (!AGAIN.includes(answer.status) || Date.now() + answer.waitMs > deadline) {
+    if (!isPassing(answer.status) || Date.now() + answer.waitMs > deadline) {
       return answer;
     }
     await setTimeout(answer.waitMs);
@@ -46,7 +49,8 @@ async function publish(event: CloudEvent<unknown>, token: string): Promise<Answe
 async function attempt(request: RequestInit): Promise<Answer> {
   try {
     const answer = await fetch(`${gateway}/v1/events`, { ...request, signal: AbortSignal.timeout(ATTEMPT_MS) });
-    const waitMs = 1000 * Number(answer.headers.get("retry-after") ?? 1);
+    const seconds = Number.parseInt(answer.headers.get("retry-after") ?? "", 10); // a proxy may send a date
+    const waitMs = 1000 * (seconds > 0 ? seconds : 1);
     return { status: answer.status, text: await answer.text(), waitMs };
   } catch (broken) {
     return { status: 0, text: `no answer: ${broken}`, waitMs: 1000 };
