@@ -125,6 +125,6 @@ mod tests {
             None,
         ];
         assert_eq!(said, expected.map(|text| text.map(str::to_owned)));
-        assert_eq!(event.violations[0].pointer, "/traceparent", "headers can't hold it");
+        assert!(event.violations.is_empty(), "nobody loses an event to a trace that no header can hold");
     }
 }
