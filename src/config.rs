@@ -449,6 +449,13 @@ fn stack_table(stack: &Addresses, data_dir: &Path) -> Table {
     let table = toml::toml! {
         [sink.webhook.endpoints.shop_backoffice]
         allow_private = true
+
+        // The project's own are those of another issuer.
+        [gateway.jwt]
+        jwks_url = ""
+        algorithms = ["ES256"]
+        scope_claim = "scope"
+        principal_claim = "sub"
     };
     let mut layers = Layers { tree: table, origins: Origins::new() };
     let mut put = |path: &[&str], value: &str| layers.put(path, Value::from(value));

@@ -223,6 +223,8 @@ impl Signer {
 /// What the file has, or something new that it has from now on.
 fn kept(file: &Path, make: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<String> {
     if let Some(text) = found(fs::read_to_string(file))? {
+        // Whoever made it died before it was written: an empty secret would let anybody in.
+        ensure!(!text.trim().is_empty(), "{} is empty: remove it", file.display());
         return Ok(text.trim().to_owned());
     }
     let text = make()?;
