@@ -10,6 +10,7 @@ use apache_avro::util::max_allocation_bytes;
 use apache_avro::writer::datum::GenericDatumWriter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::HashMap;
 use std::io;
 
 /// What one length inside a datum may ask for: a record is at most 1 MiB, this leaves room for its parts.
@@ -50,20 +51,13 @@ impl WriterSchema {
     /// by recursion, and a stack has one.
     pub fn parse(id: u32, text: &str) -> anyhow::Result<Self> {
         max_allocation_bytes(ALLOCATION_BYTES_MAX); // the first call counts, all ask the same
-        let schema: &'static Schema = Box::leak(Box::new(Schema::parse_str(text)?));
-        let Schema::Record(record) = schema else { anyhow::bail!("schema {id} is not a record's") };
-        anyhow::ensure!(
-            !contains_itself(record, &mut Vec::new()),
-            "schema {id} contains itself: values of it are not read"
-        );
-        let names = ResolvedSchema::new(schema)?;
-        anyhow::ensure!(
-            !lists_nothings(schema, &names),
-            "schema {id} has a list whose items take no bytes: a few bytes could say that there are millions"
-        );
+        let schema = Schema::parse_str(text)?;
+        let fullname = readable(id, &schema)?;
+        // What was refused is asked for again, and must not stay.
+        let schema: &'static Schema = Box::leak(Box::new(schema));
         Ok(Self {
             id,
-            fullname: record.name.fullname(None).to_string(),
+            fullname,
             schema,
             reader: GenericDatumReader::builder(schema).build()?,
             // Or serde's uuids would be bytes, where contracts say strings.
@@ -137,6 +131,21 @@ impl WriterSchema {
     }
 }
 
+/// The full name of a record whose values are bounded by their bytes.
+fn readable(id: u32, schema: &Schema) -> anyhow::Result<String> {
+    let Schema::Record(record) = schema else { anyhow::bail!("schema {id} is not a record's") };
+    anyhow::ensure!(
+        !contains_itself(record, &mut Vec::new()),
+        "schema {id} contains itself: values of it are not read"
+    );
+    let nothings = nothings(schema, &ResolvedSchema::new(schema)?, &mut HashMap::new());
+    anyhow::ensure!(
+        nothings.most <= NOTHINGS_MAX,
+        "schema {id} has values that take no bytes, or lists of them: a few bytes could say that there are millions"
+    );
+    Ok(record.name.fullname(None).to_string())
+}
+
 /// Whether a value may hold another one of its own type. Avro knows a name from its definition on, so only a record
 /// around can be the one that is meant.
 fn contains_itself<'s>(record: &'s RecordSchema, around: &mut Vec<&'s Name>) -> bool {
@@ -157,23 +166,48 @@ fn leads_back<'s>(schema: &'s Schema, around: &mut Vec<&'s Name>) -> bool {
     }
 }
 
-/// Whether the length of some array is bounded by nothing that was sent. A map's entries have a key each.
-fn lists_nothings(schema: &Schema, names: &ResolvedSchema) -> bool {
-    match schema {
-        Schema::Array(array) => takes_no_bytes(&array.items, names) || lists_nothings(&array.items, names),
-        Schema::Map(map) => lists_nothings(&map.types, names),
-        Schema::Union(union) => union.variants().iter().any(|variant| lists_nothings(variant, names)),
-        Schema::Record(record) => record.fields.iter().any(|field| lists_nothings(&field.schema, names)),
-        _ => false,
-    }
+/// Values within one that take no bytes. Contracts have none, others a few; each item of a list may have so many.
+const NOTHINGS_MAX: u64 = 16;
+
+/// What a value may be made of that no byte of a datum pays for.
+#[derive(Clone, Copy, Default)]
+struct Nothings {
+    /// At most so many, where lists are as long as their bytes say.
+    most: u64,
+    /// It is one altogether.
+    whole: bool,
 }
 
-fn takes_no_bytes(schema: &Schema, names: &ResolvedSchema) -> bool {
-    let schema = named(names, schema);
-    match schema {
-        Schema::Null => true,
-        Schema::Record(record) => record.fields.iter().all(|field| takes_no_bytes(&field.schema, names)),
-        other => fixed(other).is_some_and(|fixed| fixed.size == 0),
+/// Each named type is counted once: it may be used more often than anybody could walk.
+fn nothings<'s>(
+    schema: &'s Schema,
+    names: &'s ResolvedSchema<'s>,
+    known: &mut HashMap<&'s Name, Nothings>,
+) -> Nothings {
+    match named(names, schema) {
+        Schema::Null => Nothings { most: 1, whole: true },
+        Schema::Array(array) => match nothings(&array.items, names, known) {
+            Nothings { whole: true, .. } => Nothings { most: u64::MAX, whole: false }, // its length is free
+            items => Nothings { whole: false, ..items },
+        },
+        Schema::Map(map) => Nothings { whole: false, ..nothings(&map.types, names, known) },
+        Schema::Union(union) => {
+            let branches = union.variants().iter().filter(|branch| **branch != Schema::Null); // it takes a byte to say which
+            let most = branches.map(|branch| nothings(branch, names, known).most).max();
+            Nothings { most: most.unwrap_or_default(), whole: false }
+        }
+        Schema::Record(record) => {
+            if let Some(found) = known.get(&record.name) {
+                return *found;
+            }
+            let fields: Vec<_> = record.fields.iter().map(|field| nothings(&field.schema, names, known)).collect();
+            let most = fields.iter().fold(0u64, |most, field| most.saturating_add(field.most));
+            let found = Nothings { most: most.max(1), whole: fields.iter().all(|field| field.whole) };
+            known.insert(&record.name, found);
+            found
+        }
+        other if fixed(other).is_some_and(|fixed| fixed.size == 0) => Nothings { most: 1, whole: true },
+        _ => Nothings::default(),
     }
 }
 
@@ -340,6 +374,17 @@ mod tests {
     }
 
     #[test]
+    fn a_schema_that_says_twice_as_much_with_each_level_is_not_read_and_costs_no_time() {
+        let mut level = r#"{"name": "R40", "type": "record", "fields": [{"name": "a", "type": "null"}]}"#.to_owned();
+        for at in (0..40).rev() {
+            let inner = format!(r#"{{"name": "a", "type": {level}}}, {{"name": "b", "type": "R{}"}}"#, at + 1);
+            level = format!(r#"{{"name": "R{at}", "type": "record", "fields": [{inner}]}}"#);
+        }
+        let refused = WriterSchema::parse(7, &level).err().unwrap().to_string();
+        assert!(refused.starts_with("schema 7 has values that take no bytes"), "{refused}");
+    }
+
+    #[test]
     fn a_schema_that_can_list_millions_of_nothings_in_a_few_bytes_is_not_read() {
         let listing = |items: &str| {
             let field = format!(r#"{{"name": "x", "type": {{"type": "array", "items": {items}}}}}"#);
@@ -348,7 +393,7 @@ mod tests {
         };
         for nothing in [r#""null""#, r#""Empty""#, r#"{"type": "array", "items": "null"}"#] {
             let refused = listing(nothing).unwrap_err().to_string();
-            assert!(refused.starts_with("schema 7 has a list whose items take no bytes"), "{refused}");
+            assert!(refused.starts_with("schema 7 has values that take no bytes, or lists of them"), "{refused}");
         }
         assert!(listing(r#"["null", "Empty"]"#).is_ok(), "a union's branch takes a byte");
     }

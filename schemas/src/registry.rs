@@ -27,6 +27,8 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 const REFERENCES_MAX: usize = 100;
 /// "Schema not found" in Confluent's API. A 404 without it came from something else at that address.
 const NO_SUCH_ID: i64 = 40403;
+const NO_SUCH_SUBJECT: i64 = 40401;
+const NO_SUCH_VERSION: i64 = 40402;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
@@ -124,18 +126,25 @@ impl Registry {
         asked_for: &mut usize,
     ) -> Result<SchemaAnswer, RegistryError> {
         let unusable = |message: String| RegistryError::Unusable { id, message };
-        if answer.references.is_empty() {
+        let references = answer.references.take().unwrap_or_default();
+        if references.is_empty() {
             return Ok(answer);
         }
         let mut referenced = Vec::new();
-        for Reference { name, subject, version } in std::mem::take(&mut answer.references) {
+        for Reference { name, subject, version } in references {
             *asked_for += 1;
             if *asked_for > REFERENCES_MAX {
                 return Err(unusable(format!("it refers to more than {REFERENCES_MAX} others")));
             }
             let found = self.get(&format!("/subjects/{subject}/versions/{version}?deleted=true")).send().await;
             let found = self.answer::<SchemaAnswer>(found).await?;
-            let found = found.map_err(|refusal| self.unreachable(refusal.answered()))?;
+            let found = found.map_err(|refusal| match refusal {
+                // It will not come back by waiting.
+                Refusal { status: StatusCode::NOT_FOUND, error_code: NO_SUCH_SUBJECT | NO_SUCH_VERSION, .. } => {
+                    unusable(format!("it refers to {subject} version {version}, which the registry does not have"))
+                }
+                refusal => self.unreachable(refusal.answered()),
+            })?;
             referenced.push((name, Box::pin(self.complete(id, found, asked_for)).await?.schema));
         }
         let schema = with_references(&answer.schema, &referenced).map_err(|error| unusable(error.to_string()))?;
@@ -293,13 +302,13 @@ struct SchemaAnswer {
     schema: String,
     #[serde(rename = "schemaType")]
     schema_type: Option<String>,
-    #[serde(default)]
-    references: Vec<Reference>,
+    /// Some registries write null for none.
+    references: Option<Vec<Reference>>,
 }
 
 impl SchemaAnswer {
     fn avro(schema: String) -> Self {
-        Self { schema, schema_type: None, references: Vec::new() }
+        Self { schema, schema_type: None, references: None }
     }
 }
 

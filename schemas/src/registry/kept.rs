@@ -56,9 +56,13 @@ impl Kept {
 
     /// The same schema, however it is spaced.
     pub fn id_of(&self, schema: &str) -> Option<u32> {
-        let wanted: Value = serde_json::from_str(schema).ok()?;
-        let is_wanted = |entry: &Entry| serde_json::from_str::<Value>(&entry.schema).is_ok_and(|found| found == wanted);
-        self.files().filter_map(|file| read(&file)).find(is_wanted).map(|entry| entry.id)
+        self.ids_of(schema).next()
+    }
+
+    fn ids_of(&self, schema: &str) -> impl Iterator<Item = u32> {
+        let wanted = serde_json::from_str::<Value>(schema).ok();
+        let is_wanted = move |entry: &Entry| wanted.is_some() && serde_json::from_str(&entry.schema).ok() == wanted;
+        self.files().filter_map(|file| read(&file)).filter(is_wanted).map(|entry| entry.id)
     }
 
     /// Whole or not at all, whatever dies meanwhile and whoever else keeps the same.
@@ -71,14 +75,25 @@ impl Kept {
             return Ok(());
         }
         fs::create_dir_all(&self.0)?;
-        if self.files().count() >= ENTRIES_MAX {
+        if !self.file(id).exists() && self.files().count() >= ENTRIES_MAX {
             return Err(io::Error::other(format!("there are {ENTRIES_MAX} schemas in it")));
         }
         let entry = serde_json::to_vec(&Entry::new(id, schema.to_owned()))?;
         let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
         let aside = self.0.join(format!("{id}.{}.{number}.new", std::process::id()));
         let written = fs::write(&aside, &entry).and_then(|()| fs::rename(&aside, self.file(id)));
-        written.inspect_err(|_| drop(fs::remove_file(&aside)))
+        written.inspect_err(|_| drop(fs::remove_file(&aside)))?;
+        self.forget_other_ids_of(id, schema);
+        Ok(())
+    }
+
+    /// A registry that was made anew has given the schema another id: nothing is written under the old one any more.
+    fn forget_other_ids_of(&self, id: u32, schema: &str) {
+        while let Some(other) = self.ids_of(schema).find(|other| *other != id) {
+            if fs::remove_file(self.file(other)).is_err() {
+                return; // it is read-only, or gone
+            }
+        }
     }
 
     fn file(&self, id: u32) -> PathBuf {
@@ -115,6 +130,8 @@ mod tests {
         assert!(!kept.is_empty() && Kept::of("http://two", directory.path()).is_empty());
         kept.keep(7, "\"int\"").unwrap();
         assert_eq!(kept.schema(7).as_deref(), Some("\"int\""), "a registry that was made anew is believed");
+        kept.keep(3, "\"int\"").unwrap();
+        assert_eq!((kept.id_of("\"int\""), kept.schema(7)), (Some(3), None), "and nothing goes out under the old id");
     }
 
     #[test]
