@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) const TOPIC: &str = "topic";
-/// Enough to keep a client busy with the answer for a while.
-const PARTITIONS: i32 = 5_000;
+const PARTITIONS: i32 = 1;
 
 const METADATA: i16 = 3;
 const API_VERSIONS: i16 = 18;

@@ -197,6 +197,7 @@ fn poll_and_join_again<H: Handler>(group: &Arc<Group<H>>, mut member: Member<H>)
         if group.stop.is_cancelled() {
             return Ok(()); // Dropping the member revokes everything (rebalance callback: drain), commits, and leaves.
         }
+        *locked(&group.waits_since) = None; // giving up may take long: once is enough
         group.give_everything_up();
         drop(member);
         locked(&group.lanes).clear(); // no queue of a client that is gone is ever asked
@@ -554,7 +555,9 @@ impl<H: Handler> Group<H> {
         let claim = retry_until(&abort, "could not take partitions over", || async {
             // On a thread of its own: our deadline holds even where the client's does not.
             let ids = admin.topic_ids(self.topics.clone()).await.map_err(Failure::retry)?;
-            let found = bounds(consumer, wanted).map_err(Failure::retry)?;
+            // A broker has just answered another client: this one may have been lost meanwhile, and nobody polls it here.
+            let lost = |_: &anyhow::Error| reach::tell(consumer.client(), &self.spine.kafka);
+            let found = bounds(consumer, wanted).inspect_err(lost).map_err(Failure::retry)?;
             let wanted = found.iter().map(|bounds| Wanted {
                 topic: bounds.topic.clone(),
                 topic_id: ids[&*bounds.topic].clone(),

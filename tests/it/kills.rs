@@ -114,7 +114,7 @@ async fn a_kafka_that_is_away_for_longer_than_a_session_loses_nothing_that_was_a
     eventually("every group's session has ended", async || {
         flow.platform.stack.kill(Server::Kafka); // as soon as it is up again
         let log = flow.process.log();
-        log.matches("session timed out").count() == log.matches("partitions over").count()
+        log.matches("session timed out").count() == log.matches(r#""took "#).count()
     })
     .await;
     flow.platform.stack.wait_ready(Server::Kafka).await.unwrap();
