@@ -21,6 +21,8 @@ pub(crate) struct Pending {
     /// No attempt begins after it.
     pub until: Instant,
     pub attempts: u32,
+    /// An attempt of it was sent, and nobody knows what became of it. No later answer takes that back.
+    pub may_be_in_log: bool,
     pub reply: oneshot::Sender<Result<Published, PublishError>>,
     /// Its part of what may wait.
     pub memory: OwnedSemaphorePermit,
@@ -31,6 +33,11 @@ impl Pending {
         let Self { reply, memory, .. } = self;
         drop(memory);
         let _ = reply.send(answer); // where nobody waits for it, nobody hears
+    }
+
+    fn fail(self, error: PublishError) {
+        let error = if self.may_be_in_log { error.unsure(self.attempts) } else { error };
+        self.answer(Err(error));
     }
 }
 
@@ -107,16 +114,19 @@ struct Again {
 }
 
 /// Answers those that have an answer. The others, in their order.
-fn settle(batch: Vec<Pending>, answer: Answer) -> (Vec<Pending>, Again) {
+fn settle(mut batch: Vec<Pending>, answer: Answer) -> (Vec<Pending>, Again) {
+    if is_unsure(&answer) {
+        batch.iter_mut().for_each(|pending| pending.may_be_in_log = true);
+    }
     match answer {
-        Answer::Broken(reason) => (batch, Again { reason, retry_after: None }),
+        Answer::Unsent(reason) | Answer::Broken(reason) => (batch, Again { reason, retry_after: None }),
         Answer::Refused { status, detail, retry_after } if is_passing(status) => {
             (batch, Again { reason: format!("the gateway answered {status}: {detail}"), retry_after })
         }
         Answer::Refused { status, detail, .. } => {
             for pending in batch {
                 let (id, detail) = (pending.id, detail.clone());
-                pending.answer(Err(PublishError::Refused { id, status, detail }));
+                pending.fail(PublishError::Refused { id, status, detail });
             }
             (Vec::new(), Again::default())
         }
@@ -128,31 +138,39 @@ fn settle(batch: Vec<Pending>, answer: Answer) -> (Vec<Pending>, Again) {
     }
 }
 
+/// A 5xx may be of something between us and the gateway, which gave up on a request that the gateway had.
+fn is_unsure(answer: &Answer) -> bool {
+    matches!(answer, Answer::Broken(_) | Answer::Refused { status: 500.., .. })
+}
+
 /// Too slow, too much, and everything of which the other side is guilty.
 fn is_passing(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500..)
 }
 
 /// The event again, if it is to be sent again.
-fn judge(pending: Pending, Verdict { status, errors }: Verdict) -> Option<Pending> {
+fn judge(mut pending: Pending, Verdict { status, errors }: Verdict) -> Option<Pending> {
     let id = pending.id;
-    let answer = match status {
-        Status::Accepted => Ok(Published::Accepted),
-        Status::Duplicate => Ok(Published::Duplicate),
-        Status::Invalid => Err(PublishError::Invalid { id, violations: errors }),
-        Status::Unauthorized => Err(PublishError::Unauthorized { id }),
-        Status::Throttled | Status::Retry => return Some(pending),
-    };
-    pending.answer(answer);
+    match status {
+        Status::Accepted => pending.answer(Ok(Published::Accepted)),
+        Status::Duplicate => pending.answer(Ok(Published::Duplicate)),
+        Status::Invalid => pending.fail(PublishError::Invalid { id, violations: errors }),
+        Status::Unauthorized => pending.fail(PublishError::Unauthorized { id }),
+        Status::Throttled => return Some(pending),
+        Status::Retry => {
+            pending.may_be_in_log = true;
+            return Some(pending);
+        }
+    }
     None
 }
 
-/// Those that may still be sent then; the others hear that nobody knows.
+/// Those that may still be sent then; the others hear that their time is over.
 fn in_time(batch: Vec<Pending>, next_attempt: Instant, reason: &str) -> Vec<Pending> {
     let (left, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|pending| next_attempt <= pending.until);
     for pending in late {
         let (id, attempts, reason) = (pending.id, pending.attempts, reason.to_owned());
-        pending.answer(Err(PublishError::Unsure { id, attempts, reason }));
+        pending.fail(PublishError::NotPublished { id, attempts, reason });
     }
     left
 }

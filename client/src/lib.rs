@@ -181,7 +181,16 @@ impl Client {
         let memory = self.memory.clone().acquire_many_owned(permits).await.map_err(|_| PublishError::ended(id))?;
         let (reply, answer) = oneshot::channel();
         let since = Instant::now();
-        let pending = Pending { id, json, since, until: since + self.options.deadline, attempts: 0, reply, memory };
+        let pending = Pending {
+            id,
+            json,
+            since,
+            until: since + self.options.deadline,
+            attempts: 0,
+            may_be_in_log: false,
+            reply,
+            memory,
+        };
         self.queue.send(pending).await.map_err(|_| PublishError::ended(id))?;
         Ok(Sending { id, answer })
     }

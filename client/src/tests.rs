@@ -23,6 +23,7 @@ impl Event for Counted {
 }
 
 /// What one request is answered: a status for each of its events, the last one for all that follow; or one for all.
+#[derive(Clone, Copy)]
 enum Say {
     Statuses(&'static [&'static str]),
     Problem(u16, &'static str),
@@ -163,13 +164,50 @@ async fn who_publishes_faster_than_the_gateway_takes_waits_and_what_is_too_large
 
 #[tokio::test]
 async fn what_has_no_answer_in_time_is_unsure_and_its_id_is_told() {
-    let nowhere = Options::new("http://127.0.0.1:1", "/it", Credential::key("sesame"));
-    let client = Client::new(Options { deadline: Duration::from_millis(500), ..nowhere }).unwrap();
+    let (_, options) = Fake::saying((0..10_000).map(|_| Say::Statuses(&["retry"]))).await;
+    let client = Client::new(Options { deadline: Duration::from_millis(500), ..options }).unwrap();
     let sending = client.send(&Counted { number: 0 }, Occurrence::now()).await.unwrap();
     let sent = sending.id();
-    let Err(PublishError::Unsure { id, attempts, reason }) = sending.published().await else { panic!("it is nowhere") };
-    assert!(id == sent && attempts > 1 && reason.contains("refused"), "{attempts} {reason}");
+    let Err(PublishError::Unsure { id, attempts, reason }) = sending.published().await else { panic!("nobody knows") };
+    assert!(id == sent && attempts > 1 && reason.contains("did not answer in time"), "{attempts} {reason}");
     client.settled().await;
+}
+
+#[tokio::test]
+async fn what_may_be_in_the_log_stays_unsure_whatever_a_later_attempt_is_told() {
+    let lost = [Say::Problem(200, "no verdicts"), Say::Problem(502, "a proxy's"), Say::Statuses(&["retry"])];
+    let refused = [
+        (Say::Problem(401, "no such key"), "the last attempt was answered 401: no such key"),
+        (Say::Problem(403, "not you"), "the last attempt was answered 403: not you"),
+        (Say::Problem(413, "too large"), "the last attempt was answered 413: too large"),
+        (Say::Statuses(&["invalid"]), "the last attempt was `invalid`: /data/number: expected less, found more"),
+        (Say::Statuses(&["unauthorized"]), "the last attempt was `unauthorized`: ask for publish:<its topic>"),
+    ];
+    for lost in lost {
+        let says = refused.map(|(refused, _)| [lost, refused]).into_iter().flatten();
+        let (_, options) = Fake::saying(says).await;
+        let client = Client::new(options).unwrap();
+        for (number, (_, expected)) in (0..).zip(refused) {
+            let told = client.publish(&Counted { number }).await;
+            let Err(PublishError::Unsure { attempts: 2, reason, .. }) = told else { panic!("{expected}: {told:?}") };
+            assert_eq!(reason, expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_no_request_brought_to_the_gateway_is_not_published_and_not_unsure() {
+    let ask = || async { Err("the issuer is away".to_owned()) };
+    let (fake, options) = Fake::saying([]).await;
+    let nowhere = Options { gateway: "http://127.0.0.1:1".into(), ..options.clone() };
+    let without_token = Options { credential: Credential::asked(ask), ..options };
+    for (options, expected) in [(nowhere, "refused"), (without_token, "could not get a token: the issuer is away")] {
+        let client = Client::new(Options { deadline: Duration::from_millis(500), ..options }).unwrap();
+        let told = client.publish(&Counted { number: 0 }).await;
+        let Err(PublishError::NotPublished { attempts, reason, .. }) = told else { panic!("{expected}: {told:?}") };
+        assert!(attempts > 1 && reason.contains(expected), "{attempts} {reason}");
+    }
+    assert!(fake.numbers().is_empty());
 }
 
 #[tokio::test]
