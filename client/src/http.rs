@@ -14,6 +14,9 @@ use std::time::Duration;
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// To find the gateway: less than an attempt.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a gateway may make us wait: not at all would be a storm of attempts, for longer than this an event would
+/// hardly live.
+const RETRY_AFTER_BOUNDS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
 
 /// What became of one event.
 #[derive(Debug, Deserialize)]
@@ -123,7 +126,7 @@ fn body(batch: &[Pending]) -> String {
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    Some(Duration::from_secs(seconds).clamp(RETRY_AFTER_BOUNDS.0, RETRY_AFTER_BOUNDS.1))
 }
 
 #[derive(Deserialize)]

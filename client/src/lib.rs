@@ -40,6 +40,7 @@ pub use error::{PublishError, Violation};
 use batch::{Pending, Worker};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -52,6 +53,14 @@ pub trait Event: Serialize {
     const TYPE: &'static str;
 }
 
+/// Whoever can wait for longer gains nothing: a batch is full by then, or nobody publishes.
+const LINGER_MAX: Duration = Duration::from_secs(60);
+/// What no gateway answers within, and what a service that waits takes for an end.
+const ATTEMPT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(600);
+/// After its linger, an event needs time to be sent in. What must outlive a day, and so this process, needs the outbox.
+const DEADLINE_BEYOND_LINGER: Duration = Duration::from_millis(10);
+const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// Where and how a client publishes. What isn't said here has a default.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -60,7 +69,7 @@ pub struct Options {
     /// Who publishes, such as `/accounts`: the events' `source`.
     pub source: String,
     pub credential: Credential,
-    /// How long an event waits for others to go with it.
+    /// How long an event waits for others to go with it. At most a minute.
     pub linger: Duration,
     /// Of one request; a gateway takes at most 1,000.
     pub batch_events: usize,
@@ -70,9 +79,10 @@ pub struct Options {
     pub queue_events: usize,
     /// Of them together, as JSON.
     pub queue_bytes: usize,
-    /// Of one request. Longer than the gateway's own (`gateway.deadline_ms`), so that its answer is heard.
+    /// Of one request. Longer than the gateway's own (`gateway.deadline_ms`), so that its answer is heard. 10 ms to 10 minutes.
     pub attempt: Duration,
-    /// How long an event is sent again. It ends with the attempt that is under way then.
+    /// How long an event is sent again. It ends with the attempt that is under way then. Longer than `linger`, at
+    /// most a day.
     pub deadline: Duration,
 }
 
@@ -102,6 +112,21 @@ impl Options {
         for (name, value, bounds) in numbers {
             if !bounds.contains(&value) {
                 return Err(format!("`{name}` is {value}: {} to {} is possible", bounds.start(), bounds.end()));
+            }
+        }
+        self.check_times()
+    }
+
+    fn check_times(&self) -> Result<(), String> {
+        let deadline_min = self.linger.saturating_add(DEADLINE_BEYOND_LINGER);
+        let times = [
+            ("linger", self.linger, Duration::ZERO..=LINGER_MAX),
+            ("attempt", self.attempt, ATTEMPT),
+            ("deadline", self.deadline, deadline_min..=DEADLINE_MAX),
+        ];
+        for (name, value, bounds) in times {
+            if !bounds.contains(&value) {
+                return Err(format!("`{name}` is {value:?}: {:?} to {:?} is possible", bounds.start(), bounds.end()));
             }
         }
         Ok(())

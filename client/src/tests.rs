@@ -11,6 +11,7 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tracing_subscriber::prelude::*;
 
 #[derive(Serialize)]
@@ -27,6 +28,8 @@ impl Event for Counted {
 enum Say {
     Statuses(&'static [&'static str]),
     Problem(u16, &'static str),
+    /// 429, and when to come again.
+    Later(&'static str),
 }
 
 #[derive(Default)]
@@ -61,7 +64,12 @@ async fn answer(State(fake): State<Arc<Fake>>, headers: HeaderMap, body: String)
     let count = events.len();
     fake.asked.lock().unwrap().push((bearer, events));
     let say = fake.says.lock().unwrap().pop_front().unwrap_or(Say::Statuses(&["accepted"]));
+    let mut retry_after = "0";
     let (status, body) = match say {
+        Say::Later(seconds) => {
+            retry_after = seconds;
+            (429, json!({ "detail": "too much" }))
+        }
         Say::Problem(status, detail) => (status, json!({ "detail": detail })),
         Say::Statuses(statuses) => {
             let status = |n: usize| statuses[n.min(statuses.len() - 1)];
@@ -73,7 +81,7 @@ async fn answer(State(fake): State<Arc<Fake>>, headers: HeaderMap, body: String)
             (207, json!({ "results": (0..count).map(verdict).collect::<Vec<_>>() }))
         }
     };
-    (StatusCode::from_u16(status).unwrap(), [(header::RETRY_AFTER, "0")], body.to_string())
+    (StatusCode::from_u16(status).unwrap(), [(header::RETRY_AFTER, retry_after)], body.to_string())
 }
 
 async fn sent(client: &Client, numbers: std::ops::Range<u32>) -> Vec<Sending> {
@@ -114,9 +122,9 @@ async fn each_event_hears_what_is_wrong_with_it() {
 async fn a_token_that_is_refused_is_renewed_once_and_a_key_is_not_tried_again() {
     let no = || Say::Problem(401, "the token has expired");
     let (fake, options) = Fake::saying([no(), Say::Statuses(&["accepted"]), no(), no()]).await;
-    let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let asked = Arc::new(AtomicU32::new(0));
     let ask = move || {
-        let number = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = asked.fetch_add(1, Ordering::Relaxed);
         async move { Ok(Token { token: format!("token {number}"), good_for: Duration::from_secs(3600) }) }
     };
     let client = Client::new(Options { credential: Credential::asked(ask), ..options.clone() }).unwrap();
@@ -134,7 +142,7 @@ async fn a_token_that_is_refused_is_renewed_once_and_a_key_is_not_tried_again() 
 #[tokio::test]
 async fn who_publishes_faster_than_the_gateway_takes_waits_and_what_is_too_large_is_refused() {
     let (fake, options) = Fake::saying([]).await;
-    let mut options = Options { queue_bytes: 1024, batch_bytes: 1024, linger: Duration::from_secs(3600), ..options };
+    let mut options = Options { queue_bytes: 1024, batch_bytes: 1024, linger: Duration::from_secs(30), ..options };
     options.batch_events = 1000;
     let client = Client::new(options.clone()).unwrap();
     let first = sent(&client, 0..4).await; // about 200 bytes each
@@ -164,7 +172,7 @@ async fn who_publishes_faster_than_the_gateway_takes_waits_and_what_is_too_large
 
 #[tokio::test]
 async fn what_has_no_answer_in_time_is_unsure_and_its_id_is_told() {
-    let (_, options) = Fake::saying((0..10_000).map(|_| Say::Statuses(&["retry"]))).await;
+    let (_, options) = Fake::saying((0..100).map(|_| Say::Statuses(&["retry"]))).await;
     let client = Client::new(Options { deadline: Duration::from_millis(500), ..options }).unwrap();
     let sending = client.send(&Counted { number: 0 }, Occurrence::now()).await.unwrap();
     let sent = sending.id();
@@ -208,6 +216,44 @@ async fn what_no_request_brought_to_the_gateway_is_not_published_and_not_unsure(
         assert!(attempts > 1 && reason.contains(expected), "{attempts} {reason}");
     }
     assert!(fake.numbers().is_empty());
+}
+
+#[tokio::test]
+async fn absurd_times_and_a_panic_in_the_callers_function_end_no_worker() {
+    let (fake, options) = Fake::saying([Say::Later("18446744073709551615")]).await;
+    let asked = Arc::new(AtomicU32::new(0));
+    let ask = move || {
+        let number = asked.fetch_add(1, Ordering::Relaxed);
+        assert!(number > 0, "at once");
+        async move {
+            assert!(number > 1, "later");
+            Ok(Token { token: "token".into(), good_for: Duration::MAX })
+        }
+    };
+    let client = Client::new(Options { credential: Credential::asked(ask), ..options }).unwrap();
+    let told = client.publish(&Counted { number: 0 }).await;
+    let Err(PublishError::NotPublished { attempts: 3, reason, .. }) = told else { panic!("{told:?}") };
+    assert_eq!(reason, "the gateway answered 429: too much");
+    assert_eq!(client.publish(&Counted { number: 1 }).await, Ok(Published::Accepted));
+    assert_eq!(fake.numbers(), [[0], [1]]);
+}
+
+#[tokio::test]
+async fn times_out_of_bounds_are_refused_at_the_start() {
+    let (_, options) = Fake::saying([]).await;
+    for (options, expected) in [
+        (
+            Options { linger: Duration::MAX, ..options.clone() },
+            "`linger` is 18446744073709551615.999999999s: 0ns to 60s",
+        ),
+        (Options { attempt: Duration::ZERO, ..options.clone() }, "`attempt` is 0ns: 10ms to 600s is possible"),
+        (Options { attempt: Duration::MAX, ..options.clone() }, "`attempt` is 18446744073709551615.999999999s"),
+        (Options { deadline: Duration::from_millis(5), ..options.clone() }, "`deadline` is 5ms: 15ms to 86400s"),
+        (Options { deadline: Duration::MAX, ..options.clone() }, "`deadline` is 18446744073709551615.999999999s"),
+    ] {
+        let told = Client::new(options).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(told.contains(expected), "{told}");
+    }
 }
 
 #[tokio::test]
