@@ -82,22 +82,37 @@ impl Worker {
         Some(batch)
     }
 
-    async fn deliver(&mut self, mut batch: Vec<Pending>) {
+    /// In parts, where it is more than the gateway takes at once. (Each half is one event less at least.)
+    async fn deliver(&mut self, batch: Vec<Pending>) {
+        let mut parts = vec![batch]; // the next one last
+        while let Some(part) = parts.pop() {
+            if let Some(mut first) = self.send(part).await {
+                let second = first.split_off(first.len() / 2);
+                parts.extend([second, first]);
+            }
+        }
+    }
+
+    /// Until each has its answer; or what of it is too large for one request, but may not be for two.
+    async fn send(&mut self, mut batch: Vec<Pending>) -> Option<Vec<Pending>> {
         let mut wait = WAIT.0;
         let mut renewed = false;
         loop {
             batch.iter_mut().for_each(|pending| pending.attempts += 1);
             let answer = self.gateway.post(&batch).await;
-            let is_stale = matches!(answer, Answer::Refused { status: 401, .. });
-            if is_stale && !renewed && self.gateway.renew() {
+            let status = if let Answer::Refused { status, .. } = answer { status } else { 0 };
+            if status == 401 && !renewed && self.gateway.renew() {
                 renewed = true;
                 continue;
+            }
+            if status == 413 && batch.len() > 1 {
+                return Some(batch);
             }
             let (left, again) = settle(batch, answer);
             let pause = again.retry_after.unwrap_or_else(|| jittered(wait));
             batch = in_time(left, Instant::now() + pause, &again.reason);
             if batch.is_empty() {
-                return;
+                return None;
             }
             tracing::debug!(events = batch.len(), "sending again in {pause:?}: {}", again.reason);
             sleep(pause).await;

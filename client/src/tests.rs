@@ -30,6 +30,8 @@ enum Say {
     Problem(u16, &'static str),
     /// 429, and when to come again.
     Later(&'static str),
+    /// 413 for more events than this, and the same for what comes next.
+    AtMost(usize),
 }
 
 #[derive(Default)]
@@ -66,6 +68,14 @@ async fn answer(State(fake): State<Arc<Fake>>, headers: HeaderMap, body: String)
     let say = fake.says.lock().unwrap().pop_front().unwrap_or(Say::Statuses(&["accepted"]));
     let mut retry_after = "0";
     let (status, body) = match say {
+        Say::AtMost(most) if count > most => {
+            fake.says.lock().unwrap().push_front(Say::AtMost(most));
+            (413, json!({ "detail": "too large" }))
+        }
+        Say::AtMost(most) => {
+            fake.says.lock().unwrap().push_front(Say::AtMost(most));
+            (202, json!({ "results": vec![json!({ "status": "accepted" }); count] }))
+        }
         Say::Later(seconds) => {
             retry_after = seconds;
             (429, json!({ "detail": "too much" }))
@@ -254,6 +264,21 @@ async fn times_out_of_bounds_are_refused_at_the_start() {
         let told = Client::new(options).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(told.contains(expected), "{told}");
     }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_too_large_for_the_gateway_goes_in_parts_and_in_order() {
+    let (fake, options) = Fake::saying([Say::AtMost(2)]).await;
+    let client = Client::new(Options { batch_events: 7, linger: Duration::from_secs(9), ..options.clone() }).unwrap();
+    for sending in sent(&client, 0..7).await {
+        assert_eq!(sending.published().await, Ok(Published::Accepted));
+    }
+    let (whole, half) = (vec![0, 1, 2, 3, 4, 5, 6], vec![3, 4, 5, 6]);
+    assert_eq!(fake.numbers(), [whole, vec![0, 1, 2], vec![0], vec![1, 2], half, vec![3, 4], vec![5, 6]]);
+
+    *fake.says.lock().unwrap() = VecDeque::from([Say::AtMost(0)]);
+    let told = Client::new(options).unwrap().publish(&Counted { number: 7 }).await;
+    assert!(matches!(told, Err(PublishError::Refused { status: 413, .. })), "{told:?}");
 }
 
 #[tokio::test]
