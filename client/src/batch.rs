@@ -13,6 +13,8 @@ use uuid::Uuid;
 /// Between attempts, where the gateway does not say: doubled each time, up to the second.
 const WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+pub(crate) type Reply = oneshot::Sender<Result<Published, PublishError>>;
+
 /// An event that waits for its answer.
 pub(crate) struct Pending {
     pub id: Uuid,
@@ -23,7 +25,7 @@ pub(crate) struct Pending {
     pub attempts: u32,
     /// An attempt of it was sent, and nobody knows what became of it. No later answer takes that back.
     pub may_be_in_log: bool,
-    pub reply: oneshot::Sender<Result<Published, PublishError>>,
+    pub reply: Reply,
     /// Its part of what may wait.
     pub memory: OwnedSemaphorePermit,
 }
@@ -86,6 +88,7 @@ impl Worker {
     async fn deliver(&mut self, batch: Vec<Pending>) {
         let mut parts = vec![batch]; // the next one last
         while let Some(part) = parts.pop() {
+            let part = in_time(part, Instant::now(), "others were before it until its deadline");
             if let Some(mut first) = self.send(part).await {
                 let second = first.split_off(first.len() / 2);
                 parts.extend([second, first]);
@@ -97,7 +100,7 @@ impl Worker {
     async fn send(&mut self, mut batch: Vec<Pending>) -> Option<Vec<Pending>> {
         let mut wait = WAIT.0;
         let mut renewed = false;
-        loop {
+        while !batch.is_empty() {
             batch.iter_mut().for_each(|pending| pending.attempts += 1);
             let answer = self.gateway.post(&batch).await;
             let status = if let Answer::Refused { status, .. } = answer { status } else { 0 };
@@ -112,12 +115,13 @@ impl Worker {
             let pause = again.retry_after.unwrap_or_else(|| jittered(wait));
             batch = in_time(left, Instant::now() + pause, &again.reason);
             if batch.is_empty() {
-                return None;
+                break;
             }
             tracing::debug!(events = batch.len(), "sending again in {pause:?}: {}", again.reason);
             sleep(pause).await;
             wait = (2 * wait).min(WAIT.1);
         }
+        None
     }
 }
 

@@ -59,10 +59,6 @@ impl PublishError {
         };
         Self::Unsure { id, attempts, reason }
     }
-
-    pub(crate) fn ended(id: Uuid) -> Self {
-        Self::Unsure { id, attempts: 0, reason: "the runtime that the client was made in has ended".into() }
-    }
 }
 
 fn listed(violations: &[Violation]) -> String {

@@ -32,6 +32,7 @@ enum Say {
     Later(&'static str),
     /// 413 for more events than this, and the same for what comes next.
     AtMost(usize),
+    Nothing,
 }
 
 #[derive(Default)]
@@ -76,6 +77,7 @@ async fn answer(State(fake): State<Arc<Fake>>, headers: HeaderMap, body: String)
             fake.says.lock().unwrap().push_front(Say::AtMost(most));
             (202, json!({ "results": vec![json!({ "status": "accepted" }); count] }))
         }
+        Say::Nothing => std::future::pending().await,
         Say::Later(seconds) => {
             retry_after = seconds;
             (429, json!({ "detail": "too much" }))
@@ -279,6 +281,39 @@ async fn a_batch_that_is_too_large_for_the_gateway_goes_in_parts_and_in_order() 
     *fake.says.lock().unwrap() = VecDeque::from([Say::AtMost(0)]);
     let told = Client::new(options).unwrap().publish(&Counted { number: 7 }).await;
     assert!(matches!(told, Err(PublishError::Refused { status: 413, .. })), "{told:?}");
+}
+
+#[tokio::test]
+async fn what_had_no_turn_before_its_deadline_is_not_sent() {
+    let (fake, options) = Fake::saying([Say::Nothing]).await;
+    let (attempt, deadline) = (Duration::from_millis(1500), Duration::from_millis(1000));
+    let client = Client::new(Options { batch_events: 1, attempt, deadline, ..options }).unwrap();
+    let [first, second] = <[Sending; 2]>::try_from(sent(&client, 0..2).await).unwrap();
+    assert!(matches!(first.published().await, Err(PublishError::Unsure { attempts: 1, .. })));
+    let told = second.published().await;
+    assert!(matches!(told, Err(PublishError::NotPublished { attempts: 0, .. })), "{told:?}");
+    assert_eq!(fake.numbers(), [[0]]);
+}
+
+#[tokio::test]
+async fn who_waits_for_room_waits_no_longer_than_the_deadline() {
+    for (queue_events, queue_bytes) in [(1, 16 << 20), (10, 1024)] {
+        let (_fake, options) = Fake::saying([Say::Nothing]).await;
+        let options = Options { queue_events, queue_bytes, batch_events: 1, batch_bytes: 1024, ..options };
+        let client = Client::new(Options { deadline: Duration::from_millis(200), ..options }).unwrap();
+        let mut on_their_way = Vec::new();
+        let full = async {
+            loop {
+                match client.send(&Counted { number: 0 }, Occurrence::now()).await {
+                    Ok(sending) => on_their_way.push(sending),
+                    Err(error) => return error,
+                }
+            }
+        };
+        let told = tokio::time::timeout(Duration::from_secs(5), full).await.expect("an end");
+        let PublishError::NotPublished { attempts: 0, reason, .. } = told else { panic!("{told:?}") };
+        assert_eq!(reason, "no room among what waits for its answer");
+    }
 }
 
 #[tokio::test]
