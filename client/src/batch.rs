@@ -13,6 +13,8 @@ use uuid::Uuid;
 /// Between attempts, where the gateway does not say: doubled each time, up to the second.
 const WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+pub(crate) type Reply = oneshot::Sender<Result<Published, PublishError>>;
+
 /// An event that waits for its answer.
 pub(crate) struct Pending {
     pub id: Uuid,
@@ -21,7 +23,9 @@ pub(crate) struct Pending {
     /// No attempt begins after it.
     pub until: Instant,
     pub attempts: u32,
-    pub reply: oneshot::Sender<Result<Published, PublishError>>,
+    /// An attempt of it was sent, and nobody knows what became of it. No later answer takes that back.
+    pub may_be_in_log: bool,
+    pub reply: Reply,
     /// Its part of what may wait.
     pub memory: OwnedSemaphorePermit,
 }
@@ -31,6 +35,11 @@ impl Pending {
         let Self { reply, memory, .. } = self;
         drop(memory);
         let _ = reply.send(answer); // where nobody waits for it, nobody hears
+    }
+
+    fn fail(self, error: PublishError) {
+        let error = if self.may_be_in_log { error.unsure(self.attempts) } else { error };
+        self.answer(Err(error));
     }
 }
 
@@ -75,27 +84,44 @@ impl Worker {
         Some(batch)
     }
 
-    async fn deliver(&mut self, mut batch: Vec<Pending>) {
+    /// In parts, where it is more than the gateway takes at once. (Each half is one event less at least.)
+    async fn deliver(&mut self, batch: Vec<Pending>) {
+        let mut parts = vec![batch]; // the next one last
+        while let Some(part) = parts.pop() {
+            let part = in_time(part, Instant::now(), "others were before it until its deadline");
+            if let Some(mut first) = self.send(part).await {
+                let second = first.split_off(first.len() / 2);
+                parts.extend([second, first]);
+            }
+        }
+    }
+
+    /// Until each has its answer; or what of it is too large for one request, but may not be for two.
+    async fn send(&mut self, mut batch: Vec<Pending>) -> Option<Vec<Pending>> {
         let mut wait = WAIT.0;
         let mut renewed = false;
-        loop {
+        while !batch.is_empty() {
             batch.iter_mut().for_each(|pending| pending.attempts += 1);
             let answer = self.gateway.post(&batch).await;
-            let is_stale = matches!(answer, Answer::Refused { status: 401, .. });
-            if is_stale && !renewed && self.gateway.renew() {
+            let status = if let Answer::Refused { status, .. } = answer { status } else { 0 };
+            if status == 401 && !renewed && self.gateway.renew() {
                 renewed = true;
                 continue;
+            }
+            if status == 413 && batch.len() > 1 {
+                return Some(batch);
             }
             let (left, again) = settle(batch, answer);
             let pause = again.retry_after.unwrap_or_else(|| jittered(wait));
             batch = in_time(left, Instant::now() + pause, &again.reason);
             if batch.is_empty() {
-                return;
+                break;
             }
             tracing::debug!(events = batch.len(), "sending again in {pause:?}: {}", again.reason);
             sleep(pause).await;
             wait = (2 * wait).min(WAIT.1);
         }
+        None
     }
 }
 
@@ -107,16 +133,19 @@ struct Again {
 }
 
 /// Answers those that have an answer. The others, in their order.
-fn settle(batch: Vec<Pending>, answer: Answer) -> (Vec<Pending>, Again) {
+fn settle(mut batch: Vec<Pending>, answer: Answer) -> (Vec<Pending>, Again) {
+    if is_unsure(&answer) {
+        batch.iter_mut().for_each(|pending| pending.may_be_in_log = true);
+    }
     match answer {
-        Answer::Broken(reason) => (batch, Again { reason, retry_after: None }),
+        Answer::Unsent(reason) | Answer::Broken(reason) => (batch, Again { reason, retry_after: None }),
         Answer::Refused { status, detail, retry_after } if is_passing(status) => {
             (batch, Again { reason: format!("the gateway answered {status}: {detail}"), retry_after })
         }
         Answer::Refused { status, detail, .. } => {
             for pending in batch {
                 let (id, detail) = (pending.id, detail.clone());
-                pending.answer(Err(PublishError::Refused { id, status, detail }));
+                pending.fail(PublishError::Refused { id, status, detail });
             }
             (Vec::new(), Again::default())
         }
@@ -128,31 +157,39 @@ fn settle(batch: Vec<Pending>, answer: Answer) -> (Vec<Pending>, Again) {
     }
 }
 
+/// A 5xx may be of something between us and the gateway, which gave up on a request that the gateway had.
+fn is_unsure(answer: &Answer) -> bool {
+    matches!(answer, Answer::Broken(_) | Answer::Refused { status: 500.., .. })
+}
+
 /// Too slow, too much, and everything of which the other side is guilty.
 fn is_passing(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500..)
 }
 
 /// The event again, if it is to be sent again.
-fn judge(pending: Pending, Verdict { status, errors }: Verdict) -> Option<Pending> {
+fn judge(mut pending: Pending, Verdict { status, errors }: Verdict) -> Option<Pending> {
     let id = pending.id;
-    let answer = match status {
-        Status::Accepted => Ok(Published::Accepted),
-        Status::Duplicate => Ok(Published::Duplicate),
-        Status::Invalid => Err(PublishError::Invalid { id, violations: errors }),
-        Status::Unauthorized => Err(PublishError::Unauthorized { id }),
-        Status::Throttled | Status::Retry => return Some(pending),
-    };
-    pending.answer(answer);
+    match status {
+        Status::Accepted => pending.answer(Ok(Published::Accepted)),
+        Status::Duplicate => pending.answer(Ok(Published::Duplicate)),
+        Status::Invalid => pending.fail(PublishError::Invalid { id, violations: errors }),
+        Status::Unauthorized => pending.fail(PublishError::Unauthorized { id }),
+        Status::Throttled => return Some(pending),
+        Status::Retry => {
+            pending.may_be_in_log = true;
+            return Some(pending);
+        }
+    }
     None
 }
 
-/// Those that may still be sent then; the others hear that nobody knows.
+/// Those that may still be sent then; the others hear that their time is over.
 fn in_time(batch: Vec<Pending>, next_attempt: Instant, reason: &str) -> Vec<Pending> {
     let (left, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|pending| next_attempt <= pending.until);
     for pending in late {
         let (id, attempts, reason) = (pending.id, pending.attempts, reason.to_owned());
-        pending.answer(Err(PublishError::Unsure { id, attempts, reason }));
+        pending.fail(PublishError::NotPublished { id, attempts, reason });
     }
     left
 }

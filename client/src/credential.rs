@@ -1,10 +1,12 @@
 //! By what the gateway knows the service: a key, or a token that is renewed.
 
 use crate::http::told;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use reqwest::Url;
 use serde::Deserialize;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -12,6 +14,8 @@ use tokio::time::Instant;
 /// How long before its end a token is renewed, and how long at least one is used: clocks differ, and requests last.
 const RENEW_BEFORE: Duration = Duration::from_secs(30);
 const USE_AT_LEAST: Duration = Duration::from_secs(5);
+/// Who says that a token is good for longer is asked again all the same: it may be withdrawn, and clocks overflow.
+const USE_AT_MOST: Duration = Duration::from_secs(24 * 3600);
 /// Of an issuer's answer.
 const ISSUER_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -52,7 +56,7 @@ impl Credential {
         Self(Kind::Key(key.trim().to_owned()))
     }
 
-    /// Whatever this says; asked when there is none yet, shortly before its end, and after a 401.
+    /// Whatever this says; asked when there is none yet, shortly before its end, once a day, and after a 401.
     pub fn asked<F: Future<Output = Result<Token, String>> + Send + 'static>(
         ask: impl Fn() -> F + Send + Sync + 'static,
     ) -> Self {
@@ -91,7 +95,7 @@ impl Bearer {
         }
         let issued = tokio::time::timeout(ISSUER_DEADLINE, self.ask()).await;
         let issued = issued.map_err(|_| format!("no answer within {ISSUER_DEADLINE:?}"))??;
-        let used_for = issued.good_for.saturating_sub(RENEW_BEFORE).max(USE_AT_LEAST);
+        let used_for = issued.good_for.saturating_sub(RENEW_BEFORE).clamp(USE_AT_LEAST, USE_AT_MOST);
         self.current = Some((issued.token.clone(), Instant::now() + used_for));
         Ok(Some(issued.token))
     }
@@ -103,13 +107,19 @@ impl Bearer {
 
     async fn ask(&self) -> Result<Token, String> {
         match &self.credential.0 {
-            Kind::Asked(ask) => ask().await,
+            Kind::Asked(ask) => unharmed(ask).await,
             Kind::ClientCredentials { token_url, id, secret, scope } => {
                 client_credentials(&self.http, token_url, (id, secret), scope).await
             }
             Kind::Nothing | Kind::Key(_) => Err("there is nothing to ask for".into()),
         }
     }
+}
+
+/// A panic of the caller's function is one failed attempt, where it would end what sends for the whole process.
+async fn unharmed(ask: &Ask) -> Result<Token, String> {
+    let asked = AssertUnwindSafe(async { ask().await }).catch_unwind().await;
+    asked.unwrap_or_else(|_| Err("the function that is asked for tokens panicked".into()))
 }
 
 #[derive(Deserialize)]

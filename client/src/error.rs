@@ -35,14 +35,29 @@ pub enum PublishError {
     /// The gateway takes no request of this client, such as for want of a good key. Nothing of it is in the log.
     #[error("event {id} was not published, the gateway answered {status}: {detail}")]
     Refused { id: Uuid, status: u16, detail: String },
+    /// Its time is over, and no attempt brought it into the log.
+    #[error("event {id} was not published in time, nothing of it is in the log after {attempts} attempts: {reason}")]
+    NotPublished { id: Uuid, attempts: u32, reason: String },
     /// It may be in the log or not: send it again with the same id.
     #[error("event {id} may be in the log or not after {attempts} attempts; send it again with the same id: {reason}")]
     Unsure { id: Uuid, attempts: u32, reason: String },
 }
 
 impl PublishError {
-    pub(crate) fn ended(id: Uuid) -> Self {
-        Self::Unsure { id, attempts: 0, reason: "the runtime that the client was made in has ended".into() }
+    /// What it is of an event that an earlier attempt may have brought into the log.
+    pub(crate) fn unsure(self, attempts: u32) -> Self {
+        let (id, reason) = match self {
+            Self::Refused { id, status, detail } => (id, format!("the last attempt was answered {status}: {detail}")),
+            Self::Invalid { id, violations } => {
+                (id, format!("the last attempt was `invalid`: {}", listed(&violations)))
+            }
+            Self::Unauthorized { id } => {
+                (id, "the last attempt was `unauthorized`: ask for publish:<its topic>".into())
+            }
+            Self::NotPublished { id, reason, .. } => (id, reason),
+            other => return other,
+        };
+        Self::Unsure { id, attempts, reason }
     }
 }
 

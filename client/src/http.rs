@@ -3,6 +3,7 @@
 use crate::batch::Pending;
 use crate::credential::Bearer;
 use crate::{Options, PublishError, Violation};
+use reqwest::Response;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use serde::Deserialize;
@@ -13,6 +14,9 @@ use std::time::Duration;
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// To find the gateway: less than an attempt.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a gateway may make us wait: not at all would be a storm of attempts, for longer than this an event would
+/// hardly live.
+const RETRY_AFTER_BOUNDS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
 
 /// What became of one event.
 #[derive(Debug, Deserialize)]
@@ -37,8 +41,10 @@ pub(crate) enum Status {
 pub(crate) enum Answer {
     /// Of each event, in their order.
     Verdicts { verdicts: Vec<Verdict>, retry_after: Option<Duration> },
-    /// Of all of them: none is in the log.
+    /// Of all of them. If it is the gateway's, none is in the log.
     Refused { status: u16, detail: String, retry_after: Option<Duration> },
+    /// There was no request.
+    Unsent(String),
     /// Nobody knows what became of them.
     Broken(String),
 }
@@ -68,11 +74,10 @@ impl Gateway {
     pub async fn post(&mut self, batch: &[Pending]) -> Answer {
         let token = match self.bearer.token().await {
             Ok(token) => token,
-            Err(error) => return Answer::Broken(format!("could not get a token: {error}")),
+            Err(error) => return Answer::Unsent(format!("could not get a token: {error}")),
         };
         let answered = tokio::time::timeout(self.attempt, self.ask(batch, token)).await;
-        let answered = answered.unwrap_or_else(|_| Err(format!("no answer within {:?}", self.attempt)));
-        answered.unwrap_or_else(Answer::Broken)
+        answered.unwrap_or_else(|_| Answer::Broken(format!("no answer within {:?}", self.attempt)))
     }
 
     /// False where a new token is not to be had.
@@ -80,20 +85,27 @@ impl Gateway {
         self.bearer.forget()
     }
 
-    async fn ask(&self, batch: &[Pending], token: Option<String>) -> Result<Answer, String> {
+    async fn ask(&self, batch: &[Pending], token: Option<String>) -> Answer {
         let request = self.http.post(&self.url).header(CONTENT_TYPE, "application/cloudevents-batch+json");
         let request = token.into_iter().fold(request, |request, token| request.bearer_auth(token));
-        let mut answer = request.body(body(batch)).send().await.map_err(told)?;
-        let (status, retry_after) = (answer.status().as_u16(), retry_after(answer.headers()));
-        let mut text = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(told)? {
-            if text.len() + chunk.len() > ANSWER_BYTES_MAX {
-                return Err(format!("an answer of more than {ANSWER_BYTES_MAX} bytes"));
-            }
-            text.extend_from_slice(&chunk);
+        match request.body(body(batch)).send().await {
+            Ok(answer) => heard(answer, batch.len()).await.unwrap_or_else(Answer::Broken),
+            Err(error) if error.is_connect() => Answer::Unsent(told(error)),
+            Err(error) => Answer::Broken(told(error)),
         }
-        Ok(read(status, retry_after, &text, batch.len()))
     }
+}
+
+async fn heard(mut answer: Response, events: usize) -> Result<Answer, String> {
+    let (status, retry_after) = (answer.status().as_u16(), retry_after(answer.headers()));
+    let mut text = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(told)? {
+        if text.len() + chunk.len() > ANSWER_BYTES_MAX {
+            return Err(format!("an answer of more than {ANSWER_BYTES_MAX} bytes"));
+        }
+        text.extend_from_slice(&chunk);
+    }
+    Ok(read(status, retry_after, &text, events))
 }
 
 /// With its causes, of which the last says most.
@@ -114,7 +126,7 @@ fn body(batch: &[Pending]) -> String {
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    Some(Duration::from_secs(seconds).clamp(RETRY_AFTER_BOUNDS.0, RETRY_AFTER_BOUNDS.1))
 }
 
 #[derive(Deserialize)]

@@ -37,13 +37,14 @@ mod trace;
 pub use credential::{Credential, Token};
 pub use error::{PublishError, Violation};
 
-use batch::{Pending, Worker};
+use batch::{Pending, Reply, Worker};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 /// Something that happened, as a contract describes it. `millrace-codegen` makes these.
@@ -51,6 +52,17 @@ pub trait Event: Serialize {
     /// `order.placed`.
     const TYPE: &'static str;
 }
+
+/// Whoever can wait for longer gains nothing: a batch is full by then, or nobody publishes.
+const LINGER_MAX: Duration = Duration::from_secs(60);
+/// What no gateway answers within, and what a service that waits takes for an end.
+const ATTEMPT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(600);
+/// After its linger, an event needs time to be sent in. What must outlive a day, and so this process, needs the outbox.
+const DEADLINE_BEYOND_LINGER: Duration = Duration::from_millis(10);
+const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+const ENDED: &str = "the runtime that the client was made in has ended";
+const NO_ROOM: &str = "no room among what waits for its answer";
 
 /// Where and how a client publishes. What isn't said here has a default.
 #[derive(Debug, Clone)]
@@ -60,7 +72,7 @@ pub struct Options {
     /// Who publishes, such as `/accounts`: the events' `source`.
     pub source: String,
     pub credential: Credential,
-    /// How long an event waits for others to go with it.
+    /// How long an event waits for others to go with it. At most a minute.
     pub linger: Duration,
     /// Of one request; a gateway takes at most 1,000.
     pub batch_events: usize,
@@ -70,9 +82,11 @@ pub struct Options {
     pub queue_events: usize,
     /// Of them together, as JSON.
     pub queue_bytes: usize,
-    /// Of one request. Longer than the gateway's own (`gateway.deadline_ms`), so that its answer is heard.
+    /// Of one request. Longer than the gateway's own (`gateway.deadline_ms`), so that its answer is heard. 10 ms to
+    /// 10 minutes.
     pub attempt: Duration,
-    /// How long an event is sent again. It ends with the attempt that is under way then.
+    /// How long an event waits for room, and is sent and sent again. It ends with the attempt that is under way then.
+    /// Longer than `linger`, at most a day.
     pub deadline: Duration,
 }
 
@@ -102,6 +116,21 @@ impl Options {
         for (name, value, bounds) in numbers {
             if !bounds.contains(&value) {
                 return Err(format!("`{name}` is {value}: {} to {} is possible", bounds.start(), bounds.end()));
+            }
+        }
+        self.check_times()
+    }
+
+    fn check_times(&self) -> Result<(), String> {
+        let deadline_min = self.linger.saturating_add(DEADLINE_BEYOND_LINGER);
+        let times = [
+            ("linger", self.linger, Duration::ZERO..=LINGER_MAX),
+            ("attempt", self.attempt, ATTEMPT),
+            ("deadline", self.deadline, deadline_min..=DEADLINE_MAX),
+        ];
+        for (name, value, bounds) in times {
+            if !bounds.contains(&value) {
+                return Err(format!("`{name}` is {value:?}: {:?} to {:?} is possible", bounds.start(), bounds.end()));
             }
         }
         Ok(())
@@ -169,21 +198,28 @@ impl Client {
         self.send(event, Occurrence::now()).await?.published().await
     }
 
-    /// Hands an event over, waiting while as much as may wait does. Events of one key keep the order of these calls;
-    /// await what this returns to know what became of it.
+    /// Hands an event over, waiting while as much as may wait does, until its deadline. Events of one key keep the
+    /// order of these calls; await what this returns to know what became of it.
     ///
     /// # Errors
-    /// What is wrong with the event: nothing was sent.
+    /// What is wrong with the event, or that there was no room for it: nothing was sent.
     pub async fn send<E: Event>(&self, event: &E, occurrence: Occurrence) -> Result<Sending, PublishError> {
         let id = occurrence.id;
         let json = self.written(event, &occurrence)?;
-        let permits = u32::try_from(json.len()).unwrap_or(u32::MAX); // no more than batch_bytes
-        let memory = self.memory.clone().acquire_many_owned(permits).await.map_err(|_| PublishError::ended(id))?;
+        let until = Instant::now() + self.options.deadline;
         let (reply, answer) = oneshot::channel();
-        let since = Instant::now();
-        let pending = Pending { id, json, since, until: since + self.options.deadline, attempts: 0, reply, memory };
-        self.queue.send(pending).await.map_err(|_| PublishError::ended(id))?;
+        let no_room = |_| PublishError::NotPublished { id, attempts: 0, reason: NO_ROOM.into() };
+        timeout_at(until, self.enqueue(id, json, until, reply)).await.map_err(no_room)??;
         Ok(Sending { id, answer })
+    }
+
+    async fn enqueue(&self, id: Uuid, json: String, until: Instant, reply: Reply) -> Result<(), PublishError> {
+        let ended = || PublishError::NotPublished { id, attempts: 0, reason: ENDED.into() };
+        let permits = u32::try_from(json.len()).unwrap_or(u32::MAX); // no more than batch_bytes
+        let memory = self.memory.clone().acquire_many_owned(permits).await.map_err(|_| ended())?;
+        let since = Instant::now(); // it waited for room, not yet for others
+        let pending = Pending { id, json, since, until, attempts: 0, may_be_in_log: false, reply, memory };
+        self.queue.send(pending).await.map_err(|_| ended())
     }
 
     /// Waits until every event that was sent before has its answer, such as before a process ends.
@@ -223,7 +259,8 @@ impl Sending {
     /// # Errors
     /// Why it is not in the log, or not known to be.
     pub async fn published(self) -> Result<Published, PublishError> {
-        self.answer.await.unwrap_or_else(|_| Err(PublishError::ended(self.id)))
+        let ended = PublishError::Unsure { id: self.id, attempts: 0, reason: ENDED.into() };
+        self.answer.await.unwrap_or(Err(ended))
     }
 }
 

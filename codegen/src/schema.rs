@@ -1,16 +1,18 @@
 //! A contract's JSON, read into what is to be written: named types, and the Rust type of each field.
 
+use crate::write::identifier;
 use serde_json::{Map, Value as Json};
 
 pub(crate) struct Contract {
     /// `order.placed`.
     pub event_type: String,
-    /// The event's own record.
+    /// The event's own record, as Rust has it.
     pub name: String,
     /// Every record and enum, the event's own first.
     pub types: Vec<Named>,
 }
 
+/// Their names as Rust has them.
 pub(crate) enum Named {
     Record { name: String, doc: String, fields: Vec<Field> },
     Enum { name: String, doc: String, symbols: Vec<String> },
@@ -19,7 +21,7 @@ pub(crate) enum Named {
 pub(crate) struct Field {
     pub name: String,
     pub doc: String,
-    /// As Rust has it.
+    /// Its type, as Rust has it: with the whole path, since the contract may have an `Option` or a `String` of its own.
     pub rust: String,
 }
 
@@ -45,7 +47,7 @@ struct Types(Vec<Named>);
 impl Types {
     /// Its name in Rust.
     fn record(&mut self, record: &Object) -> Result<String, String> {
-        let name = name(record)?;
+        let name = identifier(&name(record)?);
         let fields = record.get("fields").and_then(Json::as_array).ok_or_else(|| format!("`{name}` has no fields"))?;
         let fields = fields.iter().map(|field| self.field(field)).collect::<Result<_, _>>()?;
         self.0.push(Named::Record { name: name.clone(), doc: doc(record), fields });
@@ -76,7 +78,7 @@ impl Types {
     fn union(&mut self, branches: &[Json]) -> Result<String, String> {
         let others: Vec<&Json> = branches.iter().filter(|branch| *branch != "null").collect();
         match others[..] {
-            [other] if branches.len() == 2 => Ok(format!("Option<{}>", self.kind(other)?)),
+            [other] if branches.len() == 2 => Ok(format!("::core::option::Option<{}>", self.kind(other)?)),
             _ => Err("a union is of null and one other".into()),
         }
     }
@@ -100,9 +102,12 @@ impl Types {
             ("long", _) => "i64".into(),
             ("float", _) => "f32".into(),
             ("double", _) => "f64".into(),
-            ("string", _) => "String".into(),
-            ("array", _) => format!("Vec<{}>", self.part(object, "items")?),
-            ("map", _) => format!("::std::collections::BTreeMap<String, {}>", self.part(object, "values")?),
+            ("string", _) => "::std::string::String".into(),
+            ("array", _) => format!("::std::vec::Vec<{}>", self.part(object, "items")?),
+            ("map", _) => {
+                let values = self.part(object, "values")?;
+                format!("::std::collections::BTreeMap<::std::string::String, {values}>")
+            }
             ("record", _) => self.record(object)?,
             ("enum", _) => self.enumeration(object)?,
             (other, _) => return Err(format!("`{other}` is no type")),
@@ -115,7 +120,7 @@ impl Types {
     }
 
     fn enumeration(&mut self, object: &Object) -> Result<String, String> {
-        let name = name(object)?;
+        let name = identifier(&name(object)?);
         let symbols = object.get("symbols").and_then(Json::as_array);
         let symbols = symbols.and_then(|all| all.iter().map(|one| Some(one.as_str()?.to_owned())).collect());
         let symbols = symbols.ok_or_else(|| format!("`{name}` has no symbols"))?;

@@ -24,7 +24,7 @@ pub(crate) fn module(contract: &Contract) -> String {
          \x20       const TYPE: &'static str = {event_type:?};\n\
          \x20   }}\n\
          }}\n",
-        module = event_type.replace('.', "_"),
+        module = identifier(&event_type.replace('.', "_")),
     )
 }
 
@@ -62,7 +62,8 @@ fn renamed(name: &str) -> String {
     if NEVER_NAMES.contains(&name) { format!("        #[serde(rename = {name:?})]\n") } else { String::new() }
 }
 
-fn identifier(name: &str) -> String {
+/// A name that Rust takes, of a field, symbol, type or module.
+pub(crate) fn identifier(name: &str) -> String {
     if NEVER_NAMES.contains(&name) {
         format!("{name}_")
     } else if KEYWORDS.contains(&name) {

@@ -17,6 +17,7 @@ mod events {
 }
 
 use events::thing_made::{Colour, Part, Piece, Spare, ThingMade};
+use events::thing_named;
 
 const CONTRACTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/generated/contracts");
 
@@ -42,15 +43,20 @@ fn made() -> ThingMade {
     }
 }
 
+/// As the gateway takes it, and a consumer finds it.
+fn published<E: Event>(event: &E) -> serde_json::Value {
+    let contracts = Contracts::load(Path::new(CONTRACTS)).unwrap();
+    let contract = contracts.get(E::TYPE).unwrap();
+    let plan = JsonPlan::compile(contract.newest(), &contract.key, 1 << 20).unwrap();
+    let mut datum = Vec::new();
+    plan.encode(&serde_json::to_string(event).unwrap(), &mut datum).unwrap();
+    let schema = WriterSchema::parse(1, &contract.newest().text).unwrap();
+    value_to_json(schema.schema, &schema.decode(&datum).unwrap())
+}
+
 /// The numbers by Python: `(-123456).to_bytes(3, "big", signed=True)` and so on.
 #[test]
 fn what_they_write_is_what_the_contract_says() {
-    let contracts = Contracts::load(Path::new(CONTRACTS)).unwrap();
-    let contract = contracts.get(ThingMade::TYPE).unwrap();
-    let plan = JsonPlan::compile(contract.newest(), &contract.key, 1 << 20).unwrap();
-    let mut datum = Vec::new();
-    plan.encode(&serde_json::to_string(&made()).unwrap(), &mut datum).unwrap();
-    let schema = WriterSchema::parse(1, &contract.newest().text).unwrap();
     let expected = json!({
         "thing_id": "00000000-0000-0000-0000-000000000001",
         "made_at": 1_772_600_767_123_456_i64,
@@ -69,5 +75,26 @@ fn what_they_write_is_what_the_contract_says() {
         "ratio": 0.25,
         "self": "itself",
     });
-    assert_eq!(value_to_json(schema.schema, &schema.decode(&datum).unwrap()), expected);
+    assert_eq!(published(&made()), expected);
+}
+
+#[test]
+fn types_whose_names_rust_has_for_its_own_hide_none_of_them() {
+    let named = thing_named::Self_ {
+        thing_id: Uuid::from_u128(1),
+        option: Some(thing_named::Option { label: "a".into() }),
+        vec: vec![thing_named::Vec { x: Some(1) }],
+        string: thing_named::String::THREAD,
+        labels: BTreeMap::from([("b".to_owned(), "c".to_owned())]),
+        kind: thing_named::r#type::GOOD,
+    };
+    let expected = json!({
+        "thing_id": "00000000-0000-0000-0000-000000000001",
+        "option": { "shop.thing.Option": { "label": "a" } },
+        "vec": [{ "x": { "int": 1 } }],
+        "string": "THREAD",
+        "labels": { "b": "c" },
+        "kind": "GOOD",
+    });
+    assert_eq!(published(&named), expected);
 }

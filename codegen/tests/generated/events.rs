@@ -21,22 +21,22 @@ pub mod thing_made {
         #[doc = "Its best part."]
         pub best: Part,
         #[doc = "What it breaks into."]
-        pub pieces: Vec<Piece>,
+        pub pieces: ::std::vec::Vec<Piece>,
         #[doc = "Where it may lie."]
-        pub shelves: ::std::collections::BTreeMap<String, Vec<Option<i64>>>,
+        pub shelves: ::std::collections::BTreeMap<::std::string::String, ::std::vec::Vec<::core::option::Option<i64>>>,
         #[doc = "What it is a part of."]
-        pub of: Option<::uuid::Uuid>,
+        pub of: ::core::option::Option<::uuid::Uuid>,
         #[doc = "When it was seen."]
-        pub seen_at: Option<::millrace_client::avro::Timestamp>,
+        pub seen_at: ::core::option::Option<::millrace_client::avro::Timestamp>,
         #[doc = "A part beside it."]
-        pub spare: Option<Spare>,
+        pub spare: ::core::option::Option<Spare>,
         #[doc = "Whether it works."]
         pub is_good: bool,
         #[doc = "Of good ones."]
         pub ratio: f32,
         #[doc = "A word that can't be a name in Rust."]
         #[serde(rename = "self")]
-        pub self_: String,
+        pub self_: ::std::string::String,
     }
 
     #[doc = "A part to spare."]
@@ -57,7 +57,7 @@ pub mod thing_made {
     #[derive(Debug, Clone, PartialEq, ::serde::Serialize)]
     pub struct Part {
         #[doc = "A word that Rust has for itself."]
-        pub r#type: String,
+        pub r#type: ::std::string::String,
         #[doc = "In grams."]
         pub weight: f64,
         #[doc = "Its colour."]
@@ -75,5 +75,55 @@ pub mod thing_made {
 
     impl ::millrace_client::Event for ThingMade {
         const TYPE: &'static str = "thing.made";
+    }
+}
+/// `thing.named`.
+#[allow(dead_code, non_camel_case_types, clippy::upper_case_acronyms)] // names are the contract's, and not all are used
+pub mod thing_named {
+    #[doc = "Its types have names that Rust has for its own."]
+    #[derive(Debug, Clone, PartialEq, ::serde::Serialize)]
+    pub struct Self_ {
+        #[doc = "The thing."]
+        pub thing_id: ::uuid::Uuid,
+        #[doc = "What was chosen."]
+        pub option: ::core::option::Option<Option>,
+        #[doc = "Where it points."]
+        pub vec: ::std::vec::Vec<Vec>,
+        #[doc = "What it hangs on."]
+        pub string: String,
+        #[doc = "What else it says."]
+        pub labels: ::std::collections::BTreeMap<::std::string::String, ::std::string::String>,
+        #[doc = "Which it is."]
+        pub kind: r#type,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ::serde::Serialize)]
+    pub enum r#type {
+        GOOD,
+        UNKNOWN,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ::serde::Serialize)]
+    pub enum String {
+        THREAD,
+        UNKNOWN,
+    }
+
+    #[doc = "A vector."]
+    #[derive(Debug, Clone, PartialEq, ::serde::Serialize)]
+    pub struct Vec {
+        #[doc = "To the right."]
+        pub x: ::core::option::Option<i32>,
+    }
+
+    #[doc = "A choice."]
+    #[derive(Debug, Clone, PartialEq, ::serde::Serialize)]
+    pub struct Option {
+        #[doc = "What it says."]
+        pub label: ::std::string::String,
+    }
+
+    impl ::millrace_client::Event for Self_ {
+        const TYPE: &'static str = "thing.named";
     }
 }
