@@ -344,6 +344,7 @@ fn default_of(kind: &Json) -> Option<Json> {
         "int" | "long" => json!(0),
         "float" | "double" => json!(0.5),
         "string" if kind["logicalType"] == "uuid" => json!("1d2f7a4e-9f0b-4c68-8a35-0c7d52b1e6f9"),
+        "bytes" if kind["logicalType"] == "decimal" => json!("\0"), // one of no bytes is none
         "bytes" | "string" => json!(""),
         "array" => json!([]),
         "map" => json!({}),

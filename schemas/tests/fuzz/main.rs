@@ -105,7 +105,9 @@ fn decoded(schema: &WriterSchema, datum: &[u8]) -> String {
     match read {
         Ok(value) => {
             let mut again = Vec::new();
-            schema.encode_value(&value, &mut again).unwrap();
+            if let Err(error) = schema.encode_value(&value, &mut again) {
+                return error.to_string(); // a decimal of no bytes is read, and never written
+            }
             let again = schema.decode(&again).unwrap();
             let is_kept = again == value || format!("{value:?}").contains("NaN"); // which equals nothing
             assert!(is_kept, "{} does not keep {value:?}", schema.fullname);

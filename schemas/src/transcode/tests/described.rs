@@ -37,7 +37,7 @@ impl MadeUp {
 
     fn object(&mut self, schema: &Json) -> Json {
         let Some(properties) = schema["properties"].as_object() else {
-            let names = ["", "a", "string", "null", "😀"];
+            let names = ["", "a", "strings", "none", "😀"]; // a type's name would be taken for Avro's tag of a branch
             let wanted = names.into_iter().filter(|_| self.0.random()).collect::<Vec<_>>();
             let members = wanted.into_iter().map(|name| (name.to_owned(), self.value(&schema["additionalProperties"])));
             return members.collect::<Map<_, _>>().into();
