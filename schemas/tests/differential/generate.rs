@@ -351,8 +351,13 @@ fn default_of(kind: &Json) -> Option<Json> {
         "fixed" => json!("\0".repeat(usize::try_from(kind["size"].as_u64()?).ok()?)),
         "enum" => kind["symbols"][0].clone(),
         "record" => {
-            let fields = kind["fields"].as_array()?.iter();
-            let members = fields.map(|field| Some((field["name"].as_str()?.to_owned(), default_of(&field["type"])?)));
+            // The library that we parse with refuses some unions' within.
+            let is_plain = |field: &&Json| !field["type"].is_array() || field["type"][0] == "null";
+            let member = |field: &Json| {
+                let field = Some(field).filter(is_plain)?;
+                Some((field["name"].as_str()?.to_owned(), default_of(&field["type"])?))
+            };
+            let members = kind["fields"].as_array()?.iter().map(member);
             members.collect::<Option<serde_json::Map<_, _>>>()?.into()
         }
         _ => return None,
