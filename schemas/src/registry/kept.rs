@@ -89,10 +89,8 @@ impl Kept {
 
     /// A registry that was made anew has given the schema another id: nothing is written under the old one any more.
     fn forget_other_ids_of(&self, id: u32, schema: &str) {
-        while let Some(other) = self.ids_of(schema).find(|other| *other != id) {
-            if fs::remove_file(self.file(other)).is_err() {
-                return; // it is read-only, or gone
-            }
+        for other in self.ids_of(schema).filter(|other| *other != id) {
+            let _ = fs::remove_file(self.file(other)); // somebody else may have been faster
         }
     }
 
