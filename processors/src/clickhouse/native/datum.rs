@@ -227,6 +227,14 @@ mod tests {
     }
 
     #[test]
+    fn items_of_all_collections_together_are_bounded_whatever_each_of_them_says() {
+        let fifty_thousand = b"\xa0\x8d\x06".repeat(50);
+        let mut datum = Datum::new(&fifty_thousand);
+        let refused = (0..50).find_map(|_| datum.block(0, Collection::Array).err());
+        assert_eq!(refused, Some(Broken::TooMany));
+    }
+
+    #[test]
     fn text_is_utf8_whatever_its_length() {
         for padding in 0..20 {
             let with = |end: &[u8]| [&vec![b'a'; padding][..], end].concat();

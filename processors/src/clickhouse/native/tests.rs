@@ -307,6 +307,25 @@ fn a_decimal_of_no_bytes_is_refused_alike() {
 }
 
 #[test]
+fn items_that_take_no_bytes_are_not_read_and_a_count_that_lies_is_refused() {
+    let of = |items: &str| {
+        record(&format!(
+            r#"{{"name": "a", "type": {{"type": "array", "items": {{"type": "array", "items": {items}}}}}}}"#
+        ))
+    };
+    let contract = of(r#"["null", "int"]"#);
+    let refused = Both::new(&contract, &of(r#""null""#)).err();
+    assert!(refused.is_some_and(|error| error.contains("take no bytes")));
+    let mut both = Both::new(&contract, &of(r#""int""#)).unwrap();
+    let thousand = [&b"\x02\xd0\x0f"[..], &[0; 1_000], b"\x00\x00"].concat();
+    assert!(both.append(&thousand), "a thousand");
+    assert!(!both.append(b"\x02\x80\x89\x7a\x00\x00"), "a million");
+    let error = append(&both.plan, b"\x02\x80\x89\x7a\x00\x00", 3, &mut both.columns);
+    assert!(error.unwrap_err().error.ends_with("too many items"));
+    assert_eq!(both.columns.rows(), 1);
+}
+
+#[test]
 fn a_time_that_no_day_holds_is_refused_with_the_rest_of_its_row() {
     let schema = record(r#"{"name": "x", "type": "string"}"#);
     let mut both = Both::new(&schema, &schema).unwrap();
