@@ -5,6 +5,7 @@ use crate::report::Figures;
 use millrace_local::Server;
 use std::collections::HashMap;
 use std::fs::{read_dir, read_to_string};
+use std::ops::Range;
 use std::time::Instant;
 
 /// Linux counts CPU time for user space in hundredths of a second, on every platform that we build for.
@@ -91,8 +92,7 @@ pub fn cpu_seconds(pid: u32) -> f64 {
 /// User and system time of this process, without what it started.
 pub fn own_cpu_seconds() -> f64 {
     let text = read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields).split(' ');
-    fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
+    ticks(&fields(&text), 11..13).unwrap_or_default() as f64 / TICKS_PER_SECOND
 }
 
 struct Stat {
@@ -100,13 +100,20 @@ struct Stat {
     ticks: u64,
 }
 
-/// `pid (name) state ppid … utime stime cutime cstime …`; the name may hold anything.
+/// `pid (name) state ppid … utime stime cutime cstime …`, from the state on; the name may hold anything.
+fn fields(stat: &str) -> Vec<&str> {
+    stat.rsplit_once(") ").map_or(Vec::new(), |(_, fields)| fields.split(' ').collect())
+}
+
+fn ticks(fields: &[&str], times: Range<usize>) -> Option<u64> {
+    Some(fields.get(times)?.iter().filter_map(|field| field.parse::<u64>().ok()).sum())
+}
+
 fn stat_of(entry: &std::fs::DirEntry) -> Option<(u32, Stat)> {
     let pid = entry.file_name().to_str()?.parse().ok()?;
     let text = read_to_string(entry.path().join("stat")).ok()?;
-    let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
-    let ticks = fields.get(11..15)?.iter().filter_map(|field| field.parse::<u64>().ok()).sum();
-    Some((pid, Stat { parent: fields.get(1)?.parse().ok()?, ticks }))
+    let fields = fields(&text);
+    Some((pid, Stat { parent: fields.get(1)?.parse().ok()?, ticks: ticks(&fields, 11..15)? }))
 }
 
 /// What all processes together have used; `steal`, the hypervisor's other guests, counts as others' work too.
