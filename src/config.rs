@@ -449,15 +449,12 @@ fn stack_table(stack: &Addresses, data_dir: &Path) -> Table {
     let table = toml::toml! {
         [sink.webhook.endpoints.shop_backoffice]
         allow_private = true
-
-        // The project's own are those of another issuer.
-        [gateway.jwt]
-        jwks_url = ""
-        algorithms = ["ES256"]
-        scope_claim = "scope"
-        principal_claim = "sub"
     };
     let mut layers = Layers { tree: table, origins: Origins::new() };
+    // Whatever the project says of tokens is for another issuer's.
+    if let Ok(jwt) = Table::try_from(GatewayConfig::default().jwt) {
+        layers.put(&["gateway", "jwt"], Value::Table(jwt));
+    }
     let mut put = |path: &[&str], value: &str| layers.put(path, Value::from(value));
     put(&["kafka", "brokers"], &stack.kafka);
     put(&["clickhouse", "url"], &stack.clickhouse);
