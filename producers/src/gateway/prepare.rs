@@ -253,14 +253,13 @@ fn identity(event: &mut Submitted<'_>) -> Option<(Uuid, DateTime<Utc>)> {
 
 /// As `time` says, or as a UUIDv7 does. Where both are missing it is the id that is wrong.
 fn happened(event: &mut Submitted<'_>, id: Option<Uuid>) -> Option<DateTime<Utc>> {
-    let given = event.get("time");
-    let found = quoted(given);
-    let time = match given {
+    let time = match event.get("time") {
         Some(text) => DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc()),
         None => Envelope::time_of(id?),
     };
     let time = time.filter(|time| OCCURRED.contains(&time.timestamp()));
     if time.is_none() {
+        let found = quoted(event.get("time"));
         event.wrong("/time", "an RFC 3339 time within 1970 to 2105, or an id that is a UUIDv7 and tells it", &found);
     }
     time
