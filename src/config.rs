@@ -451,9 +451,12 @@ fn stack_table(stack: &Addresses, data_dir: &Path) -> Table {
         allow_private = true
     };
     let mut layers = Layers { tree: table, origins: Origins::new() };
-    // Whatever the project says of tokens is for another issuer's.
-    if let Ok(jwt) = Table::try_from(GatewayConfig::default().jwt) {
-        layers.put(&["gateway", "jwt"], Value::Table(jwt));
+    // Whatever the project says of tokens and certificates is for another issuer's and another host's.
+    let GatewayConfig { jwt, tls, .. } = GatewayConfig::default();
+    for (key, default) in [("jwt", Value::try_from(jwt)), ("tls", Value::try_from(tls))] {
+        if let Ok(default) = default {
+            layers.put(&["gateway", key], default);
+        }
     }
     let mut put = |path: &[&str], value: &str| layers.put(path, Value::from(value));
     put(&["kafka", "brokers"], &stack.kafka);

@@ -21,12 +21,14 @@ mod publish;
 mod refusals;
 mod serve;
 mod throttle;
+mod tls;
 mod window;
 
 pub use access::{KeyConfig, hash_of_key};
 pub use jwt::JwtConfig;
 pub use metrics::GatewayMetrics;
 pub use throttle::{LimitsConfig, RateConfig};
+pub use tls::TlsConfig;
 
 use crate::catalogue::Catalogue;
 use access::{Access, Denied, Principal};
@@ -50,6 +52,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use throttle::Throttle;
+use tls::Tls;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +62,8 @@ use tokio_util::sync::CancellationToken;
 pub struct GatewayConfig {
     /// Where it listens.
     pub listen: String,
+    /// Its certificate, and whose senders must show.
+    pub tls: TlsConfig,
     /// Anybody may publish anything: only behind something else that asks who is there.
     pub open: bool,
     /// API keys by whose they are.
@@ -85,6 +90,7 @@ impl Default for GatewayConfig {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:7070".into(),
+            tls: TlsConfig::default(),
             open: false,
             keys: BTreeMap::new(),
             jwt: JwtConfig::default(),
@@ -118,7 +124,13 @@ impl GatewayConfig {
                 return Err(format!("`gateway.{key}` is {value}: {least} to {most} is possible"));
             }
         }
+        self.tls.check()?;
         Access::of(self).map(drop)
+    }
+
+    /// What its URL begins with.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_off() { "http" } else { "https" }
     }
 
     fn deadline(&self) -> Duration {
@@ -132,6 +144,7 @@ const NOBODY: &str = "`gateway.keys` is empty, so nobody could publish: add [gat
 /// Ready to serve.
 pub struct Gateway {
     state: Arc<Shared>,
+    tls: Option<Arc<Tls>>,
     config: GatewayConfig,
 }
 
@@ -168,7 +181,7 @@ impl Gateway {
     /// Looks every version of every contract up in the registry. Kafka may be away.
     ///
     /// # Errors
-    /// When the registry does not answer or lacks a contract, or the configuration is wrong.
+    /// When the registry does not answer or lacks a contract, or the configuration or a file it names is wrong.
     pub async fn connect(
         config: &GatewayConfig,
         kafka: &KafkaConfig,
@@ -177,6 +190,7 @@ impl Gateway {
         metrics: GatewayMetrics,
     ) -> anyhow::Result<Self> {
         let access = Access::of(config).map_err(anyhow::Error::msg)?;
+        let tls = Tls::of(&config.tls)?;
         let routes = Routes::look_up(registry, catalogue.contracts().clone()).await?;
         let desk = Desk::new(kafka, config.deadline(), config.remembered_ids)?;
         let inflight = Inflight::new(config.inflight_bytes, &metrics);
@@ -184,17 +198,21 @@ impl Gateway {
         let (throttle, refusals) = (Throttle::new(config.limits.clone()), Refusals::default());
         let site = Site::of(catalogue);
         let state = Arc::new(Shared { access, limits, inflight, routes, throttle, desk, site, refusals, metrics });
-        Ok(Self { state, config: config.clone() })
+        Ok(Self { state, tls, config: config.clone() })
     }
 
     /// Serves until cancelled, then answers what is in hand. False when that took too long.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> bool {
-        let Self { state, config } = self;
+        let Self { state, tls, config } = self;
         let (kept, kept_until) = (state.clone(), stop.clone());
         tokio::spawn(async move { kept_until.run_until_cancelled(kept.access.keep_fresh()).await });
+        if let Some(tls) = tls.clone() {
+            let kept_until = stop.clone();
+            tokio::spawn(async move { kept_until.run_until_cancelled(tls.keep_fresh()).await });
+        }
         let connections = state.metrics.connections.clone();
         let limits = serve::Limits { connections: config.connections, drain: config.deadline() + serve::DRAIN_SLACK };
-        serve::serve(listener, router(state), limits, connections, stop).await
+        serve::serve(listener, router(state), tls, limits, connections, stop).await
     }
 }
 

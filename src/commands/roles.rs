@@ -101,7 +101,8 @@ pub async fn serve_gateway(
     stop: &CancellationToken,
 ) -> Result<JoinHandle<bool>, Exit> {
     let gateway = Gateway::connect(&config.gateway, &config.kafka, registry, catalogue, metrics).await?;
-    tracing::info!("gateway on http://{}: POST /v1/events, GET /contracts", address(&listener));
+    let (scheme, address) = (config.gateway.scheme(), address(&listener));
+    tracing::info!("gateway on {scheme}://{address}: POST /v1/events, GET /contracts");
     Ok(tokio::spawn(gateway.serve(listener, stop.clone())))
 }
 

@@ -2,6 +2,7 @@
 
 mod bad_days;
 mod documents;
+mod tls;
 mod tokens;
 
 use crate::clients::{judge, run};
@@ -36,8 +37,12 @@ pub struct Door {
 
 impl Door {
     pub async fn open(platform: &Platform, environment: &[(&str, &str)]) -> Self {
+        Self::open_at("http", platform, environment).await
+    }
+
+    async fn open_at(scheme: &str, platform: &Platform, environment: &[(&str, &str)]) -> Self {
         let mut ports = FreePorts::default();
-        let url = format!("http://127.0.0.1:{}", ports.take().unwrap());
+        let url = format!("{scheme}://127.0.0.1:{}", ports.take().unwrap());
         let token = std::fs::read_to_string(token_file(&platform.data)).unwrap();
         let role = start(platform, &url, environment).await;
         Self { role, url, token, _ports: ports }
@@ -55,7 +60,7 @@ impl Door {
     }
 
     fn host(&self) -> &str {
-        self.url.trim_start_matches("http://")
+        host(&self.url)
     }
 
     /// A request of which only so much is sent.
@@ -74,11 +79,15 @@ impl Door {
 
 async fn start(platform: &Platform, url: &str, environment: &[(&str, &str)]) -> Role {
     let mut command = platform.command();
-    command.arg("gateway").env("MILLRACE_GATEWAY__LISTEN", url.trim_start_matches("http://"));
+    command.arg("gateway").env("MILLRACE_GATEWAY__LISTEN", host(url));
     let role = Role::start(command.envs(environment.iter().copied()), &platform.data, "gateway");
-    let answers = async || reqwest::get(format!("{url}/v1/contracts")).await.is_ok();
-    eventually("the gateway answers", answers).await;
+    let serves = format!("gateway on {url}");
+    eventually("the gateway serves", async || role.log().contains(&serves)).await;
     role
+}
+
+fn host(url: &str) -> &str {
+    url.split_once("://").unwrap().1
 }
 
 /// The one that tests share who leave it as it was.

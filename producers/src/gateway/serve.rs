@@ -1,15 +1,17 @@
 //! Connections: not too many, none that dawdles, and all of them answered before the process ends.
 
+use super::tls::Tls;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::gauge::Gauge;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +47,7 @@ pub(super) struct Limits {
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
+    tls: Option<Arc<Tls>>,
     limits: Limits,
     open: Gauge,
     stop: CancellationToken,
@@ -53,10 +56,10 @@ pub(super) async fn serve(
     let (lobby, graceful) = (Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)), GracefulShutdown::new());
     while let Some(stream) = next(&listener, &stop).await {
         let Ok(slot) = slots.clone().try_acquire_owned() else {
-            turn_away(stream, &lobby);
+            turn_away(stream, tls.clone(), &lobby);
             continue;
         };
-        let serving = graceful.watch(connection(stream, router.clone()));
+        let serving = connection(stream, tls.clone(), router.clone(), graceful.watcher());
         let open = open.clone();
         open.inc();
         tokio::spawn(async move {
@@ -83,20 +86,27 @@ fn openable(connections: usize) -> usize {
     connections.min(possible)
 }
 
-/// Waits until the other side has read it: what is closed over unread bytes is reset, and the answer lost.
-fn turn_away(mut stream: TcpStream, lobby: &Arc<Semaphore>) {
+fn turn_away(stream: TcpStream, tls: Option<Arc<Tls>>, lobby: &Arc<Semaphore>) {
     let Ok(place) = lobby.clone().try_acquire_owned() else { return };
     tokio::spawn(async move {
         let talk = async {
-            let _ = tokio::time::timeout(REQUEST_DEADLINE, stream.read(&mut [0; 4096])).await;
-            stream.write_all(NO_ROOM.as_bytes()).await?;
-            stream.shutdown().await?;
-            while stream.read(&mut [0; 4096]).await? > 0 {}
-            std::io::Result::Ok(())
+            match tls {
+                None => say_no_room(stream).await,
+                Some(tls) => say_no_room(tls.shake_hands(stream).await.map_err(io::Error::other)?).await,
+            }
         };
         let _ = tokio::time::timeout(TURNED_AWAY_DEADLINE, talk).await;
         drop(place);
     });
+}
+
+/// Waits until the other side has read it: what is closed over unread bytes is reset, and the answer lost.
+async fn say_no_room(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+    let _ = tokio::time::timeout(REQUEST_DEADLINE, stream.read(&mut [0; 4096])).await;
+    stream.write_all(NO_ROOM.as_bytes()).await?;
+    stream.shutdown().await?;
+    while stream.read(&mut [0; 4096]).await? > 0 {}
+    Ok(())
 }
 
 /// A connection; `None` when it is time to stop.
@@ -118,11 +128,23 @@ async fn next(listener: &TcpListener, stop: &CancellationToken) -> Option<TcpStr
     }
 }
 
-fn connection(stream: TcpStream, router: Router) -> http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>> {
+async fn connection(stream: TcpStream, tls: Option<Arc<Tls>>, router: Router, watcher: Watcher) -> anyhow::Result<()> {
     let _ = stream.set_nodelay(true);
     let unread = u32::try_from(UNREAD_DEADLINE.as_millis()).unwrap_or(u32::MAX);
     let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, unread);
+    match tls {
+        None => talk(stream, router, watcher).await,
+        Some(tls) => talk(tls.shake_hands(stream).await?, router, watcher).await,
+    }
+}
+
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    watcher: Watcher,
+) -> anyhow::Result<()> {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_DEADLINE).max_buf_size(BUFFER_BYTES_MAX);
-    builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+    let talking = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    Ok(watcher.watch(talking).await?)
 }
