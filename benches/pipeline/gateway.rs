@@ -16,6 +16,7 @@ use crate::processes::{Meter, own_cpu_seconds};
 use crate::report::Report;
 use anyhow::ensure;
 use bare::{Bare, Produce, Spec};
+pub use load::order;
 use load::{Load, Outcome, Pace, Request, Target};
 use millrace_local::{FreePorts, token_file};
 use millrace_stream::{Admin, KafkaConfig};
@@ -25,7 +26,7 @@ use std::time::Duration;
 const BATCH: usize = 100;
 /// Enough that waiting for the log, five milliseconds and more a request, is not what limits.
 const CONNECTIONS: [(usize, usize); 2] = [(BATCH, 32), (1, 256)];
-const TOPIC: &str = "shop.order.v1";
+pub const TOPIC: &str = "shop.order.v1";
 /// Before what is measured: connections, pools, the log's first segments.
 const SETTLING: Duration = Duration::from_secs(1);
 const MILLRACE: &str = "millrace";

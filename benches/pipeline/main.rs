@@ -21,6 +21,7 @@ mod platform;
 mod postgres;
 mod processes;
 mod publish;
+mod relay;
 mod report;
 mod views;
 
@@ -41,11 +42,14 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// How often it is asked how far it is: what a measured time may be off.
 const ASKED_EVERY: Duration = Duration::from_millis(10);
 
+const WHAT: [&str; 9] =
+    ["clickhouse", "postgres", "memory", "views", "freshness", "outage", "growth", "gateway", "relay"];
+
 #[derive(Clone, Parser)]
 #[command(name = "pipeline")]
 struct Arguments {
     /// What to measure; the JSON file is named after it [default: clickhouse and postgres, into pipeline.json]
-    #[arg(value_parser = ["clickhouse", "postgres", "memory", "views", "freshness", "outage", "growth", "gateway"])]
+    #[arg(value_parser = WHAT)]
     what: Option<String>,
     /// Events in the log
     #[arg(long, default_value_t = 1_000_000)]
@@ -89,6 +93,9 @@ struct Arguments {
     /// gateway: each of its runs for so long
     #[arg(long, default_value_t = 5)]
     load_seconds: u64,
+    /// relay: events in the outbox, which is filled anew for each run
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(10_000..=2_000_000))]
+    outbox_events: u64,
     /// What cargo passes to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -132,6 +139,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
             json!({})
         }
         Some("gateway") => gateway::measure(arguments, &mut report).await?,
+        Some("relay") => relay::measure(arguments.outbox_events, arguments.runs, &mut report).await?,
         _ => catch_up(arguments, &mut report).await?,
     };
     if arguments.memory_minutes > 0 || what == Some("memory") {
@@ -153,6 +161,7 @@ fn settings(arguments: &Arguments) -> Value {
         Some("outage") => json!({ "rate": rate, "stopped_seconds": stopped_seconds, "seed": seed }),
         Some("freshness") => json!({ "rate": rate, "seconds": seconds, "seed": seed }),
         Some("gateway") => json!({ "load_seconds": arguments.load_seconds, "runs": runs }),
+        Some("relay") => json!({ "outbox_events": arguments.outbox_events, "runs": runs }),
         _ => json!({ "events": events, "type": event_type, "seed": seed, "runs": runs }),
     }
 }

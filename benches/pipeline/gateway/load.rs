@@ -75,6 +75,11 @@ fn event() -> Value {
     json!({ "specversion": "1.0", "id": MARK, "source": "/bench", "type": "order.placed", "data": order })
 }
 
+/// The data alone, and what stands in it for the order's id.
+pub fn order() -> (String, &'static str) {
+    (event()["data"].to_string(), MARK)
+}
+
 impl Request {
     /// One event in structured mode, more as a batch.
     pub fn of(events: usize, target: &Target) -> Self {
