@@ -8,6 +8,7 @@
 //! ```
 
 pub mod bare;
+pub mod crowd;
 mod load;
 
 use crate::Arguments;

@@ -42,8 +42,8 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// How often it is asked how far it is: what a measured time may be off.
 const ASKED_EVERY: Duration = Duration::from_millis(10);
 
-const WHAT: [&str; 9] =
-    ["clickhouse", "postgres", "memory", "views", "freshness", "outage", "growth", "gateway", "relay"];
+const WHAT: [&str; 10] =
+    ["clickhouse", "postgres", "memory", "views", "freshness", "outage", "growth", "gateway", "crowd", "relay"];
 
 #[derive(Clone, Parser)]
 #[command(name = "pipeline")]
@@ -93,6 +93,9 @@ struct Arguments {
     /// gateway: each of its runs for so long
     #[arg(long, default_value_t = 5)]
     load_seconds: u64,
+    /// crowd: Kafka is away for so long
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
+    away_seconds: u64,
     /// relay: events in the outbox, which is filled anew for each run
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(10_000..=2_000_000))]
     outbox_events: u64,
@@ -139,6 +142,10 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
             json!({})
         }
         Some("gateway") => gateway::measure(arguments, &mut report).await?,
+        Some("crowd") => {
+            gateway::crowd::measure(Duration::from_secs(arguments.away_seconds), &mut report).await?;
+            json!({})
+        }
         Some("relay") => relay::measure(arguments.outbox_events, arguments.runs, &mut report).await?,
         _ => catch_up(arguments, &mut report).await?,
     };
@@ -161,6 +168,7 @@ fn settings(arguments: &Arguments) -> Value {
         Some("outage") => json!({ "rate": rate, "stopped_seconds": stopped_seconds, "seed": seed }),
         Some("freshness") => json!({ "rate": rate, "seconds": seconds, "seed": seed }),
         Some("gateway") => json!({ "load_seconds": arguments.load_seconds, "runs": runs }),
+        Some("crowd") => json!({ "away_seconds": arguments.away_seconds }),
         Some("relay") => json!({ "outbox_events": arguments.outbox_events, "runs": runs }),
         _ => json!({ "events": events, "type": event_type, "seed": seed, "runs": runs }),
     }

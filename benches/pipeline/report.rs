@@ -10,7 +10,7 @@ use std::process::Command;
 pub type Figures = BTreeMap<&'static str, f64>;
 
 /// Columns of the table, and what is written above them. One that nothing was measured for is left out.
-const COLUMNS: [(&str, &str); 27] = [
+const COLUMNS: [(&str, &str); 30] = [
     ("ratio", "ratio"),
     ("views_ms", "through views ms"),
     ("plain_ms", "plain tables ms"),
@@ -33,6 +33,9 @@ const COLUMNS: [(&str, &str); 27] = [
     ("postgres_cpu_s_per_million", "Postgres CPU s/M"),
     ("kafka_cpu_s_per_million", "Kafka CPU s/M"),
     ("load_cpu_s_per_million", "load CPU s/M"),
+    ("connections", "connections"),
+    ("accepted_per_s", "accepted/s"),
+    ("refused_per_s", "refused/s"),
     ("rss_median_mb", "median RSS MB"),
     ("client_peak_rss_mb", "peak RSS MB"),
     ("rss_growth_mb_per_minute", "RSS growth MB/min"),

@@ -15,7 +15,7 @@ use uuid::Uuid;
 /// Stands where each event's id goes, and its order's: the same, for there is one event an order.
 const MARK: &str = "019ab523-41c9-7e6f-b2d4-8a7c05e19f3b";
 /// An answer that has not come by then never will: the gateway gives up long before.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+pub const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Who is asked, and by whom.
 #[derive(Clone)]
@@ -38,7 +38,7 @@ pub enum Pace {
 pub struct Request {
     pub events: usize,
     pub body_bytes: usize,
-    bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     marks: Vec<usize>,
 }
 
@@ -52,9 +52,10 @@ pub struct Load {
 pub struct Outcome {
     pub accepted: u64,
     pub refused: u64,
+    /// To the last answer.
+    pub seconds: f64,
     events_a_request: u64,
     millis: Vec<f64>,
-    seconds: f64,
 }
 
 struct Connection {
@@ -103,7 +104,7 @@ impl Request {
 }
 
 /// Of a request with a body of so many bytes.
-fn head(target: &Target, content_type: &str, body_bytes: usize) -> String {
+pub fn head(target: &Target, content_type: &str, body_bytes: usize) -> String {
     let Target { address, token } = target;
     format!(
         "POST /v1/events HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n\
@@ -201,7 +202,7 @@ impl Connection {
 }
 
 /// Reads one answer, and returns its status.
-async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> anyhow::Result<u16> {
+pub async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> anyhow::Result<u16> {
     buffer.clear();
     loop {
         ensure!(stream.read_buf(buffer).await? > 0, "the connection was closed");
