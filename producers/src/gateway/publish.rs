@@ -37,28 +37,35 @@ pub(super) struct Desk {
 #[derive(Default)]
 struct Trouble {
     events: usize,
-    first: Option<String>,
+    one: Option<String>,
 }
 
 impl Trouble {
     fn note(&mut self, error: String) {
         self.events += 1;
-        self.first.get_or_insert(error);
+        self.one.get_or_insert(error);
     }
 }
 
 /// Where an event of a batch is.
 enum Stage {
-    /// Its fate is known.
+    Known(Fate),
+    Sent(Sent),
+}
+
+/// What became of it.
+enum Fate {
     Done(Box<Verdict>),
     /// It has the id of an earlier one of the same batch, and that one's fate.
     Same(usize, Box<Verdict>),
-    Sent {
-        acknowledgement: Acknowledgement,
-        fingerprint: Fingerprint,
-        id: Uuid,
-        verdict: Box<Verdict>,
-    },
+}
+
+/// On its way, with what it is told once the log has it.
+struct Sent {
+    acknowledgement: Acknowledgement,
+    fingerprint: Fingerprint,
+    id: Uuid,
+    verdict: Box<Verdict>,
 }
 
 impl Desk {
@@ -85,26 +92,33 @@ impl Desk {
         let (since, mut trouble) = (Instant::now(), Trouble::default());
         let stages = self.hand_over(events, allowance, since + self.deadline, &mut trouble).await;
         let mut given_up = pin!(tokio::time::sleep_until(since + self.deadline + ANSWER_SLACK)); // one for all of them
-        let mut verdicts: Vec<Verdict> = Vec::with_capacity(stages.len());
-        for stage in stages {
-            let verdict = match stage {
-                Stage::Done(verdict) => *verdict,
-                Stage::Same(at, verdict) => as_the_first(&verdicts[at], *verdict),
-                Stage::Sent { acknowledgement, fingerprint, id, verdict } => {
+        let mut fates = Vec::with_capacity(stages.len());
+        // The last first: once it has its answer most others have theirs, and are not waited for one by one.
+        for stage in stages.into_iter().rev() {
+            fates.push(match stage {
+                Stage::Known(fate) => fate,
+                Stage::Sent(Sent { acknowledgement, fingerprint, id, mut verdict }) => {
                     let answer = acknowledged(acknowledgement, given_up.as_mut()).await;
                     metrics.settled(since.elapsed());
                     match answer {
-                        Ok(()) => self.accepted(id, fingerprint, *verdict),
+                        Ok(()) => self.accepted(id, fingerprint),
                         Err(error) => {
                             trouble.note(error);
-                            retry(*verdict, "the log did not answer in time: it may have the event or not")
+                            *verdict = retry(*verdict, "the log did not answer in time: it may have the event or not");
                         }
                     }
+                    Fate::Done(verdict)
                 }
-            };
-            verdicts.push(verdict);
+            });
         }
         self.report(trouble);
+        let mut verdicts: Vec<Verdict> = Vec::with_capacity(fates.len());
+        for fate in fates.into_iter().rev() {
+            verdicts.push(match fate {
+                Fate::Done(verdict) => *verdict,
+                Fate::Same(at, verdict) => as_the_first(&verdicts[at], *verdict),
+            });
+        }
         verdicts
     }
 
@@ -119,21 +133,22 @@ impl Desk {
     ) -> Vec<Stage> {
         let publisher = self.publisher.read().unwrap_or_else(PoisonError::into_inner).clone();
         let (mut stages, mut firsts) = (Vec::with_capacity(events.len()), HashMap::with_capacity(events.len()));
-        let (now, mut full) = (std::time::Instant::now(), false);
+        let (now, mut full, mut begun) = (std::time::Instant::now(), false, false);
         for event in events {
             let stage = match event {
-                Err(refused) => Stage::Done(refused),
+                Err(refused) => Stage::Known(Fate::Done(refused)),
                 Ok(prepared) => match self.known(&prepared, &mut firsts, stages.len()) {
-                    Err(known) => known,
-                    Ok(_) if full => Stage::Done(Box::new(retry(verdict(&prepared), "it was not tried"))),
-                    Ok(_) if !allowance.take(prepared.value.len(), now) => {
-                        Stage::Done(Box::new(throttled(verdict(&prepared))))
-                    }
+                    Err(fate) => Stage::Known(fate),
+                    Ok(_) if full => done(retry(verdict(&prepared), "it was not tried")),
+                    Ok(_) if !allowance.take(prepared.value.len(), now) => done(throttled(verdict(&prepared))),
                     Ok(fingerprint) => {
                         let stage = send(&publisher, &prepared, fingerprint, until, trouble).await;
                         match &stage {
-                            Stage::Done(verdict) => full = verdict.status == Status::Retry,
-                            _ => until = until.min(Instant::now() + ROOM_DEADLINE),
+                            Stage::Known(Fate::Done(verdict)) => full = verdict.status == Status::Retry,
+                            _ if !begun => {
+                                (until, begun) = (until.min(Instant::now() + ROOM_DEADLINE), true);
+                            }
+                            _ => {}
                         }
                         stage
                     }
@@ -150,11 +165,11 @@ impl Desk {
         event: &Prepared<'_>,
         firsts: &mut HashMap<Uuid, (usize, Fingerprint)>,
         at: usize,
-    ) -> Result<Fingerprint, Stage> {
+    ) -> Result<Fingerprint, Fate> {
         let id = event.envelope.id;
         let fingerprint = self.fingerprints.hash_one((&*event.envelope.event_type, &event.value));
         if let Some(found) = self.window.find(&id) {
-            return Err(Stage::Done(Box::new(repeated(verdict(event), found == fingerprint))));
+            return Err(Fate::Done(Box::new(repeated(verdict(event), found == fingerprint))));
         }
         match firsts.entry(id) {
             Entry::Vacant(vacant) => {
@@ -162,23 +177,22 @@ impl Desk {
                 Ok(fingerprint)
             }
             Entry::Occupied(first) if first.get().1 == fingerprint => {
-                Err(Stage::Same(first.get().0, Box::new(repeated(verdict(event), true))))
+                Err(Fate::Same(first.get().0, Box::new(repeated(verdict(event), true))))
             }
-            Entry::Occupied(_) => Err(Stage::Done(Box::new(repeated(verdict(event), false)))),
+            Entry::Occupied(_) => Err(Fate::Done(Box::new(repeated(verdict(event), false)))),
         }
     }
 
     /// The only way into the window: what has no answer is not remembered.
-    fn accepted(&self, id: Uuid, fingerprint: Fingerprint, verdict: Verdict) -> Verdict {
+    fn accepted(&self, id: Uuid, fingerprint: Fingerprint) {
         self.away.store(false, Ordering::Relaxed);
         self.window.remember(id, fingerprint);
-        verdict
     }
 
     fn report(&self, trouble: Trouble) {
-        let Trouble { events, first: Some(error) } = trouble else { return };
+        let Trouble { events, one: Some(error) } = trouble else { return };
         self.away.store(true, Ordering::Relaxed);
-        tracing::warn!(events, "not known to be in the log, the first because: {error}");
+        tracing::warn!(events, "not known to be in the log, one because: {error}");
         self.replace_broken_publisher();
     }
 
@@ -208,17 +222,21 @@ async fn send(
     let outgoing = Outgoing { topic, key: &envelope.subject, envelope, value: Some(value) };
     let (id, verdict) = (envelope.id, Box::new(verdict(event)));
     match tokio::time::timeout_at(until, publisher.enqueue(&outgoing)).await {
-        Ok(Ok(acknowledgement)) => Stage::Sent { acknowledgement, fingerprint, id, verdict },
-        Ok(Err(error)) if error.is_too_large() => Stage::Done(Box::new(too_large(*verdict, value.len()))),
+        Ok(Ok(acknowledgement)) => Stage::Sent(Sent { acknowledgement, fingerprint, id, verdict }),
+        Ok(Err(error)) if error.is_too_large() => done(too_large(*verdict, value.len())),
         Ok(Err(error)) => {
             trouble.note(error.to_string());
-            Stage::Done(Box::new(retry(*verdict, "the Kafka client did not take it")))
+            done(retry(*verdict, "the Kafka client did not take it"))
         }
         Err(_) => {
             trouble.note("the Kafka client's queue is full".to_owned());
-            Stage::Done(Box::new(retry(*verdict, "the Kafka client's queue was full")))
+            done(retry(*verdict, "the Kafka client's queue was full"))
         }
     }
+}
+
+fn done(verdict: Verdict) -> Stage {
+    Stage::Known(Fate::Done(Box::new(verdict)))
 }
 
 async fn acknowledged(acknowledgement: Acknowledgement, given_up: Pin<&mut Sleep>) -> Result<(), String> {
@@ -321,7 +339,7 @@ mod tests {
         let (unlimited, until) = (Throttle::default(), since + desk.deadline);
         let stages = desk.hand_over(batch(&[1; 5]), &mut unlimited.allowance(&it()), until, &mut trouble).await;
         assert!(since.elapsed() < Duration::from_secs(60), "it does not wait for the deadline with half a batch sent");
-        let sent: Vec<bool> = stages.iter().map(|stage| matches!(stage, Stage::Sent { .. })).collect();
+        let sent: Vec<bool> = stages.iter().map(|stage| matches!(stage, Stage::Sent(_))).collect();
         assert_eq!((sent, trouble.events), (vec![true, true, false, false, false], 1));
     }
 
@@ -332,7 +350,7 @@ mod tests {
         let (mut allowance, until) = (unlimited.allowance(&it()), Instant::now() + desk.deadline);
         let stages = desk.hand_over(batch(&[1, 2000, 1]), &mut allowance, until, &mut trouble).await;
         let status = |stage: &Stage| match stage {
-            Stage::Done(verdict) => Some((verdict.status, verdict.errors[0].found.clone())),
+            Stage::Known(Fate::Done(verdict)) => Some((verdict.status, verdict.errors[0].found.clone())),
             _ => None,
         };
         let invalid = Some((Status::Invalid, "2000 bytes as Avro".to_owned()));
@@ -354,9 +372,9 @@ mod tests {
         let (mut allowance, until) = (throttle.allowance(&principal), Instant::now() + desk.deadline);
         let stages = desk.hand_over(events, &mut allowance, until, &mut trouble).await;
         let status = |stage: &Stage| match stage {
-            Stage::Done(verdict) => verdict.status.word(),
-            Stage::Same(..) => "as the first",
-            Stage::Sent { .. } => "sent",
+            Stage::Known(Fate::Done(verdict)) => verdict.status.word(),
+            Stage::Known(Fate::Same(..)) => "as the first",
+            Stage::Sent(_) => "sent",
         };
         let statuses: Vec<_> = stages.iter().map(status).collect();
         let expected = ["duplicate", "sent", "sent", "throttled", "throttled", "throttled", "as the first"];

@@ -9,7 +9,6 @@ use super::metrics::Meter;
 use super::row::Row;
 use super::store::{self, SetAside, Store};
 use crate::gateway::prepare::{Prepared, Routes};
-use futures_util::future::try_join_all;
 use millrace_schemas::Violation;
 use millrace_stream::{Acknowledgement, Failure, KafkaConfig, Outgoing, PublishError, Publisher, crash_at};
 use sqlx::postgres::{PgConnectOptions, PgListener};
@@ -201,11 +200,17 @@ impl<'a> Term<'a> {
 
     /// However long the log is away: the client tries until it works, so that nothing overtakes what failed.
     async fn acknowledged(&mut self, acknowledgements: Vec<Acknowledgement>) -> Result<(), Failure> {
-        let mut all = std::pin::pin!(try_join_all(acknowledgements.into_iter().map(Acknowledgement::wait)));
+        let mut all = std::pin::pin!(async {
+            // The last first: once it has its answer most others have theirs, and are not waited for one by one.
+            for acknowledgement in acknowledgements.into_iter().rev() {
+                acknowledgement.wait().await?;
+            }
+            Ok::<_, PublishError>(())
+        });
         loop {
             let due = self.renewal_due();
             tokio::select! {
-                answer = &mut all => return answer.map(drop).map_err(Failure::retry),
+                answer = &mut all => return answer.map_err(Failure::retry),
                 () = tokio::time::sleep(due) => self.renew().await?,
             }
         }
