@@ -76,8 +76,8 @@ pub struct GatewayConfig {
     pub deadline_ms: u64,
     /// Of one request, inflated. Many small events; a record itself is at most 1 MiB.
     pub body_bytes: usize,
-    /// Of all requests in hand, and of answers nobody has read yet; more are sent away. Encoding and the Kafka client
-    /// hold about as much again each.
+    /// Of all requests in hand, and of answers nobody has read yet; more are sent away. The process takes up to ten
+    /// times as much, with what encoding, the Kafka client and the connections hold: docs/benchmarks.md.
     pub inflight_bytes: usize,
     /// At once; more are turned away. Fewer where the process may not have as many files.
     pub connections: usize,
