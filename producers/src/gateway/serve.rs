@@ -132,19 +132,22 @@ async fn connection(stream: TcpStream, tls: Option<Arc<Tls>>, router: Router, wa
     let _ = stream.set_nodelay(true);
     let unread = u32::try_from(UNREAD_DEADLINE.as_millis()).unwrap_or(u32::MAX);
     let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, unread);
+    // Boxed: who speaks plainly does not take the room of who speaks TLS.
     match tls {
-        None => talk(stream, router, watcher).await,
-        Some(tls) => talk(tls.shake_hands(stream).await?, router, watcher).await,
+        None => Box::pin(talk(stream, router, watcher)).await?,
+        Some(tls) => {
+            Box::pin(async move { anyhow::Ok(talk(tls.shake_hands(stream).await?, router, watcher).await?) }).await?
+        }
     }
+    Ok(())
 }
 
-async fn talk(
+fn talk(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     watcher: Watcher,
-) -> anyhow::Result<()> {
+) -> impl Future<Output = hyper::Result<()>> {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_DEADLINE).max_buf_size(BUFFER_BYTES_MAX);
-    let talking = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    Ok(watcher.watch(talking).await?)
+    watcher.watch(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)))
 }
