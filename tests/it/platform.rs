@@ -281,9 +281,18 @@ impl Role {
 
 impl Drop for Role {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // A machine far away shows a failure by nothing but its output.
+            eprintln!("the last lines of {}:\n{}", self.log.display(), last_lines(&self.log(), 20));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn last_lines(text: &str, most: usize) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(most)..].join("\n")
 }
 
 /// Starts it from a thread that lives as long as this process: the kernel ends a child with its parent *thread*.
