@@ -487,8 +487,24 @@ async fn held_up(process: &Role) -> i64 {
     lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<i64>().unwrap()).sum()
 }
 
+/// The engine can keep a part that it wrote while there was no room, without its marks, and cannot read it then.
+const BROKEN_PART: &str = "Empty marks file";
+/// One full disk in some dozens leaves one, and would hide what Millrace does.
+const DISKS: usize = 3;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_said_and_waited_for_and_loses_nothing() {
+    for _ in 0..DISKS {
+        if a_disk_fills_and_is_emptied().await {
+            return;
+        }
+        eprintln!("the engine broke a part of its own: once more");
+    }
+    panic!("{DISKS} full disks, and the engine broke a part on each");
+}
+
+/// False when the engine broke a part.
+async fn a_disk_fills_and_is_emptied() -> bool {
     let place = temporary();
     let disk = SmallDisk::start(place.path()).await;
     let role = |arguments: &[&str]| Role::start(&mut disk.command(arguments), place.path(), &arguments.join("-"));
@@ -524,9 +540,14 @@ async fn a_full_disk_is_said_and_waited_for_and_loses_nothing() {
     ask_clickhouse(&stack.clickhouse, "system start merges").await.unwrap();
     let log = simulate.log.clone();
     let (code, out) = spawn_blocking(|| simulate.finish()).await.unwrap();
-    assert_eq!(code, 0, "{out}\n{}\n{}", std::fs::read_to_string(log).unwrap(), process.log());
+    let log = std::fs::read_to_string(log).unwrap();
+    if log.contains(BROKEN_PART) || process.log().contains(BROKEN_PART) {
+        return false;
+    }
+    assert_eq!(code, 0, "{out}\n{log}\n{}", process.log());
     let verdict: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
     assert_eq!((&verdict["published"], &verdict["differences"]), (&20_000.into(), &serde_json::json!([])));
     assert_eq!(held_up(&process).await, 0);
     assert_eq!((process.stop(), sink.stop(), registry.stop(), disk.stack.stop()), (0, 0, 0, 0));
+    true
 }
