@@ -201,7 +201,7 @@ async fn make_plain(bench: &Bench) -> anyhow::Result<()> {
         }
     }
     for metric in Analytics::embedded().map_err(|errors| anyhow::anyhow!("{errors:?}"))?.iter() {
-        let select = metric.select.replace("events.", "plain.").replace("merge('events'", "merge('plain'");
+        let select = metric.select.replace("events.", "plain.").replace("merge('events_raw'", "merge('plain'");
         ensure!(select != metric.select, "metrics.{} reads no event", metric.name);
         ask(format!("create view plain_metrics.{} as {select}", metric.name)).await;
     }

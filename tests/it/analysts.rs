@@ -89,9 +89,10 @@ pub async fn analysts_engine(events: &[SimulatedEvent]) -> Own {
     let directory = directory();
     configure(&directory, "admin");
     let told = Analyst::told_in(directory, events).await;
-    for view in told.ask("select name from system.tables where database = 'events'").await {
-        let view = view["name"].as_str().unwrap();
-        told.ask(&format!("alter table events.{view} modify definer = millrace sql security definer")).await;
+    let views = "select database || '.' || name as view from system.tables where database in ('events', 'metrics')";
+    for view in told.ask(views).await {
+        let view = view["view"].as_str().unwrap();
+        told.ask(&format!("alter table {view} modify definer = millrace sql security definer")).await;
     }
     let directory = told.stop().await;
     configure(&directory, "analyst");

@@ -1,7 +1,7 @@
 //! Business metrics: `analytics/<name>.sql` becomes the view `metrics.<name>`.
 //!
-//! A file is a comment that states the definition, then one SELECT over the views in `events`. Its comment
-//! becomes the view's, so whoever finds a number finds what it means; and a page of the documentation, with the query
+//! A file is a comment that states the definition, then one SELECT over the views in `events`; who may read the metric
+//! need not be let read what it reads. Its comment becomes the view's, so whoever finds a number finds what it means; and a page of the documentation, with the query
 //! that may follow the definition as an example:
 //!
 //! ```text
@@ -154,7 +154,11 @@ impl Metric {
     pub(super) fn create_view(&self, topology: &Topology) -> String {
         let (name, comment) = (quote(&self.name), text_literal(&self.definition.replace("\n\n", " ")));
         let on_cluster = topology.on_cluster();
-        format!("create or replace view {METRICS}.{name}{on_cluster} comment {comment} as {}", self.select)
+        format!(
+            "create or replace view {METRICS}.{name}{on_cluster} definer = current_user sql security definer \
+             comment {comment} as {}",
+            self.select
+        )
     }
 }
 
@@ -258,11 +262,13 @@ mod tests {
         let sql = |topology| metric.create_view(&topology);
         assert_eq!(
             sql(Topology::Single),
-            "create or replace view metrics.`orders` comment 'Orders a day\\'s.' as select 1 as x"
+            "create or replace view metrics.`orders` definer = current_user sql security definer \
+             comment 'Orders a day\\'s.' as select 1 as x"
         );
         assert_eq!(
             sql(Topology::Cluster("main".into())),
-            "create or replace view metrics.`orders` on cluster `main` comment 'Orders a day\\'s.' as select 1 as x"
+            "create or replace view metrics.`orders` on cluster `main` definer = current_user sql security definer \
+             comment 'Orders a day\\'s.' as select 1 as x"
         );
     }
 
