@@ -65,8 +65,14 @@ impl Gateway {
         }
         // Fails where the process has one already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().connect_timeout(CONNECT_DEADLINE).redirect(Policy::none()).build();
-        let http = http.map_err(|error| PublishError::Options(format!("no HTTP client: {error}")))?;
+        let mut http = reqwest::Client::builder().connect_timeout(CONNECT_DEADLINE).redirect(Policy::none());
+        if let Some(authorities) = &options.authorities {
+            http = http.tls_certs_merge(authorities.certificates()?);
+        }
+        if let Some(identity) = &options.identity {
+            http = http.identity(identity.identity()?);
+        }
+        let http = http.build().map_err(|error| PublishError::Options(format!("no HTTP client: {}", told(error))))?;
         let bearer = Bearer::new(options.credential.clone(), http.clone());
         Ok(Self { http, url, attempt: options.attempt, bearer })
     }

@@ -32,10 +32,12 @@ mod batch;
 mod credential;
 mod error;
 mod http;
+mod pem;
 mod trace;
 
 pub use credential::{Credential, Token};
 pub use error::{PublishError, Violation};
+pub use pem::Pem;
 
 use batch::{Pending, Reply, Worker};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -72,6 +74,10 @@ pub struct Options {
     /// Who publishes, such as `/accounts`: the events' `source`.
     pub source: String,
     pub credential: Credential,
+    /// Who else than those that the machine trusts may have signed the gateway's certificate.
+    pub authorities: Option<Pem>,
+    /// Our own certificate, those between it and its root, and its key: for a gateway that asks for one (mTLS).
+    pub identity: Option<Pem>,
     /// How long an event waits for others to go with it. At most a minute.
     pub linger: Duration,
     /// Of one request; a gateway takes at most 1,000.
@@ -96,6 +102,8 @@ impl Options {
             gateway: gateway.to_owned(),
             source: source.to_owned(),
             credential,
+            authorities: None,
+            identity: None,
             linger: Duration::from_millis(5), // about what the log takes to answer
             batch_events: 500,
             batch_bytes: 2 << 20, // a record of the log has at most 1 MiB

@@ -25,8 +25,10 @@ mod tls;
 mod window;
 
 pub use access::{KeyConfig, hash_of_key};
+pub use body::BODY_DEADLINE;
 pub use jwt::JwtConfig;
 pub use metrics::GatewayMetrics;
+pub use serve::HEADER_DEADLINE;
 pub use throttle::{LimitsConfig, RateConfig};
 pub use tls::TlsConfig;
 
@@ -190,7 +192,7 @@ impl Gateway {
         metrics: GatewayMetrics,
     ) -> anyhow::Result<Self> {
         let access = Access::of(config).map_err(anyhow::Error::msg)?;
-        let tls = Tls::of(&config.tls)?;
+        let tls = Tls::of(&config.tls, &metrics)?;
         let routes = Routes::look_up(registry, catalogue.contracts().clone()).await?;
         let desk = Desk::new(kafka, config.deadline(), config.remembered_ids)?;
         let inflight = Inflight::new(config.inflight_bytes, &metrics);

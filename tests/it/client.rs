@@ -13,7 +13,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 #[derive(Serialize)]
-struct UserErased {
+pub struct UserErased {
     user_id: String,
     requested_by: &'static str,
 }
@@ -22,7 +22,7 @@ impl Event for UserErased {
     const TYPE: &'static str = "user.erased";
 }
 
-fn erased(user: Uuid) -> UserErased {
+pub fn erased(user: Uuid) -> UserErased {
     UserErased { user_id: user.to_string(), requested_by: "client" }
 }
 

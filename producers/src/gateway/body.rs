@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// From the end of the headers to the end of the body: 8 MiB over a slow line, and no room for who sends a byte a second.
-const BODY_DEADLINE: Duration = Duration::from_secs(10);
+pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// What is read of a body that was refused: twice what any may have, as long as it comes quickly.
 const DISCARDED_BYTES_MAX: usize = 16 << 20;
 const DISCARD_DEADLINE: Duration = Duration::from_secs(2);

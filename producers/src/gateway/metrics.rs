@@ -31,14 +31,15 @@ pub struct GatewayMetrics {
     refusals: Family<RefusalLabel, Counter>,
     pub(super) inflight_bytes: Gauge,
     pub(super) connections: Gauge,
+    pub(super) tls_stale: Gauge,
 }
 
 impl GatewayMetrics {
     pub fn register(registry: &mut Registry, events: client::Metrics) -> Self {
         let histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
         let requests = Family::new_with_constructor(histogram as fn() -> Histogram);
-        let (inflight_bytes, connections) = Default::default();
-        let metrics = Self { events, requests, refusals: Family::default(), inflight_bytes, connections };
+        let (inflight_bytes, connections, tls_stale) = Default::default();
+        let metrics = Self { events, requests, refusals: Family::default(), inflight_bytes, connections, tls_stale };
         registry.register(
             "millrace_http_request_duration_seconds",
             "A request, headers to answer",
@@ -51,6 +52,11 @@ impl GatewayMetrics {
             metrics.inflight_bytes.clone(),
         );
         registry.register("millrace_gateway_connections", "Open connections", metrics.connections.clone());
+        registry.register(
+            "millrace_gateway_tls_stale",
+            "1 while the files of gateway.tls are no good and the last good ones are used",
+            metrics.tls_stale.clone(),
+        );
         metrics
     }
 

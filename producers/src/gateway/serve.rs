@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 /// From the last answer, or the connection's begin, to the end of a request's headers. Who sends them slowly, or
 /// nothing at all, makes room.
-const HEADER_DEADLINE: Duration = Duration::from_secs(15);
+pub const HEADER_DEADLINE: Duration = Duration::from_secs(15);
 /// Headers of one request, and what is read at once.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// How long an answer may lie unread before the connection is given up.
@@ -59,7 +59,7 @@ pub(super) async fn serve(
             turn_away(stream, tls.clone(), &lobby);
             continue;
         };
-        let serving = connection(stream, tls.clone(), router.clone(), graceful.watcher());
+        let serving = connection(stream, tls.clone(), router.clone(), graceful.watcher(), stop.clone());
         let open = open.clone();
         open.inc();
         tokio::spawn(async move {
@@ -128,7 +128,13 @@ async fn next(listener: &TcpListener, stop: &CancellationToken) -> Option<TcpStr
     }
 }
 
-async fn connection(stream: TcpStream, tls: Option<Arc<Tls>>, router: Router, watcher: Watcher) -> anyhow::Result<()> {
+async fn connection(
+    stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    router: Router,
+    watcher: Watcher,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let _ = stream.set_nodelay(true);
     let unread = u32::try_from(UNREAD_DEADLINE.as_millis()).unwrap_or(u32::MAX);
     let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, unread);
@@ -136,7 +142,14 @@ async fn connection(stream: TcpStream, tls: Option<Arc<Tls>>, router: Router, wa
     match tls {
         None => Box::pin(talk(stream, router, watcher)).await?,
         Some(tls) => {
-            Box::pin(async move { anyhow::Ok(talk(tls.shake_hands(stream).await?, router, watcher).await?) }).await?
+            Box::pin(async move {
+                // Who has not shaken hands when it is time to stop has asked nothing.
+                match stop.run_until_cancelled(tls.shake_hands(stream)).await {
+                    Some(shaken) => anyhow::Ok(talk(shaken?, router, watcher).await?),
+                    None => Ok(()),
+                }
+            })
+            .await?;
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! TLS by rustls, and mTLS where senders must show a certificate too. Files that were renewed are taken without a
 //! restart: whoever connects afterwards meets the new ones.
 
+use super::metrics::GatewayMetrics;
 use anyhow::{Context, ensure};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -19,7 +20,8 @@ use tokio_rustls::server::TlsStream;
 
 /// From the connection to the end of its handshake: several times what the slowest network takes.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// How soon a renewed certificate is shown. It is renewed days before the old one ends.
+/// How soon a renewed certificate is shown. It is renewed days before the old one ends. What is wrong is told when it
+/// is so at two looks, since whoever renews writes one file after the other.
 const RENEWED_EVERY: Duration = Duration::from_secs(5);
 /// A chain of a few certificates, or a list of authorities.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -67,6 +69,7 @@ struct Files {
 pub(super) struct Tls {
     config: TlsConfig,
     current: RwLock<(Arc<Files>, TlsAcceptor)>,
+    metrics: GatewayMetrics,
 }
 
 impl Tls {
@@ -74,35 +77,43 @@ impl Tls {
     ///
     /// # Errors
     /// When a file can't be read or does not hold what it should: which one, and what is wrong.
-    pub fn of(config: &TlsConfig) -> anyhow::Result<Option<Arc<Self>>> {
+    pub fn of(config: &TlsConfig, metrics: &GatewayMetrics) -> anyhow::Result<Option<Arc<Self>>> {
         if config.is_off() {
             return Ok(None);
         }
         let files = Files::read(config)?;
         let acceptor = files.acceptor(config)?;
-        Ok(Some(Arc::new(Self { config: config.clone(), current: RwLock::new((Arc::new(files), acceptor)) })))
+        let current = RwLock::new((Arc::new(files), acceptor));
+        Ok(Some(Arc::new(Self { config: config.clone(), current, metrics: metrics.clone() })))
     }
 
+    /// # Errors
+    /// When it does not come about, which is counted: the other side's doing, as a rule.
     pub async fn shake_hands(&self, stream: TcpStream) -> anyhow::Result<TlsStream<TcpStream>> {
         let acceptor = self.current.read().unwrap_or_else(PoisonError::into_inner).1.clone();
         let shaken = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await;
-        Ok(shaken.context("no handshake in time")??)
+        let shaken = shaken.context("no handshake in time").and_then(|shaken| Ok(shaken?));
+        shaken.inspect_err(|_| self.metrics.refused("tls_handshake"))
     }
 
     /// Looks at the files every so often, for ever. While they are no good the last ones are used.
     pub async fn keep_fresh(self: Arc<Self>) {
-        let mut was_wrong = false;
+        let (mut wrong_before, mut told) = (None, None);
         loop {
             tokio::time::sleep(RENEWED_EVERY).await;
             let tls = self.clone();
             let renewed =
                 tokio::task::spawn_blocking(move || tls.renew()).await.unwrap_or_else(|error| Err(error.into()));
-            match &renewed {
-                Ok(true) => tracing::info!("gateway.tls: the renewed certificate is used from now on"),
-                Err(error) if !was_wrong => tracing::error!("gateway.tls: the last good files are used: {error:#}"),
-                _ => {}
+            if let Ok(true) = renewed {
+                tracing::info!("gateway.tls: the renewed certificate is used from now on");
             }
-            was_wrong = renewed.is_err();
+            let wrong = renewed.err().map(|error| format!("{error:#}"));
+            self.metrics.tls_stale.set(wrong.is_some().into());
+            if let Some(wrong) = wrong.as_ref().filter(|_| wrong == wrong_before && wrong != told) {
+                tracing::error!("gateway.tls: the last good files are used: {wrong}");
+                told = Some(wrong.clone());
+            }
+            wrong_before = wrong;
         }
     }
 
@@ -192,7 +203,7 @@ mod tests {
         std::fs::write(&empty, "").unwrap();
         let told = |certificate: &Path, key: &Path| {
             let config = with(certificate.to_str().unwrap(), key.to_str().unwrap(), "");
-            format!("{:#}", Tls::of(&config).err().unwrap())
+            format!("{:#}", Tls::of(&config, &GatewayMetrics::default()).err().unwrap())
         };
         let (no_file, no_certificate) = (told(&missing, &empty), told(&empty, &empty));
         assert!(no_file.contains("`gateway.tls.certificate_file`") && no_file.contains("missing.pem"), "{no_file}");

@@ -1,6 +1,7 @@
 """Makes an authority, and certificates by it, as a private one does.
 
-usage: make_certificates.py DIRECTORY   writes ca.pem, {server,renewed,sender,stranger}.{pem,key}
+usage: make_certificates.py DIRECTORY   writes {ca,other_ca,server,renewed,sender,stranger}.{pem,key}; stranger is by
+other_ca, which calls itself as ca does
 """
 import datetime, ipaddress, pathlib, sys
 from cryptography import x509
@@ -43,5 +44,7 @@ authority = made("authority")
 write("ca", authority)
 for name in ["server", "renewed", "sender"]:
     write(name, made(name, authority))
-write("stranger", made("stranger", made("another authority")))
+other = made("authority")
+write("other_ca", other)
+write("stranger", made("stranger", other))
 print("{}")
