@@ -5,13 +5,12 @@ use crate::clients::python;
 use crate::commands::finished;
 use crate::platform::{BINARY, Finished};
 use millrace_producers::GatewayConfig;
+use millrace_producers::gateway::{BODY_DEADLINE, HEADER_DEADLINE};
 use serde_json::{Value, json};
 use std::process::Command;
+use std::time::Duration;
 
 const KONG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kong");
-/// The gateway's, as docs/publishing.md tells them.
-const BODY_DEADLINE_MS: u64 = 10_000;
-const IDLE_DEADLINE_S: u64 = 15;
 
 #[test]
 fn the_compose_file_and_the_dockerfile_name_only_what_exists() {
@@ -26,11 +25,13 @@ fn kongs_routes_and_limits_are_the_gateways() {
     let service = &kong["services"][0];
     assert_eq!(routed(service), documented(), "each method of each path has one route, and nothing else has");
 
-    let [connect, write, read] = ["connect_timeout", "write_timeout", "read_timeout"].map(|name| number(service, name));
-    assert!(read > BODY_DEADLINE_MS + gateway.deadline_ms, "Kong gives up at {read} ms, before the gateway answers");
-    assert!(write > BODY_DEADLINE_MS && connect < write, "{write}, {connect}");
-    let idle: u64 = setting("upstream_keepalive_idle_timeout").parse().unwrap();
-    assert!(idle < IDLE_DEADLINE_S, "Kong keeps connections for {idle} s that the gateway closes before");
+    let [connect, write, read] =
+        ["connect_timeout", "write_timeout", "read_timeout"].map(|name| Duration::from_millis(number(service, name)));
+    let answers = BODY_DEADLINE + Duration::from_millis(gateway.deadline_ms);
+    assert!(read > answers, "Kong gives up after {read:?}, before the gateway answers");
+    assert!(write > BODY_DEADLINE && connect < write, "{write:?}, {connect:?}");
+    let idle = Duration::from_secs(setting("upstream_keepalive_idle_timeout").parse().unwrap());
+    assert!(idle < HEADER_DEADLINE, "Kong keeps connections for {idle:?} that the gateway closes before");
 
     let publish = list(service, "routes").iter().find(|route| route["methods"][0] == "POST").unwrap();
     let size = plugin(publish, "request-size-limiting").unwrap();
