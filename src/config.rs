@@ -454,9 +454,7 @@ fn stack_table(stack: &Addresses, data_dir: &Path) -> Table {
     // Whatever the project says of tokens and certificates is for another issuer's and another host's.
     let GatewayConfig { jwt, tls, .. } = GatewayConfig::default();
     for (key, default) in [("jwt", Value::try_from(jwt)), ("tls", Value::try_from(tls))] {
-        if let Ok(default) = default {
-            layers.put(&["gateway", key], default);
-        }
+        layers.put(&["gateway", key], default.expect("a default can be written"));
     }
     let mut put = |path: &[&str], value: &str| layers.put(path, Value::from(value));
     put(&["kafka", "brokers"], &stack.kafka);
@@ -569,12 +567,17 @@ mod tests {
     use super::*;
 
     fn load(file: &str, env: &[(&str, &str)]) -> Result<Config, String> {
+        load_on(None, file, env)
+    }
+
+    fn load_on(stack: Option<&Table>, file: &str, env: &[(&str, &str)]) -> Result<Config, String> {
         let defaults = Table::try_from(Config::default()).unwrap();
         let mut layers = Layers { tree: defaults.clone(), origins: Origins::new() };
         let table = file.parse().unwrap();
         let message = |exit: Exit| format!("{exit:?}");
         refuse_secrets(&table, "millrace.toml").map_err(message)?;
         layers.add(&table, "millrace.toml");
+        stack.into_iter().for_each(|stack| layers.add(stack, "the local stack"));
         for (name, value) in env {
             layers.set(name, value, &defaults).map_err(message)?;
         }
@@ -608,6 +611,28 @@ mod tests {
         assert_eq!((config.kafka.brokers.as_str(), config.kafka.partitions), ("9092", 3));
         assert_eq!(config.kafka.properties["security.protocol"], "SSL");
         assert_eq!(config.origins["kafka.brokers"], "MILLRACE_KAFKA__BROKERS");
+    }
+
+    #[test]
+    fn on_the_local_stack_only_the_environment_names_another_issuer_or_certificate() {
+        let addresses = ["kafka", "clickhouse", "postgres", "gateway", "registry", "console", "ops", "receiver"]
+            .map(|name| (name.to_owned(), format!("http://{name}").into()));
+        let issuer = ("issuer".to_owned(), "http://development".into());
+        let addresses = serde_json::Value::Object(addresses.into_iter().chain([issuer]).collect());
+        let stack = stack_table(&serde_json::from_value(addresses).unwrap(), Path::new("nowhere"));
+        let file = "[gateway.jwt]\njwks_url = 'https://a/jwks'\nalgorithms = ['RS256']\n\
+                    [gateway.tls]\ncertificate_file = 'a.pem'\nkey_file = 'a.key'";
+        let names = |config: &Config| {
+            let GatewayConfig { jwt, tls, .. } = &config.gateway;
+            (jwt.issuer.clone(), jwt.jwks_url.clone(), jwt.algorithms.clone(), tls.certificate_file.clone())
+        };
+        let GatewayConfig { jwt, .. } = GatewayConfig::default();
+        let development = ("http://development".to_owned(), jwt.jwks_url, jwt.algorithms.clone(), PathBuf::new());
+        assert_eq!(names(&load_on(Some(&stack), file, &[]).unwrap()), development);
+        let env =
+            [("MILLRACE_GATEWAY__JWT__ISSUER", "https://b"), ("MILLRACE_GATEWAY__JWT__JWKS_URL", "https://b/jwks")];
+        let others = ("https://b".to_owned(), "https://b/jwks".into(), jwt.algorithms, PathBuf::new());
+        assert_eq!(names(&load_on(Some(&stack), file, &env).unwrap()), others);
     }
 
     #[test]
