@@ -142,22 +142,36 @@ async fn a_frozen_relay_that_wakes_up_after_another_took_over_changes_no_order_a
     published_since(&service, 0, 500).await;
     let second = service.relay(&[SHORT_LEASE]);
     eventually("the second serves", async || !second.ops().await.is_empty()).await;
-    for (frozen, other) in [(&first, &second), (&second, &first)] {
-        assert!(is_leading(frozen).await && !is_leading(other).await);
-        let ice = Frozen::new(frozen.pid());
+    for _ in 0..2 {
+        let (ice, frozen, other) = freeze_who_leads(&first, &second).await;
         eventually("the other leads", async || is_leading(other).await).await;
         published_since(&service, service.published().await, 500).await;
         drop(ice);
         eventually("it knows", async || !is_leading(frozen).await).await;
-        assert!(is_leading(other).await);
         published_since(&service, service.published().await, 500).await;
     }
     let accounts = load.accounts.clone();
     let committed = load.end().await;
     service.everything_is_published().await;
     println!("{} came twice", service.assert_log_holds(committed, &accounts));
-    assert!(first.log().contains("another relay has taken over"), "{}", first.log());
+    let deposed = |relay: &Role| relay.log().contains("another relay has taken over");
+    assert!(deposed(&first) || deposed(&second), "{}{}", first.log(), second.log());
     assert_eq!((first.stop(), second.stop()), (0, 0));
+}
+
+/// And who does not lead. On a busy machine a lease this short may end by itself: then whoever leads now is meant.
+async fn freeze_who_leads<'r>(first: &'r Role, second: &'r Role) -> (Frozen, &'r Role, &'r Role) {
+    let mut frozen = None;
+    eventually("one leads, and is frozen", async || {
+        let (leader, other) = if is_leading(first).await { (first, second) } else { (second, first) };
+        if is_leading(leader).await {
+            let ice = Frozen::new(leader.pid());
+            frozen = (!is_leading(other).await).then_some((ice, leader, other));
+        }
+        frozen.is_some()
+    })
+    .await;
+    frozen.unwrap()
 }
 
 /// The case that an order by transaction number gets wrong, and an order by seq within a window of numbers too: the
