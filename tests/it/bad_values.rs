@@ -130,6 +130,9 @@ async fn what_fits_no_column_is_set_aside_by_field_and_what_is_odd_arrives_as_it
         letters.iter().filter(|letter| letter.0 == pipeline).map(|letter| letter.2.clone()).collect()
     };
     eventually("no JSON has a number that is none", async || of(&sensors.letters().await, "webhook").len() >= 3).await;
+    // A batch's letters are there with its checkpoint, which is a moment after its rows.
+    let set_aside = async || of(&sensors.letters().await, "clickhouse").len() >= misfits.len();
+    eventually("what fits no column is set aside", set_aside).await;
     let letters = sensors.letters().await;
     let clickhouse = of(&letters, "clickhouse");
     assert_eq!(clickhouse.len(), misfits.len(), "{letters:#?}");
