@@ -74,11 +74,14 @@ pub async fn published() {
         let simulate = ["simulate", "--seed", "11", "--events", "3000", "--rate", "0", "--json"];
         let finished = tokio::task::spawn_blocking(move || shared().platform.run(&simulate)).await.unwrap();
         assert_eq!(finished.code(), 0, "{}{}", finished.out, finished.err);
-        eventually("every pipeline has caught up", async || {
+        eventually("every pipeline has caught up, and something is delivered", async || {
             let status = || shared().platform.run(&["status", "--json"]).json();
             let status = tokio::task::spawn_blocking(status).await.unwrap();
             let pipelines = status["pipelines"].as_array().unwrap();
-            pipelines.len() >= PIPELINES && pipelines.iter().all(|pipeline| pipeline["state"] == "caught_up")
+            // A sink has caught up once what is to be delivered is in its ledger.
+            let delivered = status["deliveries"].as_array().unwrap().iter().any(|row| row["state"] == "delivered");
+            let all = pipelines.len() >= PIPELINES && pipelines.iter().all(|pipeline| pipeline["state"] == "caught_up");
+            all && delivered
         })
         .await;
     };
