@@ -380,11 +380,16 @@ async fn readyz_names_the_server_that_does_not_answer() {
     for (server, name) in [(Server::Kafka, "kafka"), (Server::ClickHouse, "clickhouse"), (Server::Postgres, "postgres")]
     {
         let frozen = Frozen::new(platform.stack.pid(server).unwrap());
-        let (status, said) = readiness(&ops).await;
-        assert_eq!((status, &said["ready"]), (503, &Value::Bool(false)), "{server}: {said}");
-        let not_ok = said["checks"].as_object().unwrap().iter().filter(|(_, answer)| *answer != "ok");
-        let not_ok: Vec<&str> = not_ok.map(|(name, _)| name.as_str()).collect();
-        assert!(not_ok.contains(&name) && (not_ok.len() == 1 || server == Server::Postgres), "{server}: {said}");
+        // The first check may name another as well: on a busy machine one that is well can be slow.
+        eventually("it is named, and no other", async || {
+            let (status, said) = readiness(&ops).await;
+            assert_eq!((status, &said["ready"]), (503, &Value::Bool(false)), "{server}: {said}");
+            let not_ok = said["checks"].as_object().unwrap().iter().filter(|(_, answer)| *answer != "ok");
+            let not_ok: Vec<&str> = not_ok.map(|(name, _)| name.as_str()).collect();
+            assert!(not_ok.contains(&name), "{server}: {said}");
+            not_ok.len() == 1 || server == Server::Postgres
+        })
+        .await;
         assert_eq!(reqwest::get(format!("{ops}/livez")).await.unwrap().status(), 200, "alive it is");
         drop(frozen);
         eventually("it is ready again", async || readiness(&ops).await.0 == 200).await;
