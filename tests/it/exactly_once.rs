@@ -240,8 +240,8 @@ async fn a_stale_owner_changes_nothing() {
     shop.platform.stop().await;
 }
 
-/// Whoever takes a partition over only later does so at the epoch that a test has raised, and is not stale.
-async fn owning_everything(process: &Role, sink: &Role) {
+/// Until then an epoch that a test raises is nobody's, and events wait for whoever reads them.
+pub async fn owning_everything(process: &Role, sink: &Role) {
     let owns = |role: &Role, pipelines: &[&str]| pipelines.iter().all(|name| !assignments(role, name).is_empty());
     let everything = async || owns(process, &PROCESSORS) && owns(process, &["erasure"]) && owns(sink, &["webhook"]);
     eventually("they own everything", everything).await;

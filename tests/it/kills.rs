@@ -1,5 +1,6 @@
 //! Whatever dies in the middle of the flow, ClickHouse, Postgres and the receiver end up equal to the oracle.
 
+use crate::exactly_once::owning_everything;
 use crate::platform::{Platform, Role, ask_clickhouse, eventually};
 use crate::shop::Shop;
 use millrace_local::Server;
@@ -28,6 +29,7 @@ impl Flow {
         let platform = Platform::start().await;
         let process = platform.role(&["process"]);
         let sink = platform.role(&["sink"]);
+        owning_everything(&process, &sink).await; // or all is published before anybody reads, and takes effect at once
         let (seed, events) = (seed.to_string(), EVENTS.to_string());
         let arguments = [
             "simulate",
