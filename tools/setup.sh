@@ -32,17 +32,18 @@ for_tests() {
     has curl || lacks curl curl curl
     has kcat || lacks kcat kcat kcat
     has psql || lacks psql postgresql-client libpq
-    # Avro's own library judges our answers about schemas, by a program that is compiled as it is run.
+    # Avro's own library judges our answers about schemas, and Confluent's clients our registry, by programs that are
+    # compiled as they are run.
     has javac || lacks "a JDK, 17 or newer" "$(debian_java | sed s/jre/jdk/)" openjdk@17
+    [ "$(go_minor)" -ge 21 ] || lacks "go, 1.21 or newer (go.dev/dl)" "$(debian_go)" go
     has node || lacks "node, which npm brings on most systems" nodejs node
     has strace || lacks "strace (Linux alone has it)" strace ""
     for_python
 }
 
-# Other people's tools, built by the benchmark alone. Go 1.21 and newer fetch the version that a go.mod names.
+# Other people's tools, built by the benchmark alone.
 for_peers() {
     has cmake || misses "cmake; without it benchmarks need ARGS=--no-peers" cmake cmake
-    [ "$(go_minor)" -ge 21 ] || misses "go, 1.21 or newer (go.dev/dl); without it benchmarks need ARGS=--no-peers" "$(debian_go)" go
 }
 
 for_python() {
@@ -65,7 +66,7 @@ debian_java() {
     fi
 }
 
-# 0 where there is none.
+# 0 where there is none. Go 1.21 and newer fetch the version that a go.mod names.
 go_minor() {
     { go version 2>/dev/null || true; } | sed -n 's/^go version go1\.\([0-9]*\).*/\1/p' | grep . || echo 0
 }

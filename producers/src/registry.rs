@@ -13,12 +13,14 @@ mod submitted;
 use answer::{Answer, Refusal, answer, not_found, too_large};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{self, DefaultBodyLimit, FromRequestParts, Query, State};
+use axum::http::request::Parts;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Router, http::StatusCode};
 use millrace_schemas::compatibility::Mode;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use settings::Access;
 use sqlx::PgPool;
@@ -61,6 +63,22 @@ pub fn router(pool: PgPool) -> Router {
 type Body = Result<Bytes, BytesRejection>;
 /// The query's parameters; unknown ones are passed over, clients send many.
 type Asked = HashMap<String, String>;
+
+/// Parts of the path. What is wrong with them, such as bytes that are no text, is said as everything is.
+struct Path<T>(T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let found = extract::Path::from_request_parts(parts, state).await;
+        let refusal = |rejection: extract::rejection::PathRejection| {
+            let status = rejection.status();
+            Refusal::new(status, status.as_u16().into(), rejection.body_text())
+        };
+        found.map(|extract::Path(found)| Self(found)).map_err(refusal)
+    }
+}
 
 /// Some clients write `True`.
 fn wants(query: &Asked, flag: &str) -> bool {

@@ -1,4 +1,4 @@
-//! Other people's clients, as independent judges: kcat, Confluent's and fastavro's Python, clickhouse-connect,
+//! Other people's clients, as independent judges: kcat, Confluent's in Python, Java and Go, fastavro, clickhouse-connect,
 //! curl, psql, AsyncAPI's parser, and the Standard Webhooks verifier.
 
 use crate::platform::{Finished, eventually, shared};
@@ -42,6 +42,34 @@ pub fn node() -> &'static Path {
     })
 }
 
+/// Confluent's Java client, asking this registry; its jars are fetched once a machine.
+pub fn java_judge(registry: &str, subject: &str) -> Value {
+    /// The goal's version too is pinned: it decides which jars are chosen.
+    const MAVEN_GOAL: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
+    let (here, pom) = (format!("{CLIENTS}/registry-java"), format!("{CLIENTS}/registry-java/pom.xml"));
+    let jars = made_once("judges-java", &pom, |jars| {
+        let output = format!("-DoutputDirectory={}", jars.display());
+        let _ = std::fs::remove_dir_all(jars);
+        run(Command::new("mvn").args(["-q", "-B", MAVEN_GOAL, "-DincludeScope=runtime", "-f", &pom, &output]));
+    });
+    let mut java = Command::new("java");
+    java.env("LC_ALL", "C.UTF-8"); // or it takes arguments for another text than they are
+    java.arg("-cp").arg(jars.join("*")).arg(format!("{here}/JudgeRegistry.java")).args([registry, subject]);
+    judgement(&run(&mut java))
+}
+
+/// Confluent's Go client, asking this registry; Go itself keeps what it has fetched and built.
+pub fn go_judge(registry: &str, subject: &str) -> Value {
+    let mut go = Command::new("go");
+    // The client of the registry needs no C, unlike the one of Kafka beside it.
+    go.args(["run", ".", registry, subject]).env("CGO_ENABLED", "0").current_dir(format!("{CLIENTS}/registry-go"));
+    judgement(&run(&mut go))
+}
+
+fn judgement(out: &str) -> Value {
+    serde_json::from_str(out).unwrap_or_else(|error| panic!("{error}: {out}"))
+}
+
 /// A directory that is made anew where it was made of another list than this one. Two test runs at once make it once.
 fn made_once(name: &str, list: &str, make: impl FnOnce(&Path)) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -63,7 +91,7 @@ pub fn run(command: &mut Command) -> String {
 
 pub fn judge(script: &str, arguments: &[&str]) -> Value {
     let out = run(Command::new(python()).arg(format!("{CLIENTS}/{script}")).args(arguments));
-    serde_json::from_str(&out).unwrap_or_else(|error| panic!("{script}: {error}: {out}"))
+    judgement(&out)
 }
 
 /// Publishes a little of the shop's traffic, once, and waits until it is everywhere. Other tests publish too: so it is

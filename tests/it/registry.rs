@@ -1,9 +1,10 @@
 //! The schema registry answers as Confluent's does, keeps one id for one schema, and survives its database's bad days.
 
-use crate::clients::judge;
+use crate::clients::{go_judge, java_judge, judge};
 use crate::platform::{Platform, Role, eventually, shared};
 use millrace_local::{FreePorts, Server};
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 
 /// How much a body may have (producers/src/registry.rs).
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -154,6 +155,7 @@ async fn what_is_not_there_and_what_is_no_schema_have_confluents_codes() {
     assert_eq!(refused(format!("/subjects/{name}/versions/2")).await, (404, 40402));
     assert_eq!(refused(format!("/subjects/{name}/versions/zero")).await, (422, 42202));
     assert_eq!(refused("/schemas/ids/2147483647".into()).await, (404, 40403));
+    assert_eq!(refused("/subjects/%ff/versions".into()).await, (400, 400), "also where the path is no text");
     assert_eq!(refused(format!("/config/{name}")).await, (404, 40408));
     let unknown = json!({ "schema": record(&name, &[optional("a", "int")]).to_string() });
     let (status, answer) = registry().send("POST", &format!("/subjects/{name}"), Some(&unknown)).await;
@@ -338,6 +340,49 @@ async fn confluents_client_registers_writes_reads_and_sees_refusals() {
     for (what, value) in expected.as_object().unwrap() {
         assert_eq!(&found[what], value, "{what} in {found}");
     }
+}
+
+/// What a client finds who asks for all that there is; the clients of Confluent say so under the same names.
+fn all_of_it(subject: &str) -> Value {
+    json!({
+        "unknown_subject": 40401, "looked_up_nowhere": 40401, "never_registered": 40403, "no_version": 40402,
+        "no_id": 40403, "no_schema": 42201,
+        "same_id": true, "distinct": true, "versions": [1, 2], "latest": 2, "latest_is_second": true,
+        "same_by_version": true, "same_by_id": true, "version_of_first": 1, "id_of_second": true,
+        "subjects_of_id": [subject],
+        "second_fits": true, "breaking_fits": false, "breaking": 409, "default_level": "FULL_TRANSITIVE",
+        "no_level": 40408, "set_level": "NONE", "level": "NONE", "third": 3,
+        "referring": true, "looked_up_referring": true, "referred_stays": 42206,
+        "not_yet": 40407, "deleted_version": 2, "deleted_again": 40406, "left": [1, 3], "gone_version": 40402,
+        "kept_version": 2, "deleted_for_good": 2, "subject_not_yet": 40405, "deleted_subject": [1, 3],
+        "deleted_subject_again": 40404, "gone_subject": 40401, "subject_for_good": [1, 3],
+        "subject_for_good_again": 40401,
+    })
+}
+
+fn with(mut all: Value, more: Value) -> Value {
+    let more = if let Value::Object(more) = more { more } else { unreachable!("it is one") };
+    all.as_object_mut().unwrap().extend(more);
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn confluents_clients_in_java_and_go_find_all_that_they_ask_for() {
+    // A path must not be cut at any of this. Letters beyond ASCII the Java client itself writes in Latin-1.
+    let asked = |language: &str| format!("{} of {language}/the 50% #1?", name());
+    let (javas, gos) = (asked("java"), asked("go"));
+    let (by_java, by_go) = (javas.clone(), gos.clone());
+    let judging = (
+        spawn_blocking(move || java_judge(registry().0, &by_java)),
+        spawn_blocking(move || go_judge(registry().0, &by_go)),
+    );
+    let more = json!({
+        "listed": [javas], "all_of_it": 2, "newest_of_it": 1, "breaking_is_explained": true, "no_such_level": 42203,
+        "no_level_again": 40408, "default_mode": "READWRITE", "no_mode": 40409, "set_mode": "READONLY",
+        "mode": "READONLY", "read_only": 42205, "no_mode_again": 40409, "kept_subject": true,
+    });
+    assert_eq!(judging.0.await.unwrap(), with(all_of_it(&javas), more));
+    assert_eq!(judging.1.await.unwrap(), with(all_of_it(&gos), json!({ "listed": true })));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,9 +2,9 @@
 
 use super::answer::{Answer, Refusal, answer};
 use super::store::Store;
-use super::{Asked, Body, DEFAULT_LEVEL, bytes, valid_subject, wants};
+use super::{Asked, Body, DEFAULT_LEVEL, Path, bytes, valid_subject, wants};
 use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::routing::get;
 use millrace_schemas::compatibility::Mode;
 use serde_json::{Value, json};
