@@ -25,18 +25,24 @@ pub struct Consumer {
     pub does: String,
 }
 
-/// By event type.
-pub type Consumers = BTreeMap<String, Vec<Consumer>>;
+/// Who reads an event type, as far as the project says.
+#[derive(Debug, Clone, Default)]
+pub struct Readers {
+    pub consumers: Vec<Consumer>,
+    /// Those that read its view.
+    pub metrics: Vec<String>,
+}
 
 /// The contracts, and who reads what they describe.
 pub struct Catalogue {
     contracts: Arc<Contracts>,
-    consumers: Consumers,
+    readers: BTreeMap<String, Readers>,
 }
 
 impl Catalogue {
-    pub fn new(contracts: Arc<Contracts>, consumers: Consumers) -> Self {
-        Self { contracts, consumers }
+    /// `readers` by event type.
+    pub fn new(contracts: Arc<Contracts>, readers: BTreeMap<String, Readers>) -> Self {
+        Self { contracts, readers }
     }
 
     /// The gateway's HTTP interface, with each event type's data.
@@ -65,7 +71,9 @@ impl Catalogue {
         told["view"] = json!(format!("events.{}", contract.table()));
         told["erases"] = json!(contract.erases);
         told["fields"] = json!(fields(contract.newest()));
-        told["consumers"] = json!(self.consumers(contract));
+        let Readers { consumers, metrics } = self.readers(contract);
+        told["consumers"] = json!(consumers);
+        told["metrics"] = json!(metrics);
         told["versions"] = json!(history(contract));
         told["schema"] = serde_json::from_str(&contract.newest().text).unwrap_or_default(); // contracts are JSON
         told["json_schema"] = contract.json_schema();
@@ -81,11 +89,11 @@ impl Catalogue {
 
     /// A type's own page.
     pub(crate) fn page(&self, contract: &Contract) -> String {
-        page::one(contract, self.consumers(contract))
+        page::one(contract, &self.readers(contract))
     }
 
-    fn consumers(&self, contract: &Contract) -> &[Consumer] {
-        self.consumers.get(&contract.event_type).map_or(&[], Vec::as_slice)
+    fn readers(&self, contract: &Contract) -> Readers {
+        self.readers.get(&contract.event_type).cloned().unwrap_or_default()
     }
 }
 
@@ -93,6 +101,7 @@ fn summary(contract: &Contract) -> Json {
     json!({
         "type": contract.event_type,
         "topic": contract.topic,
+        "owners": contract.owners,
         "key": contract.key,
         "subject": contract.subject(),
         "version": contract.newest().number,
@@ -139,11 +148,12 @@ pub(crate) mod tests {
     #[test]
     fn a_contract_tells_all_that_a_sender_and_a_reader_need() {
         let contracts = Arc::new(Contracts::embedded().unwrap());
-        let reader = Consumer { name: "customer_summary".into(), does: "folds it".into() };
-        let consumers = Consumers::from([("user.registered".to_owned(), vec![reader])]);
-        let catalogue = Catalogue::new(contracts.clone(), consumers);
+        let consumers = vec![Consumer { name: "customer_summary".into(), does: "folds it".into() }];
+        let readers = Readers { consumers, metrics: vec!["retention".into()] };
+        let catalogue = Catalogue::new(contracts.clone(), BTreeMap::from([("user.registered".to_owned(), readers)]));
         let told = catalogue.one(contracts.get("user.registered").unwrap());
         assert_eq!(told["consumers"], json!([{ "name": "customer_summary", "does": "folds it" }]));
+        assert_eq!((&told["metrics"], &told["owners"]), (&json!(["retention"]), &json!(["Shop, shop@example.com"])));
         assert_eq!(told["fields"][2]["pii"], "user_id");
         assert_eq!(told["versions"], json!([{ "version": 1, "changes": [] }]));
         assert_eq!(told["event"]["data"], told["example"]);

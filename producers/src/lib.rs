@@ -11,7 +11,7 @@ pub mod outbox;
 pub mod registry;
 pub mod simulate;
 
-pub use catalogue::{Catalogue, Consumer, Consumers};
+pub use catalogue::{Catalogue, Consumer, Readers};
 pub use client::{Client, Occurrence, SendError};
 pub use gateway::{Gateway, GatewayConfig, GatewayMetrics};
 pub use outbox::{Outbox, OutboxConfig, OutboxMetrics, Relay, RelayHandle};

@@ -509,7 +509,7 @@ fn known(faults: &mut Faults, path: &str, rule: &'static str, object: &Map<Strin
     }
 }
 
-fn nearest(word: &str, known: &[&str]) -> String {
+pub(crate) fn nearest(word: &str, known: &[&str]) -> String {
     let nearest = known.iter().min_by_key(|known| strsim::damerau_levenshtein(word, known));
     nearest.map_or(String::new(), |nearest| format!(", the nearest known is `{nearest}`"))
 }

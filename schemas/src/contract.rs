@@ -43,6 +43,8 @@ pub struct Contract {
     pub cleanup: Cleanup,
     /// The field that holds the id of whose personal data the event asks to be erased.
     pub erases: Option<String>,
+    /// Who answers for its topic; nobody where `owners.json` names nobody.
+    pub owners: Vec<String>,
     /// Oldest first; never empty.
     versions: Vec<Version>,
     /// A value of the newest version in Avro's JSON encoding.
@@ -91,16 +93,11 @@ impl Contracts {
     /// # Errors
     /// Never in a released binary: a test loads them.
     pub fn embedded() -> Result<Self, Vec<ContractError>> {
-        let mut files = BTreeMap::new();
-        for directory in EMBEDDED.dirs() {
-            for file in directory.files() {
-                files.insert(slashed(file.path()), file.contents().to_vec());
-            }
-        }
-        Self::from_files(&files)
+        let files = EMBEDDED.files().chain(EMBEDDED.dirs().flat_map(Dir::files));
+        Self::from_files(&files.map(|file| (slashed(file.path()), file.contents().to_vec())).collect())
     }
 
-    /// Reads `<type>/<version>.avsc` and `<type>/example.json` beneath a directory.
+    /// Reads `<type>/<version>.avsc`, `<type>/example.json` and `owners.json` beneath a directory.
     ///
     /// # Errors
     /// Every broken rule in every file, not only the first.
@@ -133,7 +130,7 @@ impl Contract {
     /// `versions` oldest first, at least one, each a record; `rules` has seen to it.
     pub(crate) fn new(header: Header, versions: Vec<Version>, example: serde_json::Value) -> Self {
         let Header { event_type, topic, key, cleanup, erases } = header;
-        Self { event_type, topic, key, cleanup, erases, versions, example }
+        Self { event_type, topic, key, cleanup, erases, owners: Vec::new(), versions, example }
     }
 
     pub fn versions(&self) -> &[Version] {

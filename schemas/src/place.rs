@@ -31,11 +31,23 @@ pub fn locate(text: &str, path: &str) -> Place {
     Place { line: text[..before].matches('\n').count() + 1, field: names.join(".") }
 }
 
+/// Those of `.name`, `[7]` and `["a name with dots"]`.
 fn steps(path: &str) -> impl Iterator<Item = Step<'_>> {
-    let parts = path.trim_start_matches('$').split(['.', '[']).filter(|part| !part.is_empty());
-    parts.map(|part| match part.strip_suffix(']').and_then(|index| index.parse().ok()) {
-        Some(index) => Step::Element(index),
-        None => Step::Member(part),
+    let mut rest = path.trim_start_matches('$');
+    std::iter::from_fn(move || {
+        let (step, after) = if let Some(quoted) = rest.strip_prefix("[\"") {
+            let (name, after) = quoted.split_once("\"]")?;
+            (Step::Member(name), after)
+        } else if let Some(index) = rest.strip_prefix('[') {
+            let (index, after) = index.split_once(']')?;
+            (Step::Element(index.parse().ok()?), after)
+        } else {
+            let name = rest.strip_prefix('.')?;
+            let (name, after) = name.split_at(name.find(['.', '[']).unwrap_or(name.len()));
+            (Step::Member(name), after)
+        };
+        rest = after;
+        Some(step)
     })
 }
 
@@ -76,6 +88,7 @@ mod tests {
         for (path, expected) in cases {
             assert_eq!(located(path), expected, "{path}");
         }
+        assert_eq!(locate("{\n \"a.b[0]\": 1,\n \"a\": {} }", "$[\"a.b[0]\"]").line, 2);
         assert_eq!(locate("{", "$.fields"), Place { line: 1, field: String::new() });
     }
 }

@@ -1,6 +1,7 @@
 //! What makes a project's files contracts: every rule that looks at more than one file. `avsc` has one file's own.
 
 mod evolution;
+mod owners;
 #[cfg(test)]
 mod tests;
 
@@ -8,6 +9,7 @@ use crate::avsc::{self, Faults, Header};
 use crate::contract::{Contract, ContractError, Version};
 use crate::json::value_from_json;
 use evolution::{BREAKING, evolution};
+use owners::OWNERS;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -72,9 +74,12 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
 pub(crate) fn check(files: &Files) -> Result<Vec<Contract>, Vec<ContractError>> {
     let mut found = Vec::new();
     let folders = by_folder(files, &mut found);
-    let contracts: Vec<_> =
+    let mut contracts: Vec<_> =
         folders.iter().filter_map(|(event_type, folder)| contract(event_type, folder, &mut found)).collect();
     clashes(&contracts, &mut found);
+    if let Some(owners) = files.get(OWNERS) {
+        owners::give(&mut contracts, owners, &mut found);
+    }
     if found.is_empty() {
         return Ok(contracts);
     }
@@ -88,7 +93,8 @@ struct Folder<'a> {
     example: Option<&'a [u8]>,
 }
 
-const EXPECTED: &str = "expected are `<type>/<version>.avsc` and `<type>/example.json`, such as `order.placed/1.avsc`";
+const EXPECTED: &str =
+    "expected are `<type>/<version>.avsc`, such as `order.placed/1.avsc`, `<type>/example.json`, and `owners.json`";
 
 fn by_folder<'a>(files: &'a Files, found: &mut Vec<ContractError>) -> BTreeMap<&'a str, Folder<'a>> {
     let mut folders = BTreeMap::<_, Folder>::new();
@@ -99,6 +105,7 @@ fn by_folder<'a>(files: &'a Files, found: &mut Vec<ContractError>) -> BTreeMap<&
                 let versions = &mut folders.entry(event_type).or_default().versions;
                 versions.insert(version_number(name).unwrap_or_default(), bytes);
             }
+            None if file == OWNERS => {}
             _ => Faults::of(file, found).add("$", "file", format!("unexpected file: {EXPECTED}")),
         }
     }

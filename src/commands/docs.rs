@@ -4,9 +4,9 @@
 use crate::commands::Global;
 use crate::exit::Exit;
 use clap::Subcommand;
-use millrace_processors::clickhouse::{self, erasure};
+use millrace_processors::clickhouse::{self, Analytics, Metric, erasure};
 use millrace_processors::postgres;
-use millrace_producers::{Catalogue, Consumer, Consumers};
+use millrace_producers::{Catalogue, Consumer, Readers};
 use millrace_schemas::{Contract, Contracts};
 use millrace_sinks::Rules;
 use std::sync::Arc;
@@ -34,11 +34,22 @@ pub fn run(document: Document, global: &Global) -> Result<(), Exit> {
 
 /// The contracts, with the pipelines of this project that read each.
 pub fn catalogue(global: &Global, contracts: Arc<Contracts>) -> Catalogue {
-    // Rules that don't fit keep the sink from starting, and `check` tells of them: the gateway publishes all the same.
+    // What doesn't fit keeps other roles from starting, and `check` tells of it: the gateway publishes all the same.
     let rules = global.read_rules(&contracts).unwrap_or_default();
-    let consumers = contracts.iter().map(|contract| (contract.event_type.clone(), consumers(contract, &rules)));
-    let consumers: Consumers = consumers.collect();
-    Catalogue::new(contracts, consumers)
+    let metrics = global.read_analytics().unwrap_or_default();
+    let readers = |contract: &Arc<Contract>| {
+        let readers = Readers { consumers: consumers(contract, &rules), metrics: counting(contract, &metrics) };
+        (contract.event_type.clone(), readers)
+    };
+    let readers = contracts.iter().map(readers).collect();
+    Catalogue::new(contracts, readers)
+}
+
+/// The metrics that read its view.
+fn counting(contract: &Contract, metrics: &Analytics) -> Vec<String> {
+    let table = contract.table();
+    let reads = |metric: &&Metric| metric.views().contains(table.as_str());
+    metrics.iter().filter(reads).map(|metric| metric.name.clone()).collect()
 }
 
 fn consumers(contract: &Contract, rules: &Rules) -> Vec<Consumer> {

@@ -332,6 +332,9 @@ async fn contracts_are_listed_and_shown_with_schema_and_example() {
     assert!(page.text().await.unwrap().contains("calls the endpoint"), "it tells who reads the event");
     let (status, order) = get("/v1/contracts/order.placed").await;
     assert_eq!((status, &order["topic"], &order["key"]), (200, &json!("shop.order.v1"), &json!("order_id")));
+    assert_eq!(order["owners"], json!(["Checkout, checkout@example.com"]));
+    let (consumers, metrics) = (order["consumers"].to_string(), order["metrics"].as_array().unwrap());
+    assert!(consumers.contains("customer_summary") && metrics.contains(&json!("orders")), "{order:#}");
     assert_eq!(get("/v1/contracts/order.placed/versions/1").await, (200, order["schema"].clone()));
     for missing in ["/v1/contracts/order.eaten", "/v1/contracts/order.placed/versions/9", "/v1", "/v1/contracts/a%2Fb"]
     {

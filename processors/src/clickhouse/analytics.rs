@@ -17,7 +17,7 @@ use super::names;
 use super::table::{METRICS, Tables};
 use super::topology::Topology;
 use include_dir::{Dir, include_dir};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// The reference project's metrics, used where a project brings none.
@@ -151,6 +151,11 @@ impl Metric {
         Ok(Self { name, definition, example, select })
     }
 
+    /// What it reads of `events`, as far as its words tell.
+    pub fn views(&self) -> BTreeSet<&str> {
+        names::views(&self.select)
+    }
+
     pub(super) fn create_view(&self, topology: &Topology) -> String {
         let (name, comment) = (quote(&self.name), text_literal(&self.definition.replace("\n\n", " ")));
         let on_cluster = topology.on_cluster();
@@ -221,7 +226,9 @@ mod tests {
     #[test]
     fn the_reference_metrics_read_nothing_that_the_contracts_do_not_have() {
         let tables = Tables::of(&Contracts::embedded().unwrap()).unwrap();
-        assert_eq!(Analytics::embedded().unwrap().check(&tables), Ok(()));
+        let metrics = Analytics::embedded().unwrap();
+        assert_eq!(metrics.check(&tables), Ok(()));
+        assert_eq!(metrics.0["orders"].views(), BTreeSet::from(["order_placed"]));
         let typo = parse("orders.sql", "-- Orders.\nselect sum(totl) as gross from events.order_placed").unwrap();
         let errors = Analytics(BTreeMap::from([("orders".to_owned(), typo)])).check(&tables).unwrap_err();
         assert!(errors[0].to_string().starts_with("orders.sql: `totl` is no column"), "{errors:?}");

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 pub(super) fn unknown(select: &str, tables: &Tables) -> Option<String> {
     let words = words(select);
     let mut read: Vec<&Table> = Vec::new();
-    for view in views(&words) {
+    for view in views_among(&words) {
         match tables.named(view) {
             Some(table) => read.push(table),
             None => return Some(format!("there is no view `{VIEWS}.{view}`: no contract has this table")),
@@ -96,7 +96,11 @@ fn run(text: &str) -> usize {
 }
 
 /// `name` in each `events.name`.
-fn views<'a>(words: &[Word<'a>]) -> Vec<&'a str> {
+pub(super) fn views(select: &str) -> BTreeSet<&str> {
+    views_among(&words(select)).into_iter().collect()
+}
+
+fn views_among<'a>(words: &[Word<'a>]) -> Vec<&'a str> {
     let view = |three: &[Word<'a>]| match three {
         [database, Word::Sign("."), Word::Name(view)] if database.is(VIEWS) => Some(*view),
         _ => None,

@@ -1,9 +1,9 @@
 //! The catalogue's pages: plain HTML that loads nothing from elsewhere. No text is trusted, whoever wrote it: each goes
 //! through [`Text`], and the answer's policy forbids scripts that are not the gateway's own file.
 
-use super::Consumer;
 use super::event;
 use super::fields::{Changes, Field, fields, history};
+use super::{Consumer, Readers};
 use millrace_schemas::{Contract, Contracts};
 use serde_json::Value as Json;
 use std::fmt::{self, Display, Write as _};
@@ -60,15 +60,21 @@ pub(super) fn list(contracts: &Contracts) -> String {
     let mut body = String::from(
         "<header><h1>Events</h1>\n<p>What may be published and read. For programs: <a href=\"/v1/contracts\">JSON</a>, \
          <a href=\"/v1/openapi.json\">OpenAPI</a> to publish, <a href=\"/v1/asyncapi.json\">AsyncAPI</a> to read.</p>\n\
-         <input id=\"search\" type=\"search\" placeholder=\"Search types, topics, fields\" \
+         <input id=\"search\" type=\"search\" placeholder=\"Search types, topics, fields, owners\" \
          aria-label=\"Search\" hidden></header>\n<main>\n",
     );
     for (topic, cleanup) in contracts.topics() {
         let of_topic: String =
             contracts.iter().filter(|contract| contract.topic == topic).map(|contract| entry(contract)).collect();
         let kept = if cleanup.to_string() == "compact" { "the newest of each key is kept" } else { "facts" };
-        body +=
-            &format!("<section>\n<h2>{} <small>{kept}</small></h2>\n<ul>\n{of_topic}</ul>\n</section>\n", Text(&topic));
+        let owners =
+            contracts.iter().find(|contract| contract.topic == topic).map(|contract| contract.owners.join("; "));
+        let owned = owners.filter(|owners| !owners.is_empty()).map(|owners| format!(" · {owners}")).unwrap_or_default();
+        body += &format!(
+            "<section>\n<h2>{} <small>{kept}{}</small></h2>\n<ul>\n{of_topic}</ul>\n</section>\n",
+            Text(&topic),
+            Text(&owned)
+        );
     }
     body += "<p id=\"nothing\" hidden>Nothing has all of these words.</p>\n</main>\n";
     page("Events", &body)
@@ -79,7 +85,8 @@ fn entry(contract: &Contract) -> String {
     let (event_type, topic) = (&contract.event_type, &contract.topic);
     let fields = fields(contract.newest());
     let names: Vec<&str> = fields.iter().map(|field| field.path.as_str()).collect();
-    let words = format!("{event_type} {topic} {} {}", contract.doc(), names.join(" ")).to_lowercase();
+    let owners = contract.owners.join(" ");
+    let words = format!("{event_type} {topic} {owners} {} {}", contract.doc(), names.join(" ")).to_lowercase();
     let personal = if fields.iter().any(|field| field.pii.is_some()) { PERSONAL } else { "" };
     format!(
         "<li data-words=\"{}\"><a href=\"/contracts/{}\">{}</a>{personal} <span>{}</span></li>\n",
@@ -93,13 +100,13 @@ fn entry(contract: &Contract) -> String {
 const PERSONAL: &str = " <b class=\"personal\">personal data</b>";
 
 /// All about one type.
-pub(super) fn one(contract: &Contract, consumers: &[Consumer]) -> String {
+pub(super) fn one(contract: &Contract, readers: &Readers) -> String {
     let event_type = &contract.event_type;
     let body = format!(
         "<header><p><a href=\"/contracts\">Events</a></p>\n<h1>{}</h1>\n<p>{}</p></header>\n<main>\n{}{}{}{}{}</main>\n",
         Text(event_type),
         Prose(contract.doc()),
-        facts(contract, consumers),
+        facts(contract, readers),
         fields_table(contract),
         examples(contract),
         versions(&history(contract)),
@@ -108,22 +115,33 @@ pub(super) fn one(contract: &Contract, consumers: &[Consumer]) -> String {
     page(event_type, &body)
 }
 
-fn facts(contract: &Contract, consumers: &[Consumer]) -> String {
+fn facts(contract: &Contract, readers: &Readers) -> String {
     let mut facts = String::from("<dl>\n");
     let mut fact = |name: &str, value: &dyn Display| facts += &format!("<dt>{name}</dt><dd>{value}</dd>\n");
     fact("Topic", &format!("{}, {}", code(&contract.topic), kept(contract)));
+    match &contract.owners[..] {
+        [] => fact("Owned by", &"nobody that this project names"),
+        owners => fact("Owned by", &list_of(owners.iter().map(|owner| Text(owner)))),
+    }
     fact("Key", &format!("{}: all events of one {0} are in order", code(&contract.key)));
     if let Some(subject) = &contract.erases {
         fact("Erases", &format!("the personal data of whom {} names", code(subject)));
     }
     fact("Schema subject", &code(&contract.subject()));
     fact("For analysts", &code(&format!("events.{}", contract.table())));
-    let reads = |consumer: &Consumer| format!("<li>{}: {}</li>", code(&consumer.name), Prose(&consumer.does));
-    match consumers {
+    let reads = |Consumer { name, does }: &Consumer| format!("{}: {}", code(name), Prose(does));
+    match &readers.consumers[..] {
         [] => fact("Read by", &"nobody that this project tells of"),
-        some => fact("Read by", &format!("<ul>{}</ul>", some.iter().map(reads).collect::<String>())),
+        some => fact("Read by", &list_of(some.iter().map(reads))),
+    }
+    if !readers.metrics.is_empty() {
+        fact("Counts in", &list_of(readers.metrics.iter().map(|metric| code(&format!("metrics.{metric}")))));
     }
     facts + "</dl>\n"
+}
+
+fn list_of(items: impl Iterator<Item = impl Display>) -> String {
+    format!("<ul>{}</ul>", items.map(|item| format!("<li>{item}</li>")).collect::<String>())
 }
 
 fn kept(contract: &Contract) -> &'static str {
@@ -232,10 +250,14 @@ mod tests {
         let note = json!({ "name": "note", "type": "string", "doc": HOSTILE, "default": HOSTILE, "pii": "id" });
         let first = [id.clone()];
         let second = [id, note];
-        let (_directory, contracts) = project(&[&first, &second], &json!({ "id": HOSTILE, "note": HOSTILE }));
-        let reader = Consumer { name: HOSTILE.into(), does: HOSTILE.into() };
+        let (directory, _) = project(&[&first, &second], &json!({ "id": HOSTILE, "note": HOSTILE }));
+        std::fs::write(directory.path().join("owners.json"), json!({ "it.*": [HOSTILE] }).to_string()).unwrap();
+        let contracts = Contracts::load(directory.path()).unwrap();
+        let consumers = vec![Consumer { name: HOSTILE.into(), does: HOSTILE.into() }];
+        let readers = Readers { consumers, metrics: vec![HOSTILE.into()] };
         let contract = contracts.get("it.happened").unwrap();
-        let pages = [one(contract, &[reader]), list(&contracts)];
+        assert_eq!(contract.owners, [HOSTILE]);
+        let pages = [one(contract, &readers), list(&contracts)];
         for page in pages {
             let (elements, own) =
                 (page.matches("<script").count(), page.matches(r#"<script src="/contracts.js""#).count());
@@ -248,8 +270,9 @@ mod tests {
     #[test]
     fn a_page_names_the_key_whose_data_is_personal_and_what_versions_changed() {
         let contracts = Contracts::embedded().unwrap();
-        let page = one(contracts.get("user.registered").unwrap(), &[]);
-        for told in ["<b>key</b>", "personal data of user_id", "shop.account.v1", "<li>the first</li>"] {
+        let page = one(contracts.get("user.registered").unwrap(), &Readers::default());
+        let owner = "<dt>Owned by</dt><dd><ul><li>Shop, shop@example.com</li></ul></dd>";
+        for told in ["<b>key</b>", "personal data of user_id", "shop.account.v1", "<li>the first</li>", owner] {
             assert!(page.contains(told), "{told}");
         }
         assert!(list(&contracts).contains(r#"<a href="/contracts/order.placed">order.placed</a>"#));

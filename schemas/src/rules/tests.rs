@@ -169,11 +169,11 @@ fn files_versions_and_neighbours_are_looked_at_together() {
         (&[ONE, ONES_EXAMPLE, ("order.placed/2.avsc", &optional)], ""),
         (
             &[ONE, ONES_EXAMPLE, ("order.placed/02.avsc", PLACED)],
-            "order.placed/02.avsc $ [file]: unexpected file: expected are `<type>/<version>.avsc` and `<type>/example.json`, such as `order.placed/1.avsc`",
+            "order.placed/02.avsc $ [file]: unexpected file: expected are `<type>/<version>.avsc`, such as `order.placed/1.avsc`, `<type>/example.json`, and `owners.json`",
         ),
         (
             &[ONE, ONES_EXAMPLE, ("README.md", "")],
-            "README.md $ [file]: unexpected file: expected are `<type>/<version>.avsc` and `<type>/example.json`, such as `order.placed/1.avsc`",
+            "README.md $ [file]: unexpected file: expected are `<type>/<version>.avsc`, such as `order.placed/1.avsc`, `<type>/example.json`, and `owners.json`",
         ),
         (
             &[ONE, ONES_EXAMPLE, ("order.placed/3.avsc", PLACED)],
@@ -253,11 +253,35 @@ fn a_directory_is_read_within_bounds_and_nothing_in_it_is_passed_over() {
     std::fs::create_dir(inner.join("old")).unwrap();
     assert_eq!(
         load().unwrap_err(),
-        "order.placed/old $ [file]: is not a file: expected are `<type>/<version>.avsc` and `<type>/example.json`, such as `order.placed/1.avsc`"
+        "order.placed/old $ [file]: is not a file: expected are `<type>/<version>.avsc`, such as `order.placed/1.avsc`, `<type>/example.json`, and `owners.json`"
     );
     std::fs::remove_dir(inner.join("old")).unwrap();
     std::fs::File::create(inner.join("2.avsc")).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap();
     assert_eq!(load().unwrap_err(), "order.placed/2.avsc $ [file]: has 1048577 bytes, at most 1048576 are read");
     let missing = read_directory(&directory.path().join("missing")).unwrap_err();
     assert_eq!(missing[0].rule, "file");
+}
+
+#[test]
+fn a_topic_is_owned_by_whom_the_narrowest_name_says_and_a_misspelt_one_is_found() {
+    let owned = |owners: &str| {
+        let files = [("order.placed/1.avsc", PLACED), ("order.placed/example.json", EXAMPLE_PLACED), (OWNERS, owners)];
+        let files = files.map(|(file, text)| (file.to_owned(), text.replace('\'', "\"").into_bytes()));
+        let said = |found: Vec<ContractError>| found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        check(&files.into()).map(|contracts| contracts[0].owners.join(", ")).map_err(said)
+    };
+    let everybody = "{'shop.order.v1': ['Orders'], 'shop.order.*': ['Shop', 'Web'], '*': ['All']}";
+    assert_eq!(owned(everybody), Ok("Orders".into()));
+    assert_eq!(owned(&but(everybody, "'shop.order.v1': ['Orders'], ", "")), Ok("Shop, Web".into()));
+    assert_eq!(owned("{}"), Ok(String::new()));
+
+    let misspelt = "owners.json $[\"shop.ordr.*\"] [owners]: no contract is of `shop.ordr.*`, the nearest known is \
+                    `shop.order.v1`";
+    assert_eq!(owned("{'shop.ordr.*': ['Orders']}"), Err(misspelt.into()));
+    let list = "say for topics who answers for them, as {\"shop.order.*\": [\"orders@shop.example\"]}";
+    for wrong in ["'Orders'", "[]", "[7]", "[' ']"] {
+        let said = format!("owners.json $[\"*\"] [owners]: {list}");
+        assert_eq!(owned(&format!("{{'*': {wrong}}}")), Err(said));
+    }
+    assert!(owned("[]").unwrap_err().starts_with(&format!("owners.json $ [owners]: {list}: ")));
 }
