@@ -7,6 +7,9 @@ use crate::shop::Shop;
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
 
+/// So many that some order is among them, whatever the seed: of 300 events there is none once in a thousand times.
+const EVENTS: u64 = 900;
+
 /// A shop that reaches ClickHouse through somebody who adds settings to whatever is asked, as a user's profile does.
 struct Refused {
     shop: Shop,
@@ -29,7 +32,7 @@ impl Refused {
 
     /// Events arrive meanwhile, and `status` says why they wait.
     async fn is_held_up(&mut self, said: &[&str]) {
-        self.shop.publish(300, &[]);
+        self.shop.publish(EVENTS, &[]);
         eventually("status says what it waits for", async || {
             let pipeline = self.status();
             let by = pipeline["held_up"]["by"].as_str().unwrap_or_default();
@@ -78,7 +81,7 @@ impl Refused {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_refuses_for_a_while_is_named_and_waited_for_and_loses_nothing() {
     let mut refused = Refused::start().await;
-    refused.shop.publish(300, &[]);
+    refused.shop.publish(EVENTS, &[]);
     refused.goes_on().await;
     let profiles = [
         ("&readonly=1", ["(READONLY)", "is read-only: let it write"]),
@@ -103,7 +106,7 @@ async fn a_server_that_refuses_for_a_while_is_named_and_waited_for_and_loses_not
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_of_another_type_is_made_right_from_the_log_though_a_batch_waits_for_it() {
     let mut refused = Refused::start().await;
-    refused.shop.publish(300, &[]);
+    refused.shop.publish(EVENTS, &[]);
     refused.goes_on().await;
     refused.run(&["alter table events_raw.order_placed modify column currency Nullable(String)"]).await;
     refused.is_held_up(&["(TYPE_MISMATCH)", "events_raw.order_placed", "`millrace rebuild clickhouse TABLE`"]).await;
@@ -118,7 +121,7 @@ async fn a_column_of_another_type_is_made_right_from_the_log_though_a_batch_wait
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_somebody_changed_is_named_and_waited_for_and_loses_nothing() {
     let mut refused = Refused::start().await;
-    refused.shop.publish(300, &[]);
+    refused.shop.publish(EVENTS, &[]);
     refused.goes_on().await;
     let cases: [(&[&str], &str, &[&str]); 4] = [
         (
@@ -150,7 +153,7 @@ async fn a_table_that_somebody_changed_is_named_and_waited_for_and_loses_nothing
     }
     // What refuses nothing is none of our business.
     refused.run(&["alter table events_raw.order_placed add column checked_by String default 'nobody'"]).await;
-    refused.shop.publish(300, &[]);
+    refused.shop.publish(EVENTS, &[]);
     refused.goes_on().await;
     refused.stop().await;
 }
