@@ -32,6 +32,7 @@ async fn run(cli: Cli) -> Result<(), Exit> {
     match command {
         Command::Up(arguments) => commands::up::run(arguments, &global).await,
         Command::Local(arguments) => commands::local::run(arguments, &global).await,
+        Command::Init(arguments) => commands::init::run(&arguments, &global),
         Command::Check(arguments) => commands::check::run(&arguments, &global).await,
         Command::Docs(document) => commands::docs::run(document, &global),
         Command::Migrate => commands::migrate::run(&config()?, &global).await,

@@ -93,8 +93,12 @@ impl Contracts {
     /// # Errors
     /// Never in a released binary: a test loads them.
     pub fn embedded() -> Result<Self, Vec<ContractError>> {
-        let files = EMBEDDED.files().chain(EMBEDDED.dirs().flat_map(Dir::files));
-        Self::from_files(&files.map(|file| (slashed(file.path()), file.contents().to_vec())).collect())
+        Self::from_files(&Self::embedded_files().map(|(path, bytes)| (slashed(path), bytes.to_vec())).collect())
+    }
+
+    /// The same as files, beneath a directory of contracts.
+    pub fn embedded_files() -> impl Iterator<Item = (&'static Path, &'static [u8])> {
+        EMBEDDED.files().chain(EMBEDDED.dirs().flat_map(Dir::files)).map(|file| (file.path(), file.contents()))
     }
 
     /// Reads `<type>/<version>.avsc`, `<type>/example.json` and `owners.json` beneath a directory.

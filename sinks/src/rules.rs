@@ -73,8 +73,13 @@ impl Rules {
     /// # Errors
     /// When they don't fit these contracts: a project with contracts of its own has rules of its own.
     pub fn embedded(contracts: &Contracts) -> Result<Self, Vec<RuleError>> {
-        let file = |file: &include_dir::File<'_>| (file.path().display().to_string(), file.contents().to_vec());
-        Self::from_files(&EMBEDDED.files().map(file).collect(), contracts)
+        let file = |(path, bytes): (&Path, &[u8])| (path.display().to_string(), bytes.to_vec());
+        Self::from_files(&Self::embedded_files().map(file).collect(), contracts)
+    }
+
+    /// The same as files, in the project's `sinks/rules`.
+    pub fn embedded_files() -> impl Iterator<Item = (&'static Path, &'static [u8])> {
+        EMBEDDED.files().map(|file| (file.path(), file.contents()))
     }
 
     /// Reads `*.yaml` in a directory. A directory that isn't there holds no rules.

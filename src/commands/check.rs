@@ -1,7 +1,7 @@
 //! `millrace check`: all that can be known about a project without a server, and on request what a registry says of it.
 #![allow(clippy::print_stdout, reason = "this command's output")]
 
-use crate::commands::Global;
+use crate::commands::{ANALYTICS, Global, RULES};
 use crate::config::{Config, RegistryConfig};
 use crate::exit::Exit;
 use clap::{Args, ValueEnum};
@@ -149,7 +149,7 @@ impl Found {
     fn metric(error: MetricError, global: &Global) -> Self {
         let text = error.to_string();
         let MetricError { file, message } = error;
-        let place = global.in_project("processors/analytics").join(&file);
+        let place = global.in_project(ANALYTICS).join(&file);
         Self {
             file,
             line: None,
@@ -166,7 +166,7 @@ impl Found {
     fn rule(error: RuleError, global: &Global) -> Self {
         let text = error.to_string();
         let RuleError { file, key, message } = error;
-        let place = global.in_project("sinks/rules").join(&file);
+        let place = global.in_project(RULES).join(&file);
         Self { file, line: None, path: key, field: String::new(), rule: "rule", versions: None, message, text, place }
     }
 

@@ -5,6 +5,7 @@ pub mod dead_letters;
 pub mod deliveries;
 pub mod docs;
 pub mod erasure;
+pub mod init;
 pub mod local;
 pub mod log_range;
 pub mod migrate;
@@ -26,6 +27,9 @@ use std::sync::Arc;
 
 /// Where a project may have its contracts.
 const CONTRACTS: &[&str] = &["schemas/avro", "schemas"];
+/// And its metrics, and its rules.
+const ANALYTICS: &str = "processors/analytics";
+const RULES: &str = "sinks/rules";
 
 /// Turns the events your services publish into analytics, read models and actions.
 #[derive(Parser)]
@@ -56,6 +60,8 @@ pub enum Command {
     Up(up::Arguments),
     /// Only the servers: Kafka, ClickHouse engine, Postgres, Redis
     Local(local::Arguments),
+    /// Make a project directory to begin with: a copy of the shop that is built in
+    Init(init::Arguments),
     /// Check contracts, analytics and rules without any server (exit code 2 when something is found)
     Check(check::Arguments),
     /// Print what the contracts tell other tools, without any server: OpenAPI, AsyncAPI
@@ -155,7 +161,7 @@ impl Global {
 
     /// The same, with everything that was found in them.
     pub fn read_analytics(&self) -> Result<Analytics, Vec<MetricError>> {
-        match self.inside(&["processors/analytics"]) {
+        match self.inside(&[ANALYTICS]) {
             Some(directory) => Analytics::load(&directory),
             None => Analytics::embedded(),
         }
@@ -177,7 +183,7 @@ impl Global {
 
     /// The same, with everything that was found in them.
     pub fn read_rules(&self, contracts: &Contracts) -> Result<Rules, Vec<RuleError>> {
-        match self.inside(&["sinks/rules"]) {
+        match self.inside(&[RULES]) {
             Some(directory) => Rules::load(&directory, contracts),
             None => Rules::embedded(contracts),
         }

@@ -235,8 +235,7 @@ fn first_word(line: &str) -> String {
 #[test]
 fn the_help_and_the_readme_list_every_command() {
     let commands = commands();
-    let promised =
-        "up local check migrate gateway registry process sink simulate status dead-letters deliveries erasure config";
+    let promised = "up local init check migrate gateway registry process sink simulate status dead-letters deliveries erasure config";
     for command in promised.split(' ') {
         assert!(commands.iter().any(|listed| listed == command), "{command} is not in the help: {commands:?}");
     }
@@ -248,6 +247,25 @@ fn the_help_and_the_readme_list_every_command() {
         assert!(named.iter().any(|named| rows.contains(named)), "README.md does not list `{command}`");
         assert_eq!(finished(&[command, "--help"]).code(), 0);
     }
+}
+
+#[test]
+fn init_makes_a_project_in_which_check_finds_nothing_and_touches_nothing_that_is_there() {
+    let place = temporary();
+    let project = place.path().join("mine");
+    let init = || Finished::of(millrace(&["init", "--json"]).arg(&project));
+    let made = init();
+    assert_eq!(made.code(), 0, "{}", made.err);
+    for file in made.json()["files"].as_array().unwrap() {
+        assert!(project.join(file.as_str().unwrap()).is_file(), "{file}");
+    }
+    let of_project = |command: &str| Finished::of(millrace(&[command, "--json", "--project"]).arg(&project));
+    let (shop, mine) = (finished(&["check", "--json"]), of_project("check"));
+    assert_eq!((mine.code(), mine.json()), (0, shop.json()), "{}", mine.err);
+    assert_eq!(of_project("config").json()["kafka.partitions"]["from"], "default");
+    let again = init();
+    assert_eq!(again.code(), 64, "{}", again.err);
+    assert!(again.err.contains("mine is not empty, and nothing was touched"), "{}", again.err);
 }
 
 // ---- what a role shows of itself ----

@@ -74,6 +74,11 @@ impl Analytics {
         }))
     }
 
+    /// The same as files, in the project's `processors/analytics`.
+    pub fn embedded_files() -> impl Iterator<Item = (&'static Path, &'static [u8])> {
+        EMBEDDED.files().map(|file| (file.path(), file.contents()))
+    }
+
     /// Reads `*.sql` of a directory; other files are left alone.
     ///
     /// # Errors
