@@ -30,12 +30,17 @@ const EXAMPLES: [&str; 7] = [
     "publish-typescript/tsconfig.json",
 ];
 
+/// What a new user may need from a contract to its first accepted event; most of it is left for typing.
+const CONTRACT_TO_EVENT_MAX: Duration = Duration::from_secs(300);
+
 /// A reader at a clone, with a terminal in which `up` runs.
 struct Reader {
     clone: TempDir,
     data: TempDir,
     up: Option<Role>,
     addresses: Option<Addresses>,
+    /// What was typed, and how long each took.
+    followed: Vec<(String, Duration)>,
 }
 
 impl Reader {
@@ -52,7 +57,7 @@ impl Reader {
             std::fs::create_dir_all(clone.path().join(file.parent().unwrap())).unwrap();
             std::fs::copy(Path::new(ROOT).join(&file), clone.path().join(&file)).unwrap();
         }
-        Self { clone, data: temporary(), up: None, addresses: None }
+        Self { clone, data: temporary(), up: None, addresses: None, followed: Vec::new() }
     }
 
     async fn read(&mut self, page: &str) {
@@ -61,8 +66,22 @@ impl Reader {
         assert!(blocks.len() > 3, "{page} has lost its blocks, or marks them otherwise");
         for block in blocks {
             println!("---- {page}\n{block}");
+            let since = Instant::now();
             self.follow(block).await;
+            self.followed.push((block.to_owned(), since.elapsed()));
         }
+    }
+
+    /// How long it took from the block that says the one to the next that says the other, typing and reading apart.
+    fn took(&self, first: &str, last: &str) -> Duration {
+        let mut took = Duration::ZERO;
+        for (block, time) in self.followed.iter().skip_while(|(block, _)| !block.contains(first)) {
+            took += *time;
+            if block.contains(last) {
+                return took;
+            }
+        }
+        panic!("no page says how to get from `{first}` to `{last}`")
     }
 
     async fn follow(&mut self, block: &str) {
@@ -152,6 +171,9 @@ async fn every_command_that_the_pages_tell_to_type_works() {
     reader.read("docs/registry.md").await;
     reader.read("docs/outbox.md").await;
     reader.read("docs/getting-started.md").await;
+    let took = reader.took("millrace init", "ce-type: review.written");
+    println!("from a project without the contract to its first accepted event: {took:.1?}");
+    assert!(took < CONTRACT_TO_EVENT_MAX, "{took:?}");
     assert_eq!(reader.up.take().unwrap().stop(), 0);
 }
 
