@@ -18,6 +18,7 @@ mod visit;
 mod tests;
 
 use crate::Version;
+pub(crate) use plan::tag;
 use plan::{Node, Record};
 use serde::de::DeserializeSeed;
 use std::fmt;

@@ -54,7 +54,7 @@ pub(super) struct Union {
 }
 
 /// How a union calls a branch.
-pub(super) type Tag = String;
+pub(crate) type Tag = String;
 
 #[derive(Debug)]
 pub(super) struct Record {
@@ -184,6 +184,6 @@ impl Union {
 }
 
 /// How a union calls this branch.
-pub(super) fn tag(branch: &Schema) -> Tag {
+pub(crate) fn tag(branch: &Schema) -> Tag {
     branch.name().map_or_else(|| base(branch).to_owned(), |name| name.fullname(None))
 }
