@@ -46,6 +46,7 @@ async fn run(cli: Cli) -> Result<(), Exit> {
         Command::Verify(what) => commands::verify::run(&config()?, &global, &what).await,
         Command::Rebuild(what) => commands::rebuild::run(&config()?, &global, &what).await,
         Command::DeadLetters(action) => commands::dead_letters::run(action, &config()?, &global).await,
+        Command::Quarantine(action) => commands::quarantine::run(action, &config()?, &global).await,
         Command::Deliveries(action) => commands::deliveries::run(action, &config()?, &global).await,
         Command::Erasure => commands::erasure::run(&config()?, &global).await,
         Command::Config => config()?.print(&global),

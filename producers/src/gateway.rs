@@ -18,6 +18,7 @@ mod jwt;
 mod metrics;
 pub(crate) mod prepare;
 mod publish;
+pub mod quarantine;
 mod refusals;
 mod serve;
 mod throttle;
@@ -48,8 +49,10 @@ use millrace_schemas::registry::Registry;
 use millrace_stream::KafkaConfig;
 use prepare::{Ready, Routes};
 use publish::Desk;
+use quarantine::{Quarantine, QuarantineConfig, Sent};
 use refusals::{Refusal, Refusals};
 use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,6 +77,8 @@ pub struct GatewayConfig {
     pub jwt: JwtConfig,
     /// How much each of them may publish.
     pub limits: LimitsConfig,
+    /// Which invalid events are kept, and how.
+    pub quarantine: QuarantineConfig,
     /// How long an event waits for the log; then it is `retry`. Clients wait a little longer than this.
     pub deadline_ms: u64,
     /// Of one request, inflated. Many small events; a record itself is at most 1 MiB.
@@ -97,6 +102,7 @@ impl Default for GatewayConfig {
             keys: BTreeMap::new(),
             jwt: JwtConfig::default(),
             limits: LimitsConfig::default(),
+            quarantine: QuarantineConfig::default(),
             deadline_ms: 10_000, // outlives a leader's election, not a client's patience
             body_bytes: 8 << 20,
             inflight_bytes: 64 << 20,
@@ -127,6 +133,7 @@ impl GatewayConfig {
             }
         }
         self.tls.check()?;
+        self.quarantine.check()?;
         Access::of(self).map(drop)
     }
 
@@ -160,6 +167,8 @@ struct Shared {
     desk: Desk,
     site: Site,
     refusals: Refusals,
+    quarantine: Quarantine,
+    deadline: Duration,
     metrics: GatewayMetrics,
 }
 
@@ -180,7 +189,8 @@ impl Shared {
 }
 
 impl Gateway {
-    /// Looks every version of every contract up in the registry. Kafka may be away.
+    /// Looks every version of every contract up in the registry. Kafka may be away, and so may `postgres`, where
+    /// invalid events are kept.
     ///
     /// # Errors
     /// When the registry does not answer or lacks a contract, or the configuration or a file it names is wrong.
@@ -189,6 +199,7 @@ impl Gateway {
         kafka: &KafkaConfig,
         registry: &Registry,
         catalogue: &Catalogue,
+        postgres: PgPool,
         metrics: GatewayMetrics,
     ) -> anyhow::Result<Self> {
         let access = Access::of(config).map_err(anyhow::Error::msg)?;
@@ -198,8 +209,11 @@ impl Gateway {
         let inflight = Inflight::new(config.inflight_bytes, &metrics);
         let limits = Limits { body_bytes: config.body_bytes };
         let (throttle, refusals) = (Throttle::new(config.limits.clone()), Refusals::default());
-        let site = Site::of(catalogue);
-        let state = Arc::new(Shared { access, limits, inflight, routes, throttle, desk, site, refusals, metrics });
+        let (site, deadline) = (Site::of(catalogue), config.deadline());
+        let quarantine = Quarantine::of(&config.quarantine, postgres, metrics.quarantine.clone())?;
+        let shared =
+            Shared { access, limits, inflight, routes, throttle, desk, site, refusals, quarantine, deadline, metrics };
+        let state = Arc::new(shared);
         Ok(Self { state, tls, config: config.clone() })
     }
 
@@ -208,6 +222,8 @@ impl Gateway {
         let Self { state, tls, config } = self;
         let (kept, kept_until) = (state.clone(), stop.clone());
         tokio::spawn(async move { kept_until.run_until_cancelled(kept.access.keep_fresh()).await });
+        let (tidied, tidied_until) = (state.clone(), stop.clone());
+        tokio::spawn(async move { tidied_until.run_until_cancelled(tidied.quarantine.keep_tidy()).await });
         if let Some(tls) = tls.clone() {
             let kept_until = stop.clone();
             tokio::spawn(async move { kept_until.run_until_cancelled(tls.keep_fresh()).await });
@@ -277,8 +293,10 @@ async fn publish(shared: &Shared, headers: &HeaderMap, body: &mut Body) -> Resul
     let trace = cloudevent::trace(headers);
     let prepare = |event| shared.routes.prepare(event, &principal, trace);
     let events = within(&mut held, body.len(), submitted.into_iter().map(prepare))?;
-    let mut allowance = shared.throttle.allowance(&principal);
-    let verdicts = shared.desk.settle(events, &mut allowance, &shared.metrics).await;
+    let (mut allowance, until) = (shared.throttle.allowance(&principal), Instant::now() + shared.deadline);
+    let mut verdicts = shared.desk.settle(events, &mut allowance, &shared.metrics).await;
+    let sent = Sent { mode, headers, body: &body, principal: &principal };
+    shared.quarantine.keep(&sent, &shared.routes, &mut verdicts, until.into()).await;
     count(shared, &principal, &verdicts);
     let answer = if mode == Mode::Batch { for_batch(&verdicts) } else { for_one(&verdicts) };
     Ok((answer.not_before(allowance.wait), held))

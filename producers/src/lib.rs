@@ -13,6 +13,7 @@ pub mod simulate;
 
 pub use catalogue::{Catalogue, Consumer, Readers};
 pub use client::{Client, Occurrence, SendError};
+pub use gateway::quarantine;
 pub use gateway::{Gateway, GatewayConfig, GatewayMetrics};
 pub use outbox::{Outbox, OutboxConfig, OutboxMetrics, Relay, RelayHandle};
 
@@ -26,4 +27,5 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "schema registry deletion",
         sql: include_str!("../migrations/0402_schema_registry_deletion.sql"),
     },
+    Migration { number: 403, name: "quarantine", sql: include_str!("../migrations/0403_quarantine.sql") },
 ];

@@ -9,6 +9,7 @@ pub mod init;
 pub mod local;
 pub mod log_range;
 pub mod migrate;
+pub mod quarantine;
 pub mod rebuild;
 pub mod roles;
 pub mod simulate;
@@ -92,6 +93,9 @@ pub enum Command {
     /// Records that could not be applied: list, show, replay, discard
     #[command(subcommand)]
     DeadLetters(dead_letters::Action),
+    /// Events that the gateway refused as invalid and kept: list, show, replay, discard
+    #[command(subcommand)]
+    Quarantine(quarantine::Action),
     /// What must reach the outside: list it, and give what was given up another round of attempts
     #[command(subcommand)]
     Deliveries(deliveries::Action),

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::exit::Exit;
 use millrace_console::{HeldUpStatus, PipelineStatus, State, Status};
 use millrace_processors::clickhouse::erasure;
+use millrace_producers::quarantine;
 use millrace_sinks::Progress;
 use millrace_stream::{Admin, Checkpoints};
 use sqlx::PgPool;
@@ -15,10 +16,11 @@ pub async fn run(config: &Config, global: &Global) -> Result<(), Exit> {
     let status = ask(config, &pool).await?;
     let deliveries = millrace_sinks::progress(&pool).await?;
     let erasures = erasure::progress(&pool).await?;
+    let quarantine = quarantine::Store::new(pool.clone()).progress().await?;
     if global.json {
         let (at, pipelines) = (status.at, status.pipelines);
-        let all =
-            serde_json::json!({ "at": at, "pipelines": pipelines, "deliveries": deliveries, "erasures": erasures });
+        let all = serde_json::json!({ "at": at, "pipelines": pipelines, "deliveries": deliveries, "erasures": erasures,
+            "quarantine": quarantine });
         println!("{all}");
         return Ok(());
     }
@@ -28,6 +30,10 @@ pub async fn run(config: &Config, global: &Global) -> Result<(), Exit> {
     }
     if erasures.pending > 0 {
         println!("{}", super::erasure::line(&erasures));
+    }
+    if let Some(oldest) = quarantine.oldest {
+        let (events, oldest) = (quarantine.events, oldest.format("%F %T"));
+        println!("quarantine: {events} invalid events are kept, the oldest since {oldest}; `millrace quarantine list`");
     }
     Ok(())
 }

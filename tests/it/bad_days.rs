@@ -275,6 +275,8 @@ async fn each_command_names_the_server_that_it_cannot_reach() {
         (&["status"], vec![&postgres, &kafka]),
         (&["dead-letters", "list"], vec![&postgres]),
         (&["deliveries", "list"], vec![&postgres]),
+        (&["quarantine", "list"], vec![&postgres]),
+        (&["quarantine", "replay"], vec![&postgres, &kafka, &registry]),
     ];
     let mut asked = Vec::new();
     for (command, servers) in needed {

@@ -235,7 +235,7 @@ fn first_word(line: &str) -> String {
 #[test]
 fn the_help_and_the_readme_list_every_command() {
     let commands = commands();
-    let promised = "up local init check migrate gateway registry process sink simulate status dead-letters deliveries erasure config";
+    let promised = "up local init check migrate gateway registry process sink simulate status dead-letters quarantine deliveries erasure config";
     for command in promised.split(' ') {
         assert!(commands.iter().any(|listed| listed == command), "{command} is not in the help: {commands:?}");
     }

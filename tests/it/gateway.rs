@@ -2,6 +2,7 @@
 
 mod bad_days;
 mod documents;
+mod quarantine;
 mod tls;
 mod tokens;
 

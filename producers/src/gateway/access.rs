@@ -258,6 +258,10 @@ impl Principal {
         Self { name: name.to_owned(), way, topics: scopes.iter().filter_map(|scope| topics(scope).ok()).collect() }
     }
 
+    pub fn may_publish_everything(&self) -> bool {
+        self.topics.contains(&Topics::All(String::new()))
+    }
+
     pub fn may_publish(&self, topic: &str) -> bool {
         self.topics.iter().any(|topics| match topics {
             Topics::One(name) => name == topic,

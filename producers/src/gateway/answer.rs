@@ -3,6 +3,7 @@
 use super::access::Denied;
 use super::body::Held;
 use super::jwt::ASK_AGAIN;
+use super::quarantine::Quarantined;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -77,6 +78,9 @@ pub(super) struct Verdict {
     pub errors: Vec<Violation>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// Of an invalid one: whether it is kept all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<Box<Quarantined>>,
     /// The contract's, for the count; none for a type that nobody described.
     #[serde(skip)]
     pub event_type: Option<Arc<str>>,
@@ -87,7 +91,7 @@ pub(super) struct Verdict {
 
 impl Verdict {
     pub fn new(id: Option<String>, status: Status) -> Self {
-        Self { id, status, errors: Vec::new(), message: None, event_type: None, conflict: false }
+        Self { id, status, errors: Vec::new(), message: None, quarantine: None, event_type: None, conflict: false }
     }
 
     /// What its errors take, as they are and again in the answer.

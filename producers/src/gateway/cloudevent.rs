@@ -39,6 +39,15 @@ pub(crate) enum Data<'a> {
     Avro(Cow<'a, [u8]>),
 }
 
+impl Data<'_> {
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Json(text) => text.len(),
+            Self::Avro(datum) => datum.len(),
+        }
+    }
+}
+
 /// The attributes that travel: those of the specification, and the extensions that the log's records have.
 pub(crate) const NAMES: [&str; 13] = [
     "specversion",

@@ -1,6 +1,7 @@
 //! What the gateway counts. Names and units: `docs/metrics.md`.
 
 use super::answer::Verdict;
+use super::quarantine;
 use crate::client;
 use axum::http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -32,6 +33,7 @@ pub struct GatewayMetrics {
     pub(super) inflight_bytes: Gauge,
     pub(super) connections: Gauge,
     pub(super) tls_stale: Gauge,
+    pub(super) quarantine: quarantine::Metrics,
 }
 
 impl GatewayMetrics {
@@ -39,7 +41,8 @@ impl GatewayMetrics {
         let histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
         let requests = Family::new_with_constructor(histogram as fn() -> Histogram);
         let (inflight_bytes, connections, tls_stale) = Default::default();
-        let metrics = Self { events, requests, refusals: Family::default(), inflight_bytes, connections, tls_stale };
+        let (refusals, quarantine) = (Family::default(), quarantine::Metrics::register(registry));
+        let metrics = Self { events, requests, refusals, inflight_bytes, connections, tls_stale, quarantine };
         registry.register(
             "millrace_http_request_duration_seconds",
             "A request, headers to answer",

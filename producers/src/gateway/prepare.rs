@@ -79,7 +79,7 @@ impl Routes {
         let route = self.route(&event);
         let refused = |status, errors, message| {
             let (id, event_type) = (id.map(Cow::into_owned), route.map(|route| route.event_type.clone()));
-            Box::new(Verdict { id, status, errors, message, event_type, conflict: false })
+            Box::new(Verdict { errors, message, event_type, ..Verdict::new(id, status) })
         };
         if let Some(topic) = route.map(|route| &route.contract.topic).filter(|topic| !principal.may_publish(topic)) {
             let message = format!("the scopes don't cover `publish:{topic}`");
@@ -100,6 +100,18 @@ impl Routes {
         identity(&mut event);
         event.wrong("/type", &self.known_types(&event), &quoted(event.get("type")));
         Err(event.violations)
+    }
+
+    /// Which describes the event, if one does.
+    pub(super) fn contract(&self, event: &Submitted<'_>) -> Option<&Arc<Contract>> {
+        self.route(event).map(|route| &route.contract)
+    }
+
+    /// A datum of the version that the event names, as JSON.
+    pub(super) fn as_json(&self, event: &mut Submitted<'_>, datum: &[u8]) -> Option<serde_json::Value> {
+        let writer = self.route(event)?.writer(event)?;
+        let value = writer.schema.decode(datum).ok()?;
+        Some(millrace_schemas::value_to_json(writer.schema.schema, &value))
     }
 
     fn route(&self, event: &Submitted<'_>) -> Option<&Route> {
@@ -275,7 +287,7 @@ fn is_traceparent(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::gateway::access::Way;
     use crate::gateway::cloudevent::Mode;
@@ -284,7 +296,7 @@ mod tests {
 
     const V7: &str = "019b76da-a800-7000-8000-000000000001";
 
-    fn routes() -> Routes {
+    pub(in crate::gateway) fn routes() -> Routes {
         let contracts = Arc::new(Contracts::embedded().unwrap());
         let route = |contract: &Arc<Contract>| {
             let version = contract.newest();
