@@ -10,7 +10,7 @@ use millrace_local::Addresses;
 use millrace_processors::clickhouse::ClickHouseConfig;
 use millrace_processors::clickhouse::erasure::ErasureConfig;
 use millrace_producers::gateway::hash_of_key;
-use millrace_producers::{GatewayConfig, Outbox, OutboxConfig};
+use millrace_producers::{GatewayConfig, Outbox, OutboxConfig, RedisConfig};
 use millrace_schemas::registry::Registry;
 use millrace_schemas::without_password;
 use millrace_sinks::WebhookConfig;
@@ -37,6 +37,7 @@ pub struct Config {
     pub registry: RegistryConfig,
     pub clickhouse: ClickHouseConfig,
     pub postgres: PostgresConfig,
+    pub redis: RedisConfig,
     pub gateway: GatewayConfig,
     /// By the name of the service's database.
     pub outbox: BTreeMap<String, OutboxConfig>,
@@ -310,6 +311,9 @@ impl Config {
             let password = password.map_err(|error| Exit::usage(format!("`clickhouse.password_file`: {error:#}")))?;
             self.clickhouse.password = password.unwrap_or_default().into();
         }
+        let password = secret(self.redis.password.as_ref(), self.redis.password_file.as_deref());
+        self.redis.password = password.map_err(|error| Exit::usage(format!("`redis.password_file`: {error:#}")))?;
+        self.redis.check().map_err(Exit::usage)?;
         self.clickhouse.check().map_err(Exit::usage)?;
         self.registry.login()?;
         self.postgres.options().map(|_| self)
@@ -461,6 +465,7 @@ fn stack_table(stack: &Addresses, data_dir: &Path) -> Table {
     put(&["clickhouse", "url"], &stack.clickhouse);
     put(&["postgres", "url"], &stack.postgres);
     put(&["outbox", "local", "url"], &stack.postgres);
+    put(&["redis", "url"], stack.redis.as_deref().unwrap_or_default());
     put(&["registry", "url"], &stack.registry);
     put(&["registry", "listen"], stack.registry.trim_start_matches("http://"));
     put(&["registry", "cache"], &data_dir.join("schemas").display().to_string());
@@ -690,10 +695,12 @@ mod tests {
         let path = file.path().display();
         let config = load(&format!("[clickhouse]\npassword_file = '{path}'"), &[]).unwrap();
         assert_eq!(config.clickhouse.password, "sesame".to_owned().into());
+        let config = load(&format!("[redis]\npassword_file = '{path}'"), &[]).unwrap();
+        assert_eq!(config.redis.password.as_deref(), Some("sesame"));
         let environment = [("MILLRACE_CLICKHOUSE__PASSWORD", "12")];
         let config = load(&format!("[clickhouse]\npassword_file = '{path}'"), &environment).unwrap();
         assert_eq!(config.clickhouse.password, "12".to_owned().into());
-        for section in ["clickhouse", "registry", "postgres"] {
+        for section in ["clickhouse", "registry", "postgres", "redis"] {
             let error = load(&format!("[{section}]\npassword_file = '/nowhere/password'"), &[]).unwrap_err();
             assert!(error.contains(&format!("`{section}.password_file`: could not read the secret")), "{error}");
         }

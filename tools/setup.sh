@@ -37,6 +37,8 @@ for_tests() {
     has javac || lacks "a JDK, 17 or newer" "$(debian_java | sed s/jre/jdk/)" openjdk@17
     [ "$(go_minor)" -ge 21 ] || misses "go, 1.21 or newer (go.dev/dl); without it a test of the registry fails, and benchmarks need ARGS=--no-peers" "$(debian_go)" go
     has node || lacks "node, which npm brings on most systems" nodejs node
+    # Tests of what gateways share.
+    has redis-server || has valkey-server || lacks redis-server redis-server redis
     has strace || lacks "strace (Linux alone has it)" strace ""
     for_python
 }

@@ -19,6 +19,7 @@ mod metrics;
 pub(crate) mod prepare;
 mod publish;
 pub mod quarantine;
+mod redis;
 mod refusals;
 mod serve;
 mod throttle;
@@ -29,6 +30,7 @@ pub use access::{KeyConfig, hash_of_key};
 pub use body::BODY_DEADLINE;
 pub use jwt::JwtConfig;
 pub use metrics::GatewayMetrics;
+pub use redis::RedisConfig;
 pub use serve::HEADER_DEADLINE;
 pub use throttle::{LimitsConfig, RateConfig};
 pub use tls::TlsConfig;
@@ -46,10 +48,11 @@ use body::{Held, Inflight, Limits};
 use cloudevent::Mode;
 use contracts::Site;
 use millrace_schemas::registry::Registry;
-use millrace_stream::KafkaConfig;
+use millrace_stream::{Admin, KafkaConfig};
 use prepare::{Ready, Routes};
 use publish::Desk;
 use quarantine::{Quarantine, QuarantineConfig, Sent};
+use redis::Redis;
 use refusals::{Refusal, Refusals};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -89,7 +92,7 @@ pub struct GatewayConfig {
     /// At once; more are turned away. Fewer where the process may not have as many files.
     pub connections: usize,
     /// Ids that `duplicate` is told by, newest first; each takes about 40 bytes. The log itself remembers as many
-    /// positions of each partition.
+    /// positions of each partition. 0: no event is `duplicate`, also with Redis.
     pub remembered_ids: usize,
 }
 
@@ -154,6 +157,8 @@ const NOBODY: &str = "`gateway.keys` is empty, so nobody could publish: add [gat
 pub struct Gateway {
     state: Arc<Shared>,
     tls: Option<Arc<Tls>>,
+    redis: Option<Arc<Redis>>,
+    kafka: Admin,
     config: GatewayConfig,
 }
 
@@ -189,14 +194,15 @@ impl Shared {
 }
 
 impl Gateway {
-    /// Looks every version of every contract up in the registry. Kafka may be away, and so may `postgres`, where
-    /// invalid events are kept.
+    /// Looks every version of every contract up in the registry. Kafka and Redis may be away, and so may `postgres`,
+    /// where invalid events are kept.
     ///
     /// # Errors
     /// When the registry does not answer or lacks a contract, or the configuration or a file it names is wrong.
     pub async fn connect(
         config: &GatewayConfig,
         kafka: &KafkaConfig,
+        redis: &RedisConfig,
         registry: &Registry,
         catalogue: &Catalogue,
         postgres: PgPool,
@@ -205,7 +211,8 @@ impl Gateway {
         let access = Access::of(config).map_err(anyhow::Error::msg)?;
         let tls = Tls::of(&config.tls, &metrics)?;
         let routes = Routes::look_up(registry, catalogue.contracts().clone()).await?;
-        let desk = Desk::new(kafka, config.deadline(), config.remembered_ids)?;
+        let redis = Redis::of(redis, &metrics)?;
+        let desk = Desk::new(kafka, config.deadline(), config.remembered_ids, redis.clone())?;
         let inflight = Inflight::new(config.inflight_bytes, &metrics);
         let limits = Limits { body_bytes: config.body_bytes };
         let (throttle, refusals) = (Throttle::new(config.limits.clone()), Refusals::default());
@@ -214,12 +221,12 @@ impl Gateway {
         let shared =
             Shared { access, limits, inflight, routes, throttle, desk, site, refusals, quarantine, deadline, metrics };
         let state = Arc::new(shared);
-        Ok(Self { state, tls, config: config.clone() })
+        Ok(Self { state, tls, redis, kafka: Admin::new(kafka.clone()), config: config.clone() })
     }
 
     /// Serves until cancelled, then answers what is in hand. False when that took too long.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> bool {
-        let Self { state, tls, config } = self;
+        let Self { state, tls, redis, kafka, config } = self;
         let (kept, kept_until) = (state.clone(), stop.clone());
         tokio::spawn(async move { kept_until.run_until_cancelled(kept.access.keep_fresh()).await });
         let (tidied, tidied_until) = (state.clone(), stop.clone());
@@ -227,6 +234,10 @@ impl Gateway {
         if let Some(tls) = tls.clone() {
             let kept_until = stop.clone();
             tokio::spawn(async move { kept_until.run_until_cancelled(tls.keep_fresh()).await });
+        }
+        if let Some(redis) = redis {
+            let (kept_until, topics) = (stop.clone(), state.routes.contracts.topics().into_keys().collect());
+            tokio::spawn(async move { kept_until.run_until_cancelled(redis.keep_reached(kafka, topics)).await });
         }
         let connections = state.metrics.connections.clone();
         let limits = serve::Limits { connections: config.connections, drain: config.deadline() + serve::DRAIN_SLACK };

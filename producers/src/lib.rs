@@ -14,7 +14,7 @@ pub mod simulate;
 pub use catalogue::{Catalogue, Consumer, Readers};
 pub use client::{Client, Occurrence, SendError};
 pub use gateway::quarantine;
-pub use gateway::{Gateway, GatewayConfig, GatewayMetrics};
+pub use gateway::{Gateway, GatewayConfig, GatewayMetrics, RedisConfig};
 pub use outbox::{Outbox, OutboxConfig, OutboxMetrics, Relay, RelayHandle};
 
 use millrace_stream::Migration;

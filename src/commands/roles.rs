@@ -101,7 +101,8 @@ pub async fn serve_gateway(
     stop: &CancellationToken,
 ) -> Result<JoinHandle<bool>, Exit> {
     let postgres = config.postgres.connect_lazily()?; // may be away: only invalid events are kept there
-    let gateway = Gateway::connect(&config.gateway, &config.kafka, registry, catalogue, postgres, metrics).await?;
+    let Config { gateway, kafka, redis, .. } = config;
+    let gateway = Gateway::connect(gateway, kafka, redis, registry, catalogue, postgres, metrics).await?;
     let (scheme, address) = (config.gateway.scheme(), address(&listener));
     tracing::info!("gateway on {scheme}://{address}: POST /v1/events, GET /contracts");
     Ok(tokio::spawn(gateway.serve(listener, stop.clone())))

@@ -3,6 +3,7 @@
 mod bad_days;
 mod documents;
 mod quarantine;
+mod sharing;
 mod tls;
 mod tokens;
 
@@ -101,6 +102,8 @@ fn door() -> &'static Door {
     })
 }
 
+/// Shares nothing, so that a limit is exactly its own.
+const ALONE: (&str, &str) = ("MILLRACE_REDIS__URL", "");
 /// Keys alone, without the issuer of the stack.
 const NO_TOKENS: (&str, &str) = ("MILLRACE_GATEWAY__JWT__ISSUER", "");
 const ONE: &str = "application/cloudevents+json";

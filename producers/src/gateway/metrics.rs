@@ -34,15 +34,28 @@ pub struct GatewayMetrics {
     pub(super) connections: Gauge,
     pub(super) tls_stale: Gauge,
     pub(super) quarantine: quarantine::Metrics,
+    /// 1 while it is configured and does not answer.
+    pub(super) redis_away: Gauge,
+    pub(super) redis_lost: Counter,
 }
 
 impl GatewayMetrics {
     pub fn register(registry: &mut Registry, events: client::Metrics) -> Self {
         let histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
         let requests = Family::new_with_constructor(histogram as fn() -> Histogram);
-        let (inflight_bytes, connections, tls_stale) = Default::default();
+        let (inflight_bytes, connections, tls_stale, redis_away, redis_lost) = Default::default();
         let (refusals, quarantine) = (Family::default(), quarantine::Metrics::register(registry));
-        let metrics = Self { events, requests, refusals, inflight_bytes, connections, tls_stale, quarantine };
+        let metrics = Self {
+            events,
+            requests,
+            refusals,
+            inflight_bytes,
+            connections,
+            tls_stale,
+            quarantine,
+            redis_away,
+            redis_lost,
+        };
         registry.register(
             "millrace_http_request_duration_seconds",
             "A request, headers to answer",
@@ -60,6 +73,12 @@ impl GatewayMetrics {
             "1 while the files of gateway.tls are no good and the last good ones are used",
             metrics.tls_stale.clone(),
         );
+        registry.register(
+            "millrace_gateway_redis_away",
+            "1 while Redis does not answer and nothing is shared",
+            metrics.redis_away.clone(),
+        );
+        registry.register("millrace_gateway_redis_lost", "Times that Redis was lost", metrics.redis_lost.clone());
         metrics
     }
 

@@ -3,16 +3,17 @@
 use super::answer::{Status, Verdict};
 use super::metrics::GatewayMetrics;
 use super::prepare::{Prepared, Ready};
+use super::redis::{Known, Marks, Redis};
 use super::throttle::Allowance;
 use super::window::{Fingerprint, Window};
 use millrace_schemas::Violation;
 use millrace_stream::{Acknowledgement, KafkaConfig, Outgoing, Publisher};
-use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 use uuid::Uuid;
@@ -29,6 +30,8 @@ pub(super) struct Desk {
     deadline: Duration,
     window: Window<Uuid, Fingerprint>,
     fingerprints: RandomState,
+    /// What it shares with other gateways.
+    redis: Option<Arc<Redis>>,
     /// The log's last answer was none.
     away: AtomicBool,
 }
@@ -60,6 +63,9 @@ enum Fate {
     Same(usize, Box<Verdict>),
 }
 
+/// Each id's first event of a batch: its place there, and what it is told apart by.
+type Firsts = HashMap<Uuid, (usize, Fingerprint)>;
+
 /// On its way, with what it is told once the log has it.
 struct Sent {
     acknowledgement: Acknowledgement,
@@ -69,13 +75,18 @@ struct Sent {
 }
 
 impl Desk {
-    pub fn new(kafka: &KafkaConfig, deadline: Duration, remembered_ids: usize) -> anyhow::Result<Self> {
+    pub fn new(
+        kafka: &KafkaConfig,
+        deadline: Duration,
+        remembered_ids: usize,
+        redis: Option<Arc<Redis>>,
+    ) -> anyhow::Result<Self> {
         let mut kafka = kafka.clone();
         // Else the client would try for two minutes, with its memory, what the sender was told to send again.
         kafka.properties.insert("message.timeout.ms".into(), deadline.as_millis().to_string());
         let publisher = RwLock::new(Publisher::new(&kafka)?);
         let (window, fingerprints) = (Window::new(remembered_ids), RandomState::new());
-        Ok(Self { kafka, publisher, deadline, window, fingerprints, away: AtomicBool::new(false) })
+        Ok(Self { kafka, publisher, deadline, window, fingerprints, redis, away: AtomicBool::new(false) })
     }
 
     pub fn log_is_away(&self) -> bool {
@@ -89,8 +100,9 @@ impl Desk {
         allowance: &mut Allowance<'_>,
         metrics: &GatewayMetrics,
     ) -> Vec<Verdict> {
-        let (since, mut trouble) = (Instant::now(), Trouble::default());
-        let stages = self.hand_over(events, allowance, since + self.deadline, &mut trouble).await;
+        let (since, mut trouble, mut accepted) = (Instant::now(), Trouble::default(), Vec::new());
+        let (marks, taken) = self.ask_redis(&events, allowance).await;
+        let stages = self.hand_over(events, allowance, taken, since + self.deadline, &mut trouble).await;
         let mut given_up = pin!(tokio::time::sleep_until(since + self.deadline + ANSWER_SLACK)); // one for all of them
         let mut fates = Vec::with_capacity(stages.len());
         // The last first: once it has its answer most others have theirs, and are not waited for one by one.
@@ -101,7 +113,10 @@ impl Desk {
                     let answer = acknowledged(acknowledgement, given_up.as_mut()).await;
                     metrics.settled(since.elapsed());
                     match answer {
-                        Ok(()) => self.accepted(id, fingerprint),
+                        Ok(()) => {
+                            self.accepted(id, fingerprint);
+                            accepted.push(id);
+                        }
                         Err(error) => {
                             trouble.note(error);
                             *verdict = retry(*verdict, "the log did not answer in time: it may have the event or not");
@@ -110,6 +125,9 @@ impl Desk {
                     Fate::Done(verdict)
                 }
             });
+        }
+        if let Some(redis) = &self.redis {
+            redis.remember(&accepted, &marks).await;
         }
         self.report(trouble);
         let mut verdicts: Vec<Verdict> = Vec::with_capacity(fates.len());
@@ -122,17 +140,45 @@ impl Desk {
         verdicts
     }
 
+    /// Which ids other gateways accepted, as if this one had; and how much the principal may publish at all of them.
+    async fn ask_redis(&self, events: &[Ready<'_>], allowance: &mut Allowance<'_>) -> (Marks, Firsts) {
+        let (mut marks, mut taken) = (Marks::default(), Firsts::new());
+        let Some(redis) = &self.redis else { return (marks, taken) };
+        let mut ids = HashSet::with_capacity(events.len());
+        let is_new = |event: &&Prepared<'_>| self.window.find(&event.envelope.id).is_none();
+        let is_first = |event: &&Prepared<'_>| ids.insert(event.envelope.id);
+        let mut new: Vec<&Prepared<'_>> = events.iter().flatten().filter(is_new).filter(is_first).collect();
+        if !self.window.is_off() {
+            let known;
+            (known, marks) = redis.find(&new).await;
+            for Known { event, same } in known {
+                let (id, fingerprint) = (event.envelope.id, self.fingerprint(event));
+                if same {
+                    self.window.remember(id, fingerprint);
+                } else {
+                    taken.insert(id, (0, !fingerprint)); // by an event that is none of these
+                }
+            }
+            new.retain(|event| is_new(event) && !taken.contains_key(&event.envelope.id));
+        }
+        let sizes: Vec<usize> = new.iter().map(|event| event.value.len()).collect();
+        allowance.ask(redis, &sizes).await;
+        (marks, taken)
+    }
+
     /// In order; where one may not be handed over, or can't be in time, none behind it is, or a key's order would be
     /// lost. What is known to be in the log takes nothing of the allowance.
     async fn hand_over(
         &self,
         events: Vec<Ready<'_>>,
         allowance: &mut Allowance<'_>,
+        mut firsts: Firsts,
         mut until: Instant,
         trouble: &mut Trouble,
     ) -> Vec<Stage> {
         let publisher = self.publisher.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let (mut stages, mut firsts) = (Vec::with_capacity(events.len()), HashMap::with_capacity(events.len()));
+        let mut stages = Vec::with_capacity(events.len());
+        firsts.reserve(events.len());
         let (now, mut full, mut begun) = (std::time::Instant::now(), false, false);
         for event in events {
             let stage = match event {
@@ -160,14 +206,9 @@ impl Desk {
     }
 
     /// What the event is told apart by, or its fate where an earlier one had its id.
-    fn known(
-        &self,
-        event: &Prepared<'_>,
-        firsts: &mut HashMap<Uuid, (usize, Fingerprint)>,
-        at: usize,
-    ) -> Result<Fingerprint, Fate> {
+    fn known(&self, event: &Prepared<'_>, firsts: &mut Firsts, at: usize) -> Result<Fingerprint, Fate> {
         let id = event.envelope.id;
-        let fingerprint = self.fingerprints.hash_one((&*event.envelope.event_type, &event.value));
+        let fingerprint = self.fingerprint(event);
         if let Some(found) = self.window.find(&id) {
             return Err(Fate::Done(Box::new(repeated(verdict(event), found == fingerprint))));
         }
@@ -183,7 +224,11 @@ impl Desk {
         }
     }
 
-    /// The only way into the window: what has no answer is not remembered.
+    fn fingerprint(&self, event: &Prepared<'_>) -> Fingerprint {
+        self.fingerprints.hash_one((&*event.envelope.event_type, &event.value))
+    }
+
+    /// What has no answer is not remembered.
     fn accepted(&self, id: Uuid, fingerprint: Fingerprint) {
         self.away.store(false, Ordering::Relaxed);
         self.window.remember(id, fingerprint);
@@ -297,7 +342,7 @@ mod tests {
     fn desk(deadline: Duration, properties: &[(&str, &str)]) -> Desk {
         let properties = properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let kafka = KafkaConfig { brokers: "127.0.0.1:1".into(), properties, ..KafkaConfig::default() };
-        Desk::new(&kafka, deadline, 1000).unwrap()
+        Desk::new(&kafka, deadline, 1000, None).unwrap()
     }
 
     fn it() -> Principal {
@@ -337,7 +382,8 @@ mod tests {
         let desk = desk(Duration::from_secs(300), &[("queue.buffering.max.messages", "2")]);
         let (since, mut trouble) = (Instant::now(), Trouble::default());
         let (unlimited, until) = (Throttle::default(), since + desk.deadline);
-        let stages = desk.hand_over(batch(&[1; 5]), &mut unlimited.allowance(&it()), until, &mut trouble).await;
+        let stages =
+            desk.hand_over(batch(&[1; 5]), &mut unlimited.allowance(&it()), Firsts::new(), until, &mut trouble).await;
         assert!(since.elapsed() < Duration::from_secs(60), "it does not wait for the deadline with half a batch sent");
         let sent: Vec<bool> = stages.iter().map(|stage| matches!(stage, Stage::Sent(_))).collect();
         assert_eq!((sent, trouble.events), (vec![true, true, false, false, false], 1));
@@ -348,7 +394,7 @@ mod tests {
         let desk = desk(Duration::from_secs(300), &[("message.max.bytes", "1000")]);
         let (mut trouble, unlimited) = (Trouble::default(), Throttle::default());
         let (mut allowance, until) = (unlimited.allowance(&it()), Instant::now() + desk.deadline);
-        let stages = desk.hand_over(batch(&[1, 2000, 1]), &mut allowance, until, &mut trouble).await;
+        let stages = desk.hand_over(batch(&[1, 2000, 1]), &mut allowance, Firsts::new(), until, &mut trouble).await;
         let status = |stage: &Stage| match stage {
             Stage::Known(Fate::Done(verdict)) => Some((verdict.status, verdict.errors[0].found.clone())),
             _ => None,
@@ -365,12 +411,11 @@ mod tests {
         let throttle = Throttle::new(LimitsConfig { default, ..LimitsConfig::default() });
         let mut events = batch(&[1; 6]);
         let Ok(first) = &events[0] else { unreachable!() };
-        let fingerprint = desk.fingerprints.hash_one((&*first.envelope.event_type, &first.value));
-        desk.window.remember(first.envelope.id, fingerprint);
+        desk.window.remember(first.envelope.id, desk.fingerprint(first));
         events.push(event(15, 1)); // as the one before it
         let (mut trouble, principal) = (Trouble::default(), it());
         let (mut allowance, until) = (throttle.allowance(&principal), Instant::now() + desk.deadline);
-        let stages = desk.hand_over(events, &mut allowance, until, &mut trouble).await;
+        let stages = desk.hand_over(events, &mut allowance, Firsts::new(), until, &mut trouble).await;
         let status = |stage: &Stage| match stage {
             Stage::Known(Fate::Done(verdict)) => verdict.status.word(),
             Stage::Known(Fate::Same(..)) => "as the first",

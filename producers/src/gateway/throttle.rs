@@ -1,8 +1,9 @@
 //! How much each principal may publish: a bucket of events and one of bytes, which fill by the second.
 //!
-//! Each gateway has buckets of its own.
+//! Each gateway has buckets of its own, which count where Redis does not (`redis/limits.rs`).
 
 use super::access::{Principal, Way};
+use super::redis::{Grant, Redis};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -35,6 +36,12 @@ pub struct RateConfig {
 }
 
 impl RateConfig {
+    /// Of events and of bytes: what fills by the second, and what may be there at once.
+    pub(super) fn buckets(&self) -> [(u32, u32); 2] {
+        let bucket = |per_second, burst| (per_second, if burst == 0 { per_second } else { burst });
+        [bucket(self.events_per_second, self.events_burst), bucket(self.bytes_per_second, self.bytes_burst)]
+    }
+
     fn is_unlimited(&self) -> bool {
         self.events_per_second == 0 && self.bytes_per_second == 0
     }
@@ -53,6 +60,8 @@ pub(super) struct Allowance<'a> {
     principals: &'a Mutex<HashMap<Who, Buckets>>,
     rate: &'a RateConfig,
     who: Who,
+    /// Of all gateways' buckets; none where this one's count.
+    granted: Option<Grant>,
     /// Once an event did not pass: when it would.
     pub wait: Option<Duration>,
 }
@@ -78,23 +87,37 @@ impl Throttle {
 
     pub fn allowance(&self, principal: &Principal) -> Allowance<'_> {
         let rate = self.limits.principals.get(&principal.name).unwrap_or(&self.limits.default);
-        Allowance { principals: &self.principals, rate, who: (principal.way, principal.name.clone()), wait: None }
+        let who = (principal.way, principal.name.clone());
+        Allowance { principals: &self.principals, rate, who, granted: None, wait: None }
     }
 }
 
 impl Allowance<'_> {
+    /// Has Redis say how many events of these sizes pass.
+    pub async fn ask(&mut self, redis: &Redis, sizes: &[usize]) {
+        if !self.rate.is_unlimited() && !sizes.is_empty() {
+            self.granted = redis.grant((self.who.0, &self.who.1), self.rate, sizes).await;
+        }
+    }
+
     /// Whether an event of so many bytes passes. Behind one that did not none of the request does: it might have the
     /// same key, and would be in the log before it.
     pub fn take(&mut self, bytes: usize, now: Instant) -> bool {
         if self.wait.is_none() && !self.rate.is_unlimited() {
-            let mut principals = self.principals.lock().unwrap_or_else(PoisonError::into_inner);
-            if principals.len() >= PRINCIPALS_MAX && !principals.contains_key(&self.who) {
-                make_room(&mut principals, now);
-            }
-            let buckets = principals.entry(self.who.clone()).or_insert_with(|| Buckets::full(self.rate, now));
-            self.wait = buckets.take(bytes, now);
+            self.wait = match &mut self.granted {
+                Some(granted) => granted.take(),
+                None => self.take_here(bytes, now),
+            };
         }
         self.wait.is_none()
+    }
+
+    fn take_here(&self, bytes: usize, now: Instant) -> Option<Duration> {
+        let mut principals = self.principals.lock().unwrap_or_else(PoisonError::into_inner);
+        if principals.len() >= PRINCIPALS_MAX && !principals.contains_key(&self.who) {
+            make_room(&mut principals, now);
+        }
+        principals.entry(self.who.clone()).or_insert_with(|| Buckets::full(self.rate, now)).take(bytes, now)
     }
 }
 
@@ -111,10 +134,8 @@ fn make_room(principals: &mut HashMap<Who, Buckets>, now: Instant) {
 
 impl Buckets {
     fn full(rate: &RateConfig, now: Instant) -> Self {
-        Self {
-            events: Bucket::full(rate.events_per_second, rate.events_burst, now),
-            bytes: Bucket::full(rate.bytes_per_second, rate.bytes_burst, now),
-        }
+        let [events, bytes] = rate.buckets().map(|bucket| Bucket::full(bucket, now));
+        Self { events, bytes }
     }
 
     /// How long to wait where one of them is empty; then nothing is taken of either.
@@ -135,13 +156,13 @@ impl Buckets {
 }
 
 impl Bucket {
-    fn full(per_second: u32, burst: u32, now: Instant) -> Self {
-        let burst = f64::from(if burst == 0 { per_second } else { burst });
+    fn full((per_second, burst): (u32, u32), now: Instant) -> Self {
         // One that never empties is no limit.
         let unlimited = Self { per_second: f64::INFINITY, burst: f64::INFINITY, level: f64::INFINITY, at: now };
         if per_second == 0 {
             unlimited
         } else {
+            let burst = f64::from(burst);
             Self { per_second: f64::from(per_second), burst, level: burst, at: now }
         }
     }

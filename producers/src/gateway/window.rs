@@ -1,6 +1,7 @@
 //! What was learnt lately, so that it need not be learnt again: which ids were accepted, which tokens verified.
 //!
-//! Advisory: of this process alone, bounded, and gone with it. Whoever asks can do without: an id that was forgotten is
+//! Advisory: of this process alone, bounded, and gone with it; what other gateways accepted comes from Redis
+//! (`redis/ids.rs`). Whoever asks can do without: an id that was forgotten is
 //! accepted again, and the log's own deduplication counts the event once; a token is verified again.
 
 use std::collections::HashMap;
@@ -22,13 +23,18 @@ impl<K: Eq + Hash, V: Clone> Window<K, V> {
         Self { half: entries / 2, generations: Mutex::default() }
     }
 
+    /// Remembers nothing.
+    pub fn is_off(&self) -> bool {
+        self.half == 0
+    }
+
     pub fn find(&self, key: &K) -> Option<V> {
         let generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         generations.0.get(key).or_else(|| generations.1.get(key)).cloned()
     }
 
     pub fn remember(&self, key: K, value: V) {
-        if self.half == 0 {
+        if self.is_off() {
             return;
         }
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);

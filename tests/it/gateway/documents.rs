@@ -2,7 +2,7 @@
 //! every documented answer seen, and requests that a fuzzer makes of them find no other.
 
 use super::tokens::Issuer;
-use super::{BATCH, Door, ONE, answered, millrace_hash, new_event};
+use super::{ALONE, BATCH, Door, ONE, answered, millrace_hash, new_event};
 use crate::clients::{node, python, run};
 use crate::commands::{millrace, temporary};
 use crate::platform::{Finished, Platform};
@@ -43,6 +43,7 @@ async fn open(platform: &Platform, issuer: &Issuer) -> Door {
     let hash = |key: &str| format!("[\"{}\"]", millrace_hash(key));
     let (orders, bulk, [name, audience]) = (hash("only-orders"), hash("bulk-key"), issuer.known());
     let settings = [
+        ALONE,
         name,
         audience,
         ("MILLRACE_GATEWAY__KEYS__ORDERS__SHA256", orders.as_str()),

@@ -1,6 +1,6 @@
 //! Who may publish, and how much: tokens of an issuer that rotates its keys and is away, made by PyJWT, and limits.
 
-use super::{BATCH, Door, ONE, TOPIC, answered, erased, log, millrace_hash, new_event};
+use super::{ALONE, BATCH, Door, ONE, TOPIC, answered, erased, log, millrace_hash, new_event};
 use crate::backpressure::metric;
 use crate::clients::judge;
 use crate::platform::{eventually, shared};
@@ -152,6 +152,7 @@ async fn who_publishes_more_than_it_may_hears_so_and_its_events_keep_their_order
     issuer.publishes(&["rsa"]);
     let (bulk, [name, audience]) = (format!("[\"{}\"]", millrace_hash("bulk-key")), issuer.known());
     let settings = [
+        ALONE,
         name,
         audience,
         ("MILLRACE_GATEWAY__KEYS__BULK__SHA256", bulk.as_str()),

@@ -49,7 +49,7 @@ impl Replay {
     ) -> anyhow::Result<Self> {
         let key = config.quarantine.key()?;
         let routes = Routes::look_up(registry, contracts).await?;
-        let desk = Desk::new(kafka, config.deadline(), 0)?; // the log's own deduplication decides
+        let desk = Desk::new(kafka, config.deadline(), 0, None, None)?; // the log's own deduplication decides
         Ok(Self { store, routes, desk, key })
     }
 

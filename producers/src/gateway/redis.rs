@@ -1,0 +1,258 @@
+//! What gateways share through one Redis: which ids were accepted, and how much each principal has published.
+//!
+//! ```text
+//! events ─→ ids (MGET) ─→ limits (one script) ─→ log ─→ ids (SET) ─→ answer
+//! ```
+//!
+//! Advisory, as what a gateway remembers by itself: nobody waits longer than a short deadline for an answer, and
+//! publishing never depends on one. While Redis is away each gateway knows its own ids and counts for itself, and no
+//! request asks it: one task of its own looks whether it is back.
+
+mod ids;
+mod limits;
+
+pub(super) use ids::{Known, Marks};
+pub(super) use limits::Grant;
+
+use super::metrics::GatewayMetrics;
+use millrace_schemas::without_password;
+use millrace_stream::{Admin, Backoff};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisResult};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// From its loss to the first look whether it is back, and between looks, at most. Where it is slow rather than away,
+/// so often do the requests of one deadline wait for it in vain.
+const AWAY_WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// A connection that was good for so long was not lost to slowness.
+const STEADY: Duration = Duration::from_secs(60);
+/// To make a connection: beside the requests, so it may take longer than they would wait.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// `[redis]` in `millrace.toml`.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RedisConfig {
+    /// `redis://[user@]host:port[/database]`, `rediss://` for TLS. Empty: nothing is shared.
+    pub url: String,
+    /// Only by the environment.
+    #[serde(skip_serializing)]
+    pub password: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// How long a request waits for each answer; then Redis counts as away.
+    pub deadline_ms: u64,
+    /// How long an accepted id is known. Each takes about 200 bytes there.
+    pub ids_kept_s: u64,
+}
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            password: None,
+            password_file: None,
+            deadline_ms: 50, // fifty times what it takes, and little beside the log's answer
+            ids_kept_s: 600, // ten times as long as our client tries
+        }
+    }
+}
+
+impl std::fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "redis {}", without_password(&self.url))
+    }
+}
+
+impl RedisConfig {
+    /// # Errors
+    /// Names the key that is wrong, and what to do.
+    pub fn check(&self) -> Result<(), String> {
+        let bounds = [("deadline_ms", self.deadline_ms, 1..=1000), ("ids_kept_s", self.ids_kept_s, 1..=86_400)];
+        for (key, value, bounds) in bounds {
+            if !bounds.contains(&value) {
+                let (least, most) = bounds.into_inner();
+                return Err(format!("`redis.{key}` is {value}: {least} to {most} is possible"));
+            }
+        }
+        self.client().map(drop)
+    }
+
+    /// None where nothing is shared.
+    fn client(&self) -> Result<Option<Client>, String> {
+        if self.url.is_empty() {
+            return Ok(None);
+        }
+        let no_url = |_| "`redis.url` is no URL such as redis://host:6379".to_owned(); // its error may quote a password
+        let mut server = self.url.as_str().into_connection_info().map_err(no_url)?;
+        if let Some(password) = &self.password {
+            let login = server.redis_settings().clone().set_password(password);
+            server = server.set_redis_settings(login);
+        }
+        Client::open(server).map(Some).map_err(no_url)
+    }
+}
+
+pub(super) struct Redis {
+    client: Client,
+    /// As it may be shown.
+    url: String,
+    deadline: Duration,
+    ids_kept: Duration,
+    reached: RwLock<Option<Reached>>,
+    lost: Notify,
+    /// Kafka's ids of the topics, by name: an event that was accepted into another log, or into a topic before it was
+    /// made anew, is none of this one. Until they are known no ids are shared.
+    topics: OnceLock<BTreeMap<String, String>>,
+    metrics: GatewayMetrics,
+}
+
+#[derive(Clone)]
+struct Reached {
+    connection: MultiplexedConnection,
+    /// Who lost an earlier connection does not take this one away.
+    since: Instant,
+}
+
+impl Redis {
+    /// None where nothing is shared. Asks nothing yet.
+    pub fn of(config: &RedisConfig, metrics: &GatewayMetrics) -> anyhow::Result<Option<Arc<Self>>> {
+        config.check().map_err(anyhow::Error::msg)?;
+        let Some(client) = config.client().map_err(anyhow::Error::msg)? else { return Ok(None) };
+        metrics.redis_away.set(1);
+        Ok(Some(Arc::new(Self {
+            client,
+            url: without_password(&config.url),
+            deadline: Duration::from_millis(config.deadline_ms),
+            ids_kept: Duration::from_secs(config.ids_kept_s),
+            reached: RwLock::default(),
+            lost: Notify::new(),
+            topics: OnceLock::new(),
+            metrics: metrics.clone(),
+        })))
+    }
+
+    /// Reaches it, and again whenever it was lost.
+    pub async fn keep_reached(&self, kafka: Admin, topics: Vec<String>) {
+        tokio::join!(self.keep_connected(), self.learn_topics(kafka, topics));
+    }
+
+    async fn keep_connected(&self) {
+        let (mut waits, mut told) = (Backoff::between(AWAY_WAITS.0, AWAY_WAITS.1), false);
+        loop {
+            match self.connect().await {
+                Ok(connection) => {
+                    let since = Instant::now();
+                    *self.reached.write().unwrap_or_else(PoisonError::into_inner) = Some(Reached { connection, since });
+                    self.metrics.redis_away.set(0);
+                    tracing::info!("ids and limits are shared through Redis at {}", self.url);
+                    self.lost.notified().await;
+                    told = true; // by whoever lost it
+                    if since.elapsed() >= STEADY {
+                        waits = Backoff::between(AWAY_WAITS.0, AWAY_WAITS.1);
+                    }
+                }
+                Err(reason) if !told => {
+                    self.tell_away(&reason.to_string());
+                    told = true;
+                }
+                Err(reason) => tracing::debug!("Redis is still away: {reason}"),
+            }
+            tokio::time::sleep(waits.next_wait()).await;
+        }
+    }
+
+    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+        let times = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_DEADLINE));
+        let times = times.set_response_timeout(Some(self.deadline));
+        let mut connection = self.client.get_multiplexed_async_connection_with_config(&times).await?;
+        redis::cmd("PING").query_async::<()>(&mut connection).await?;
+        Ok(connection)
+    }
+
+    async fn learn_topics(&self, kafka: Admin, topics: Vec<String>) {
+        let (mut waits, mut told) = (Backoff::between(AWAY_WAITS.0, AWAY_WAITS.1), false);
+        loop {
+            match kafka.topic_ids(topics.clone()).await {
+                Ok(ids) => return drop(self.topics.set(ids)),
+                Err(error) if !told => {
+                    tracing::warn!("until Kafka tells its topics' ids no event ids are shared: {error:#}");
+                    told = true;
+                }
+                Err(error) => tracing::debug!("topics' ids are still unknown: {error:#}"),
+            }
+            tokio::time::sleep(waits.next_wait()).await;
+        }
+    }
+
+    fn is_reached(&self) -> bool {
+        self.reached.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// None when it is away; whoever finds out says so, once.
+    async fn ask<T>(&self, question: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>) -> Option<T> {
+        let mut reached = self.reached.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let failure = match tokio::time::timeout(self.deadline, question(&mut reached.connection)).await {
+            Ok(Ok(answer)) => return Some(answer),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {:?}", self.deadline),
+        };
+        self.lose(reached.since, &failure);
+        None
+    }
+
+    fn lose(&self, since: Instant, failure: &str) {
+        let mut reached = self.reached.write().unwrap_or_else(PoisonError::into_inner);
+        if reached.take_if(|reached| reached.since == since).is_some() {
+            drop(reached);
+            self.metrics.redis_away.set(1);
+            self.metrics.redis_lost.inc();
+            self.tell_away(failure);
+            self.lost.notify_one();
+        }
+    }
+
+    fn tell_away(&self, why: &str) {
+        let url = &self.url;
+        tracing::warn!("Redis at {url} is away, so this gateway knows its own ids and counts for itself: {why}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(url: &str) -> RedisConfig {
+        RedisConfig { url: url.into(), ..RedisConfig::default() }
+    }
+
+    #[test]
+    fn a_url_that_is_none_is_refused_without_a_word_of_its_password() {
+        assert_eq!(config("").check(), Ok(()));
+        assert_eq!(config("redis://cache:6379/2").check(), Ok(()));
+        assert_eq!(config("rediss://cache:6380").check(), Ok(()));
+        for url in ["cache:6379", "http://anna:sesame@cache", "redis://:sesame@cache:x"] {
+            let error = config(url).check().unwrap_err();
+            assert!(error.contains("`redis.url` is no URL") && !error.contains("sesame"), "{error}");
+        }
+        let slow = RedisConfig { deadline_ms: 5000, ..config("redis://cache") };
+        assert!(slow.check().unwrap_err().contains("`redis.deadline_ms` is 5000: 1 to 1000"));
+        assert!(!format!("{:?}", config("redis://:sesame@cache")).contains("sesame"));
+    }
+
+    #[tokio::test]
+    async fn what_is_away_is_told_once_and_keeps_nobody_waiting() {
+        let metrics = GatewayMetrics::default();
+        let redis = Redis::of(&config("redis://127.0.0.1:1"), &metrics).unwrap().unwrap();
+        assert!(redis.connect().await.is_err());
+        let since = Instant::now();
+        assert!(redis.ask(async |_| Ok(())).await.is_none());
+        assert!(since.elapsed() < Duration::from_millis(50), "{:?}", since.elapsed());
+        assert_eq!((metrics.redis_away.get(), metrics.redis_lost.get()), (1, 0));
+    }
+}
