@@ -158,7 +158,7 @@ impl Redis {
                     }
                 }
                 Err(reason) if !told => {
-                    self.tell_away(&reason.to_string());
+                    self.tell_away(&format!("{reason:#}"));
                     told = true;
                 }
                 Err(reason) => tracing::debug!("Redis is still away: {reason}"),
@@ -167,12 +167,18 @@ impl Redis {
         }
     }
 
-    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+    async fn connect(&self) -> anyhow::Result<MultiplexedConnection> {
         let times = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_DEADLINE));
-        let times = times.set_response_timeout(Some(self.deadline));
+        let times = times.set_response_timeout(Some(CONNECT_DEADLINE));
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&times).await?;
-        redis::cmd("PING").query_async::<()>(&mut connection).await?;
+        let answer = redis::cmd("PING");
+        let answer = tokio::time::timeout(self.deadline, answer.query_async::<()>(&mut connection));
+        answer.await.map_err(|_| self.too_slow())??;
         Ok(connection)
+    }
+
+    fn too_slow(&self) -> anyhow::Error {
+        anyhow::anyhow!("no answer within {:?} (redis.deadline_ms)", self.deadline)
     }
 
     async fn learn_topics(&self, kafka: Admin, topics: Vec<String>) {
@@ -200,7 +206,7 @@ impl Redis {
         let failure = match tokio::time::timeout(self.deadline, question(&mut reached.connection)).await {
             Ok(Ok(answer)) => return Some(answer),
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {:?}", self.deadline),
+            Err(_) => self.too_slow().to_string(),
         };
         self.lose(reached.since, &failure);
         None

@@ -2,11 +2,13 @@
 
 use super::{BATCH, Door, ONE, SLACK, answered, erased, millrace_hash, new_event};
 use crate::backpressure::metric;
-use crate::commands::Frozen;
-use crate::platform::{Platform, eventually, shared};
-use millrace_local::Server;
+use crate::clients::judge;
+use crate::commands::{Frozen, temporary};
+use crate::platform::{Platform, Role, eventually, shared};
+use millrace_local::{FreePorts, Server};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -134,4 +136,35 @@ async fn gateways_share_ids_and_limits_and_go_on_alone_while_redis_is_away() {
     assert!((1..10).contains(&told), "{told}");
     assert_eq!(Arc::into_inner(one).unwrap().role.stop(), 0);
     assert_eq!(other.role.stop(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_may_ask_for_tls_and_a_password_which_is_never_told() {
+    let (platform, files, mut ports) = (&shared().platform, temporary(), FreePorts::default());
+    judge("make_certificates.py", &[files.path().to_str().unwrap()]);
+    let port = ports.take().unwrap().to_string();
+    let is_there = |program: &&str| Command::new(program).arg("--version").output().is_ok();
+    let program = ["redis-server", "valkey-server"].into_iter().find(is_there).expect("`make test` installs Redis");
+    let mut server = Command::new(program);
+    server.args(["--bind", "127.0.0.1", "--port", "0", "--tls-port", &port, "--save", "", "--requirepass", "sesame"]);
+    server.args(["--tls-cert-file", "server.pem", "--tls-key-file", "server.key", "--tls-ca-cert-file", "ca.pem"]);
+    server.args(["--tls-auth-clients", "no"]).current_dir(files.path());
+    let _server = Role::start(&mut server, &platform.data, "redis-tls");
+
+    let (url, authority) = (format!("rediss://127.0.0.1:{port}"), files.path().join("ca.pem"));
+    let settings = |password| {
+        let authority = ("SSL_CERT_FILE", authority.to_str().unwrap());
+        let slow = ("MILLRACE_REDIS__DEADLINE_MS", "1000");
+        [slow, ("MILLRACE_REDIS__URL", url.as_str()), ("MILLRACE_REDIS__PASSWORD", password), authority]
+    };
+    let right = Door::open(platform, &settings("sesame")).await;
+    let shares = format!("shared through Redis at {url}");
+    eventually("it is let in", async || right.role.log().contains(&shares)).await;
+    let wrong = Door::open(platform, &settings("open sesame")).await;
+    eventually("it is not", async || wrong.role.log().contains(&format!("Redis at {url} is away"))).await;
+    for door in [right, wrong] {
+        assert_eq!(status(door.post(ONE, new_event().to_string())).await, "accepted");
+        assert!(!door.role.log().contains("sesame"), "{}", door.role.log());
+        assert_eq!(door.role.stop(), 0);
+    }
 }
