@@ -30,7 +30,8 @@ async fn run(cli: Cli) -> Result<(), Exit> {
     telemetry::start();
     let config = || config::Config::load(&global);
     match command {
-        Command::Up(arguments) => commands::up::run(arguments, &global).await,
+        // Boxed: it holds every role's state.
+        Command::Up(arguments) => Box::pin(commands::up::run(arguments, &global)).await,
         Command::Local(arguments) => commands::local::run(arguments, &global).await,
         Command::Init(arguments) => commands::init::run(&arguments, &global),
         Command::Check(arguments) => commands::check::run(&arguments, &global).await,

@@ -173,6 +173,7 @@ fn judge(mut pending: Pending, Verdict { status, errors }: Verdict) -> Option<Pe
     match status {
         Status::Accepted => pending.answer(Ok(Published::Accepted)),
         Status::Duplicate => pending.answer(Ok(Published::Duplicate)),
+        Status::Spooled => pending.answer(Ok(Published::Spooled)),
         Status::Invalid => pending.fail(PublishError::Invalid { id, violations: errors }),
         Status::Unauthorized => pending.fail(PublishError::Unauthorized { id }),
         Status::Throttled => return Some(pending),

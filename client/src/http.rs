@@ -31,6 +31,7 @@ pub(crate) struct Verdict {
 pub(crate) enum Status {
     Accepted,
     Duplicate,
+    Spooled,
     Invalid,
     Unauthorized,
     Throttled,

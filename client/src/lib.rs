@@ -167,13 +167,15 @@ impl Occurrence {
     }
 }
 
-/// What the gateway said of an event that is in the log.
+/// What the gateway said of an event that need not be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
     /// All in-sync replicas have it.
     Accepted,
     /// They had it already.
     Duplicate,
+    /// The log is away: the gateway's disk has it, and brings it into the log.
+    Spooled,
 }
 
 /// Publishes events; cheap to clone, shared by a whole process.
@@ -198,7 +200,8 @@ impl Client {
         Ok(Self { queue, memory, options })
     }
 
-    /// Publishes a new event that happens now, and waits until it is in the log.
+    /// Publishes a new event that happens now, and waits until it is in the log, or on the disk of a gateway that has a
+    /// spool.
     ///
     /// # Errors
     /// Why it is not, or not known to be.
@@ -250,7 +253,7 @@ impl Client {
 }
 
 /// An event on its way.
-#[must_use = "an event is in the log only once `published` says so"]
+#[must_use = "an event is published only once `published` says so"]
 #[derive(Debug)]
 pub struct Sending {
     id: Uuid,

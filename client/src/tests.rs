@@ -121,13 +121,13 @@ async fn events_go_together_and_what_must_go_again_goes_first_and_in_order() {
 
 #[tokio::test]
 async fn each_event_hears_what_is_wrong_with_it() {
-    let (_, options) = Fake::saying([Say::Statuses(&["invalid", "unauthorized", "accepted"])]).await;
+    let (_, options) = Fake::saying([Say::Statuses(&["invalid", "unauthorized", "spooled"])]).await;
     let client = Client::new(Options { batch_events: 3, linger: Duration::from_secs(9), ..options }).unwrap();
     let [invalid, unauthorized, good] = <[Sending; 3]>::try_from(sent(&client, 0..3).await).unwrap();
     let told = invalid.published().await.unwrap_err().to_string();
     assert!(told.ends_with("does not fit its contract: /data/number: expected less, found more"), "{told}");
     assert!(matches!(unauthorized.published().await, Err(PublishError::Unauthorized { .. })));
-    assert_eq!(good.published().await, Ok(Published::Accepted));
+    assert_eq!(good.published().await, Ok(Published::Spooled));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Keeps nothing that it could lose: what it remembers of earlier ids is a convenience, the log's own deduplication
-//! decides. Never answers for the log what the log has not said.
+//! decides; what the spool has is synced. Never answers for the log what the log has not said.
 
 mod access;
 mod answer;
@@ -22,6 +22,7 @@ pub mod quarantine;
 mod redis;
 mod refusals;
 mod serve;
+mod spool;
 mod throttle;
 mod tls;
 mod window;
@@ -32,6 +33,7 @@ pub use jwt::JwtConfig;
 pub use metrics::GatewayMetrics;
 pub use redis::RedisConfig;
 pub use serve::HEADER_DEADLINE;
+pub use spool::SpoolConfig;
 pub use throttle::{LimitsConfig, RateConfig};
 pub use tls::TlsConfig;
 
@@ -55,6 +57,7 @@ use quarantine::{Quarantine, QuarantineConfig, Sent};
 use redis::Redis;
 use refusals::{Refusal, Refusals};
 use serde::{Deserialize, Serialize};
+use spool::Spool;
 use sqlx::PgPool;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -82,6 +85,8 @@ pub struct GatewayConfig {
     pub limits: LimitsConfig,
     /// Which invalid events are kept, and how.
     pub quarantine: QuarantineConfig,
+    /// Where events wait while the log is away.
+    pub spool: SpoolConfig,
     /// How long an event waits for the log; then it is `retry`. Clients wait a little longer than this.
     pub deadline_ms: u64,
     /// Of one request, inflated. Many small events; a record itself is at most 1 MiB.
@@ -106,6 +111,7 @@ impl Default for GatewayConfig {
             jwt: JwtConfig::default(),
             limits: LimitsConfig::default(),
             quarantine: QuarantineConfig::default(),
+            spool: SpoolConfig::default(),
             deadline_ms: 10_000, // outlives a leader's election, not a client's patience
             body_bytes: 8 << 20,
             inflight_bytes: 64 << 20,
@@ -135,6 +141,7 @@ impl GatewayConfig {
                 return Err(format!("`gateway.{key}` is {value}: {least} to {most} is possible"));
             }
         }
+        self.spool.check()?;
         self.tls.check()?;
         self.quarantine.check()?;
         Access::of(self).map(drop)
@@ -158,6 +165,7 @@ pub struct Gateway {
     state: Arc<Shared>,
     tls: Option<Arc<Tls>>,
     redis: Option<Arc<Redis>>,
+    spool: Option<Arc<Spool>>,
     kafka: Admin,
     config: GatewayConfig,
 }
@@ -211,8 +219,8 @@ impl Gateway {
         let access = Access::of(config).map_err(anyhow::Error::msg)?;
         let tls = Tls::of(&config.tls, &metrics)?;
         let routes = Routes::look_up(registry, catalogue.contracts().clone()).await?;
-        let redis = Redis::of(redis, &metrics)?;
-        let desk = Desk::new(kafka, config.deadline(), config.remembered_ids, redis.clone())?;
+        let (redis, spool) = (Redis::of(redis, &metrics)?, Spool::open(&config.spool, kafka, &metrics)?);
+        let desk = Desk::new(kafka, config.deadline(), config.remembered_ids, redis.clone(), spool.clone())?;
         let inflight = Inflight::new(config.inflight_bytes, &metrics);
         let limits = Limits { body_bytes: config.body_bytes };
         let (throttle, refusals) = (Throttle::new(config.limits.clone()), Refusals::default());
@@ -221,12 +229,12 @@ impl Gateway {
         let shared =
             Shared { access, limits, inflight, routes, throttle, desk, site, refusals, quarantine, deadline, metrics };
         let state = Arc::new(shared);
-        Ok(Self { state, tls, redis, kafka: Admin::new(kafka.clone()), config: config.clone() })
+        Ok(Self { state, tls, redis, spool, kafka: Admin::new(kafka.clone()), config: config.clone() })
     }
 
     /// Serves until cancelled, then answers what is in hand. False when that took too long.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> bool {
-        let Self { state, tls, redis, kafka, config } = self;
+        let Self { state, tls, redis, spool, kafka, config } = self;
         let (kept, kept_until) = (state.clone(), stop.clone());
         tokio::spawn(async move { kept_until.run_until_cancelled(kept.access.keep_fresh()).await });
         let (tidied, tidied_until) = (state.clone(), stop.clone());
@@ -238,6 +246,10 @@ impl Gateway {
         if let Some(redis) = redis {
             let (kept_until, topics) = (stop.clone(), state.routes.contracts.topics().into_keys().collect());
             tokio::spawn(async move { kept_until.run_until_cancelled(redis.keep_reached(kafka, topics)).await });
+        }
+        if let Some(spool) = spool {
+            let kept_until = stop.clone();
+            tokio::spawn(async move { kept_until.run_until_cancelled(spool.drain()).await });
         }
         let connections = state.metrics.connections.clone();
         let limits = serve::Limits { connections: config.connections, drain: config.deadline() + serve::DRAIN_SLACK };
@@ -275,7 +287,7 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Shared>>); 10] {
 }
 
 /// The words for what may become of an event.
-pub(crate) fn statuses() -> [&'static str; 6] {
+pub(crate) fn statuses() -> [&'static str; 7] {
     Status::ALL.map(Status::word)
 }
 

@@ -4,6 +4,7 @@ mod bad_days;
 mod documents;
 mod quarantine;
 mod sharing;
+mod spool;
 mod tls;
 mod tokens;
 

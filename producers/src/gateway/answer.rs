@@ -32,6 +32,8 @@ pub(super) enum Status {
     Accepted,
     /// They had it already.
     Duplicate,
+    /// The log is away: the gateway's disk has it, and the log will.
+    Spooled,
     /// It will never fit: repair it.
     Invalid,
     /// The scopes of the key or token don't cover its topic.
@@ -43,13 +45,21 @@ pub(super) enum Status {
 }
 
 impl Status {
-    pub const ALL: [Self; 6] =
-        [Self::Accepted, Self::Duplicate, Self::Invalid, Self::Unauthorized, Self::Throttled, Self::Retry];
+    pub const ALL: [Self; 7] = [
+        Self::Accepted,
+        Self::Duplicate,
+        Self::Spooled,
+        Self::Invalid,
+        Self::Unauthorized,
+        Self::Throttled,
+        Self::Retry,
+    ];
 
     pub fn word(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
             Self::Duplicate => "duplicate",
+            Self::Spooled => "spooled",
             Self::Invalid => "invalid",
             Self::Unauthorized => "unauthorized",
             Self::Throttled => "throttled",
@@ -59,7 +69,7 @@ impl Status {
 
     fn http(self) -> StatusCode {
         match self {
-            Self::Accepted | Self::Duplicate => StatusCode::ACCEPTED,
+            Self::Accepted | Self::Duplicate | Self::Spooled => StatusCode::ACCEPTED,
             Self::Invalid => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::FORBIDDEN,
             Self::Throttled => StatusCode::TOO_MANY_REQUESTS,
@@ -257,10 +267,11 @@ mod tests {
 
     #[test]
     fn a_batch_has_the_status_of_its_events_where_they_have_one() {
-        use Status::{Accepted, Duplicate, Invalid, Retry, Throttled, Unauthorized};
-        let cases: [(&[Status], u16, Option<u64>); 7] = [
+        use Status::{Accepted, Duplicate, Invalid, Retry, Spooled, Throttled, Unauthorized};
+        let cases: [(&[Status], u16, Option<u64>); 8] = [
             (&[], 202, None),
             (&[Accepted, Duplicate], 202, None),
+            (&[Accepted, Spooled], 202, None),
             (&[Accepted, Invalid], 207, None),
             (&[Invalid, Invalid], 400, None),
             (&[Unauthorized], 403, None),

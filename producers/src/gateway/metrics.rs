@@ -37,6 +37,32 @@ pub struct GatewayMetrics {
     /// 1 while it is configured and does not answer.
     pub(super) redis_away: Gauge,
     pub(super) redis_lost: Counter,
+    pub(super) spool: SpoolMetrics,
+}
+
+/// Of what waits on disk.
+#[derive(Clone, Default)]
+pub(super) struct SpoolMetrics {
+    pub bytes: Gauge,
+    pub events: Gauge,
+    /// Unix time; 0 when nothing waits.
+    pub oldest: Gauge,
+    pub drained: Counter,
+}
+
+impl SpoolMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register("millrace_gateway_spool_bytes", "The spool on disk", metrics.bytes.clone());
+        registry.register("millrace_gateway_spool_events", "Events not known to be in the log", metrics.events.clone());
+        registry.register(
+            "millrace_gateway_spool_oldest_timestamp_seconds",
+            "When the oldest of them was spooled, 0 when there is none",
+            metrics.oldest.clone(),
+        );
+        registry.register("millrace_gateway_spool_drained", "Events brought into the log", metrics.drained.clone());
+        metrics
+    }
 }
 
 impl GatewayMetrics {
@@ -44,7 +70,8 @@ impl GatewayMetrics {
         let histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
         let requests = Family::new_with_constructor(histogram as fn() -> Histogram);
         let (inflight_bytes, connections, tls_stale, redis_away, redis_lost) = Default::default();
-        let (refusals, quarantine) = (Family::default(), quarantine::Metrics::register(registry));
+        let (refusals, spool) = (Family::default(), SpoolMetrics::register(registry));
+        let quarantine = quarantine::Metrics::register(registry);
         let metrics = Self {
             events,
             requests,
@@ -55,6 +82,7 @@ impl GatewayMetrics {
             quarantine,
             redis_away,
             redis_lost,
+            spool,
         };
         registry.register(
             "millrace_http_request_duration_seconds",

@@ -4,6 +4,7 @@ use super::answer::{Status, Verdict};
 use super::metrics::GatewayMetrics;
 use super::prepare::{Prepared, Ready};
 use super::redis::{Known, Marks, Redis};
+use super::spool::{Frames, Spool};
 use super::throttle::Allowance;
 use super::window::{Fingerprint, Window};
 use millrace_schemas::Violation;
@@ -32,6 +33,8 @@ pub(super) struct Desk {
     fingerprints: RandomState,
     /// What it shares with other gateways.
     redis: Option<Arc<Redis>>,
+    /// Where events wait while the log is away.
+    spool: Option<Arc<Spool>>,
     /// The log's last answer was none.
     away: AtomicBool,
 }
@@ -66,6 +69,9 @@ enum Fate {
 /// Each id's first event of a batch: its place there, and what it is told apart by.
 type Firsts = HashMap<Uuid, (usize, Fingerprint)>;
 
+/// Events that may have to wait on disk, by their place in the batch; none where there is no spool.
+type Kept<'a> = Vec<(usize, Prepared<'a>)>;
+
 /// On its way, with what it is told once the log has it.
 struct Sent {
     acknowledgement: Acknowledgement,
@@ -80,13 +86,14 @@ impl Desk {
         deadline: Duration,
         remembered_ids: usize,
         redis: Option<Arc<Redis>>,
+        spool: Option<Arc<Spool>>,
     ) -> anyhow::Result<Self> {
         let mut kafka = kafka.clone();
         // Else the client would try for two minutes, with its memory, what the sender was told to send again.
         kafka.properties.insert("message.timeout.ms".into(), deadline.as_millis().to_string());
         let publisher = RwLock::new(Publisher::new(&kafka)?);
         let (window, fingerprints) = (Window::new(remembered_ids), RandomState::new());
-        Ok(Self { kafka, publisher, deadline, window, fingerprints, redis, away: AtomicBool::new(false) })
+        Ok(Self { kafka, publisher, deadline, window, fingerprints, redis, spool, away: AtomicBool::new(false) })
     }
 
     pub fn log_is_away(&self) -> bool {
@@ -102,7 +109,8 @@ impl Desk {
     ) -> Vec<Verdict> {
         let (since, mut trouble, mut accepted) = (Instant::now(), Trouble::default(), Vec::new());
         let (marks, taken) = self.ask_redis(&events, allowance).await;
-        let stages = self.hand_over(events, allowance, taken, since + self.deadline, &mut trouble).await;
+        let mut kept = Kept::default();
+        let stages = self.hand_over(events, allowance, taken, since + self.deadline, &mut trouble, &mut kept).await;
         let mut given_up = pin!(tokio::time::sleep_until(since + self.deadline + ANSWER_SLACK)); // one for all of them
         let mut fates = Vec::with_capacity(stages.len());
         // The last first: once it has its answer most others have theirs, and are not waited for one by one.
@@ -130,8 +138,10 @@ impl Desk {
             redis.remember(&accepted, &marks).await;
         }
         self.report(trouble);
+        fates.reverse();
+        self.spool(&mut fates, kept).await;
         let mut verdicts: Vec<Verdict> = Vec::with_capacity(fates.len());
-        for fate in fates.into_iter().rev() {
+        for fate in fates {
             verdicts.push(match fate {
                 Fate::Done(verdict) => *verdict,
                 Fate::Same(at, verdict) => as_the_first(&verdicts[at], *verdict),
@@ -168,27 +178,36 @@ impl Desk {
 
     /// In order; where one may not be handed over, or can't be in time, none behind it is, or a key's order would be
     /// lost. What is known to be in the log takes nothing of the allowance.
-    async fn hand_over(
+    async fn hand_over<'a>(
         &self,
-        events: Vec<Ready<'_>>,
+        events: Vec<Ready<'a>>,
         allowance: &mut Allowance<'_>,
         mut firsts: Firsts,
         mut until: Instant,
         trouble: &mut Trouble,
+        kept: &mut Kept<'a>,
     ) -> Vec<Stage> {
         let publisher = self.publisher.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut stages = Vec::with_capacity(events.len());
         firsts.reserve(events.len());
         let (now, mut full, mut begun) = (std::time::Instant::now(), false, false);
+        let is_spooling = match &self.spool {
+            Some(spool) => spool.holds_any().await,
+            None => false,
+        };
         for event in events {
             let stage = match event {
                 Err(refused) => Stage::Known(Fate::Done(refused)),
                 Ok(prepared) => match self.known(&prepared, &mut firsts, stages.len()) {
                     Err(fate) => Stage::Known(fate),
-                    Ok(_) if full => done(retry(verdict(&prepared), "it was not tried")),
+                    Ok(_) if full => self.not_tried(prepared, stages.len(), kept),
                     Ok(_) if !allowance.take(prepared.value.len(), now) => done(throttled(verdict(&prepared))),
+                    Ok(_) if is_spooling => self.not_tried(prepared, stages.len(), kept),
                     Ok(fingerprint) => {
                         let stage = send(&publisher, &prepared, fingerprint, until, trouble).await;
+                        if self.spool.is_some() {
+                            kept.push((stages.len(), prepared));
+                        }
                         match &stage {
                             Stage::Known(Fate::Done(verdict)) => full = verdict.status == Status::Retry,
                             _ if !begun => {
@@ -203,6 +222,42 @@ impl Desk {
             stages.push(stage);
         }
         stages
+    }
+
+    fn not_tried<'a>(&self, event: Prepared<'a>, at: usize, kept: &mut Kept<'a>) -> Stage {
+        let stage = done(retry(verdict(&event), "it was not tried"));
+        if self.spool.is_some() {
+            kept.push((at, event));
+        }
+        stage
+    }
+
+    /// What would be `retry` waits on disk instead: all of it or nothing, or one event could pass another.
+    async fn spool(&self, fates: &mut [Fate], kept: Kept<'_>) {
+        let Some(spool) = &self.spool else { return };
+        let (mut frames, mut spooled) = (Frames::default(), Vec::new());
+        for (at, event) in kept {
+            match &mut fates[at] {
+                Fate::Done(verdict) if verdict.status == Status::Retry => {
+                    if spool.add(&event, &mut frames) {
+                        spooled.push(at);
+                    } else {
+                        **verdict = too_large(self::verdict(&event), event.value.len());
+                    }
+                }
+                _ => {}
+            }
+        }
+        let written = if spooled.is_empty() { Ok(()) } else { spool.append(frames).await };
+        for at in spooled {
+            let Fate::Done(verdict) = &mut fates[at] else { continue };
+            match &written {
+                Ok(()) => (verdict.status, verdict.message) = (Status::Spooled, None),
+                Err(why) => {
+                    verdict.message = Some(format!("the log is away and {why}; send it again with the same id"))
+                }
+            }
+        }
     }
 
     /// What the event is told apart by, or its fate where an earlier one had its id.
@@ -342,7 +397,7 @@ mod tests {
     fn desk(deadline: Duration, properties: &[(&str, &str)]) -> Desk {
         let properties = properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let kafka = KafkaConfig { brokers: "127.0.0.1:1".into(), properties, ..KafkaConfig::default() };
-        Desk::new(&kafka, deadline, 1000, None).unwrap()
+        Desk::new(&kafka, deadline, 1000, None, None).unwrap()
     }
 
     fn it() -> Principal {
@@ -382,8 +437,16 @@ mod tests {
         let desk = desk(Duration::from_secs(300), &[("queue.buffering.max.messages", "2")]);
         let (since, mut trouble) = (Instant::now(), Trouble::default());
         let (unlimited, until) = (Throttle::default(), since + desk.deadline);
-        let stages =
-            desk.hand_over(batch(&[1; 5]), &mut unlimited.allowance(&it()), Firsts::new(), until, &mut trouble).await;
+        let stages = desk
+            .hand_over(
+                batch(&[1; 5]),
+                &mut unlimited.allowance(&it()),
+                Firsts::new(),
+                until,
+                &mut trouble,
+                &mut Kept::default(),
+            )
+            .await;
         assert!(since.elapsed() < Duration::from_secs(60), "it does not wait for the deadline with half a batch sent");
         let sent: Vec<bool> = stages.iter().map(|stage| matches!(stage, Stage::Sent(_))).collect();
         assert_eq!((sent, trouble.events), (vec![true, true, false, false, false], 1));
@@ -394,7 +457,8 @@ mod tests {
         let desk = desk(Duration::from_secs(300), &[("message.max.bytes", "1000")]);
         let (mut trouble, unlimited) = (Trouble::default(), Throttle::default());
         let (mut allowance, until) = (unlimited.allowance(&it()), Instant::now() + desk.deadline);
-        let stages = desk.hand_over(batch(&[1, 2000, 1]), &mut allowance, Firsts::new(), until, &mut trouble).await;
+        let stages =
+            desk.hand_over(batch(&[1, 2000, 1]), &mut allowance, Firsts::new(), until, &mut trouble, &mut vec![]).await;
         let status = |stage: &Stage| match stage {
             Stage::Known(Fate::Done(verdict)) => Some((verdict.status, verdict.errors[0].found.clone())),
             _ => None,
@@ -415,7 +479,7 @@ mod tests {
         events.push(event(15, 1)); // as the one before it
         let (mut trouble, principal) = (Trouble::default(), it());
         let (mut allowance, until) = (throttle.allowance(&principal), Instant::now() + desk.deadline);
-        let stages = desk.hand_over(events, &mut allowance, Firsts::new(), until, &mut trouble).await;
+        let stages = desk.hand_over(events, &mut allowance, Firsts::new(), until, &mut trouble, &mut vec![]).await;
         let status = |stage: &Stage| match stage {
             Stage::Known(Fate::Done(verdict)) => verdict.status.word(),
             Stage::Known(Fate::Same(..)) => "as the first",

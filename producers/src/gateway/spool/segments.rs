@@ -1,0 +1,313 @@
+//! The spool's files: appended to at the end and synced, read from the beginning, removed once all of one is in the log.
+//!
+//! Blocks; one thread owns it.
+
+use super::frame;
+use anyhow::{Context, ensure};
+use rustix::fs::{FlockOperation, flock};
+use std::collections::VecDeque;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// What is sent again after a crash, at most: far fewer events than the log's own deduplication remembers.
+const SEGMENT_BYTES: u64 = 16 << 20;
+const EXTENSION: &str = "spool";
+/// What was cut off of a segment lies beside it.
+const TORN: &str = "torn";
+
+pub(super) struct Segments {
+    directory: PathBuf,
+    /// Oldest first.
+    files: VecDeque<Segment>,
+    /// The last one, while it is appended to.
+    end: Option<File>,
+    next_number: u64,
+    /// Of the first, what is in the log.
+    settled: u64,
+    /// Of all.
+    bytes: u64,
+    _lock: File,
+}
+
+struct Segment {
+    path: PathBuf,
+    /// Synced.
+    bytes: u64,
+}
+
+impl Segments {
+    /// Takes the directory, and counts the events that an earlier process left there.
+    ///
+    /// # Errors
+    /// When another process has it, or it can't be used.
+    pub fn open(directory: &Path) -> anyhow::Result<(Self, u64)> {
+        let context = || format!("gateway.spool.directory = {}", directory.display());
+        let lock = take(directory).with_context(context)?;
+        let (mut files, mut next_number, mut bytes, mut events) = (VecDeque::new(), 0, 0, 0);
+        for number in numbers(directory).with_context(context)? {
+            let path = path(directory, number);
+            let (whole, found) = recover(&path).with_context(|| format!("could not read {}", path.display()))?;
+            next_number = number + 1;
+            if whole == 0 {
+                fs::remove_file(&path).with_context(context)?;
+                continue;
+            }
+            (bytes, events) = (bytes + whole, events + found);
+            files.push_back(Segment { path, bytes: whole });
+        }
+        let directory = directory.to_path_buf();
+        Ok((Self { directory, files, end: None, next_number, settled: 0, bytes, _lock: lock }, events))
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Of what is not settled.
+    pub fn unsettled(&self) -> u64 {
+        self.bytes - self.settled
+    }
+
+    /// All of these frames are on disk when it returns, or none counts.
+    pub fn append(&mut self, frames: &[u8]) -> io::Result<()> {
+        let written = self.write(frames);
+        if written.is_err() {
+            self.abandon_end();
+        }
+        written
+    }
+
+    /// Nobody knows what the disk has of what failed: cut off if that works, and never appended to again.
+    fn abandon_end(&mut self) {
+        let Some((end, segment)) = self.end.take().zip(self.files.back()) else { return };
+        if segment.bytes > 0 {
+            let _ = end.set_len(segment.bytes).and_then(|()| end.sync_data());
+        } else {
+            let _ = fs::remove_file(&segment.path);
+            self.files.pop_back();
+        }
+    }
+
+    fn write(&mut self, frames: &[u8]) -> io::Result<()> {
+        if self.files.back().is_none_or(|segment| segment.bytes >= SEGMENT_BYTES) {
+            self.end = None;
+        }
+        let end = match &mut self.end {
+            Some(end) => end,
+            None => {
+                let path = path(&self.directory, self.next_number);
+                let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)?;
+                self.next_number += 1;
+                self.files.push_back(Segment { path, bytes: 0 });
+                let end = self.end.insert(file);
+                File::open(&self.directory)?.sync_all()?; // or the file could be gone, with what it holds
+                end
+            }
+        };
+        end.write_all(frames)?;
+        end.sync_data()?;
+        if let Some(segment) = self.files.back_mut() {
+            segment.bytes += frames.len() as u64;
+            self.bytes += frames.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// The oldest frames that are not settled, about so many bytes; empty when there are none.
+    pub fn read(&self, bytes: usize) -> io::Result<Vec<u8>> {
+        let Some(segment) = self.files.front() else { return Ok(Vec::new()) };
+        let file = File::open(&segment.path)?;
+        let left = usize::try_from(segment.bytes - self.settled).unwrap_or(usize::MAX);
+        let mut wanted = left.min(bytes);
+        loop {
+            let mut found = vec![0; wanted];
+            file.read_exact_at(&mut found, self.settled)?;
+            let (whole, _) = whole_frames(&found);
+            if whole > 0 || wanted == left {
+                found.truncate(whole);
+                let damaged = || io::Error::other(format!("{} is damaged", segment.path.display()));
+                return if whole == 0 && left > 0 { Err(damaged()) } else { Ok(found) };
+            }
+            wanted = left.min(2 * wanted); // a frame that is larger
+        }
+    }
+
+    /// So many bytes of the oldest are in the log.
+    pub fn settle(&mut self, bytes: u64) {
+        self.settled += bytes;
+        let Some(segment) = self.files.front().filter(|segment| segment.bytes <= self.settled) else { return };
+        if self.files.len() == 1 {
+            self.end = None;
+        }
+        if let Err(error) = fs::remove_file(&segment.path) {
+            tracing::error!(
+                "could not remove {}, so it is sent again after a restart: {error}",
+                segment.path.display()
+            );
+        }
+        self.bytes -= segment.bytes;
+        self.settled = 0;
+        self.files.pop_front();
+    }
+}
+
+/// Two processes in one directory would each remove what the other needs.
+fn take(directory: &Path) -> anyhow::Result<File> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(directory.join("lock"))?;
+    let taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
+    ensure!(taken.is_ok(), "another process uses it: give each gateway a directory of its own");
+    Ok(file)
+}
+
+fn path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number:020}.{EXTENSION}"))
+}
+
+/// Of the segments, oldest first.
+fn numbers(directory: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let is_segment = path.extension().is_some_and(|extension| extension == EXTENSION);
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        numbers.extend(stem.filter(|_| is_segment).and_then(|stem| stem.parse::<u64>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Bytes and events that are whole. What is behind them nobody was told of: a process died while it wrote.
+fn recover(path: &Path) -> io::Result<(u64, u64)> {
+    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let (whole, events) = whole_frames(&bytes);
+    if whole < bytes.len() {
+        let (torn, kept) = (bytes.len() - whole, path.with_extension(TORN));
+        tracing::warn!(
+            "{} ends with {torn} bytes that are no whole event: cut off, kept in {}",
+            path.display(),
+            kept.display()
+        );
+        OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(kept)?
+            .write_all(&bytes[whole..])?;
+        file.set_len(whole as u64)?;
+        file.sync_all()?;
+    }
+    Ok((whole as u64, events))
+}
+
+fn whole_frames(bytes: &[u8]) -> (usize, u64) {
+    let (mut whole, mut events) = (0, 0);
+    while let Some(frame) = frame::whole(&bytes[whole..]) {
+        whole += frame;
+        events += 1;
+    }
+    (whole, events)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::spool::frame::tests::event;
+
+    fn frames(ids: std::ops::Range<u128>) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for n in ids {
+            frame::write(&event(n, b"value"), &mut frames);
+        }
+        frames
+    }
+
+    fn ids(frames: &[u8]) -> Vec<u128> {
+        frame::read(frames).unwrap().iter().map(|event| event.envelope.id.as_u128()).collect()
+    }
+
+    /// All that is left, as it would be sent.
+    fn drained(segments: &mut Segments, at_once: usize) -> Vec<u128> {
+        let mut found = Vec::new();
+        loop {
+            let frames = segments.read(at_once).unwrap();
+            if frames.is_empty() {
+                return found;
+            }
+            found.extend(ids(&frames));
+            segments.settle(frames.len() as u64);
+        }
+    }
+
+    fn files(directory: &Path) -> usize {
+        numbers(directory).unwrap().len()
+    }
+
+    #[test]
+    fn what_was_appended_is_read_in_its_order_by_this_process_and_the_next_and_then_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut segments, events) = Segments::open(directory.path()).unwrap();
+        assert_eq!((events, segments.bytes()), (0, 0));
+        segments.append(&frames(0..10)).unwrap();
+        let first = segments.read(1).unwrap();
+        assert_eq!(ids(&first), [0], "at least one event, however large");
+        segments.settle(first.len() as u64);
+        segments.append(&frames(10..12)).unwrap();
+        drop(segments);
+        let (mut segments, events) = Segments::open(directory.path()).unwrap();
+        assert_eq!(events, 12, "of a segment that is not settled all of it");
+        segments.append(&frames(12..15)).unwrap();
+        assert_eq!(drained(&mut segments, 500), (0..15).collect::<Vec<_>>());
+        assert_eq!((segments.bytes(), files(directory.path())), (0, 0));
+        segments.append(&frames(15..16)).unwrap();
+        assert_eq!(drained(&mut segments, 500), [15]);
+    }
+
+    #[test]
+    fn wherever_a_process_dies_while_it_writes_what_was_synced_before_is_whole() {
+        let (before, after) = (frames(0..3), frames(3..5));
+        let first_of_after = frames(3..4).len();
+        for cut in 0..=after.len() {
+            let directory = tempfile::tempdir().unwrap();
+            let torn = [&before[..], &after[..cut]].concat();
+            fs::write(path(directory.path(), 7), torn).unwrap();
+            let (mut segments, events) = Segments::open(directory.path()).unwrap();
+            let whole = 3 + u128::from(cut >= first_of_after) + u128::from(cut == after.len());
+            assert_eq!(u128::from(events), whole, "cut at {cut}");
+            segments.append(&frames(9..10)).unwrap();
+            let expected: Vec<u128> = (0..whole).chain([9]).collect();
+            assert_eq!(drained(&mut segments, 1 << 20), expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_segment_ends_at_its_size_and_is_removed_as_soon_as_it_is_settled() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut segments, _) = Segments::open(directory.path()).unwrap();
+        let mut large = Vec::new();
+        for n in 0..16 {
+            frame::write(&event(n, &vec![0; 1 << 20]), &mut large);
+        }
+        segments.append(&large).unwrap();
+        segments.append(&frames(16..17)).unwrap();
+        assert_eq!(files(directory.path()), 2);
+        let first = segments.read(usize::MAX).unwrap();
+        segments.settle(first.len() as u64);
+        assert_eq!((files(directory.path()), drained(&mut segments, 1)), (1, vec![16]));
+    }
+
+    #[test]
+    fn a_directory_is_one_processs_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let held = Segments::open(directory.path()).unwrap();
+        let error = Segments::open(directory.path()).err().unwrap();
+        assert!(format!("{error:#}").contains("another process uses it"), "{error:#}");
+        drop(held);
+        assert!(Segments::open(directory.path()).is_ok());
+    }
+}

@@ -1,0 +1,183 @@
+//! While the log is away events wait on the gateway's disk, and whatever dies meanwhile, all of them come into the log.
+
+use super::{BATCH, Door, ONE, answered, erased, log, new_event, start};
+use crate::backpressure::metric;
+use crate::commands::Frozen;
+use crate::platform::{Finished, Platform, Role, directory, eventually};
+use millrace_local::Server;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// A busy machine's log answers within it.
+const DEADLINE: (&str, &str) = ("MILLRACE_GATEWAY__DEADLINE_MS", "5000");
+const DIRECTORY: &str = "MILLRACE_GATEWAY__SPOOL__DIRECTORY";
+/// So many that there is always one under way: the spool must become empty all the same.
+const SENDERS: u128 = 16;
+const BATCH_EVENTS: u64 = 5;
+/// Each sends twenty batches a second at most.
+const PACE: Duration = Duration::from_millis(50);
+
+/// What senders sent and were promised.
+#[derive(Default)]
+struct Day {
+    over: AtomicBool,
+    /// Of each id its number among those of its sender, who has one key.
+    sent: Mutex<HashMap<String, u64>>,
+    accepted: Mutex<BTreeSet<String>>,
+    spooled: Mutex<BTreeSet<String>>,
+}
+
+impl Day {
+    fn spooled(&self) -> usize {
+        self.spooled.lock().unwrap().len()
+    }
+
+    fn accepted(&self) -> usize {
+        self.accepted.lock().unwrap().len()
+    }
+
+    /// True for an event that need not be sent again.
+    fn note(&self, result: &Value) -> bool {
+        let id = result["id"].as_str().unwrap().to_owned();
+        match result["status"].as_str().unwrap() {
+            "accepted" | "duplicate" => drop(self.accepted.lock().unwrap().insert(id)),
+            "spooled" => drop(self.spooled.lock().unwrap().insert(id)),
+            _ => return false,
+        }
+        true
+    }
+}
+
+/// Batches of one key, each sent until all of it is in good hands, then the next.
+async fn send(url: String, token: String, user: Uuid, day: Arc<Day>) {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
+    let (mut pace, mut number) = (tokio::time::interval(PACE), 0);
+    while !day.over.load(Ordering::SeqCst) {
+        let events: Vec<Value> = (0..BATCH_EVENTS).map(|_| erased(Uuid::now_v7(), user, "it")).collect();
+        for event in &events {
+            day.sent.lock().unwrap().insert(event["id"].as_str().unwrap().to_owned(), number);
+            number += 1;
+        }
+        let body = json!(events).to_string();
+        loop {
+            pace.tick().await;
+            let sent = client.post(&url).bearer_auth(&token).header("content-type", BATCH).body(body.clone());
+            let Ok(answer) = sent.send().await else { continue };
+            let Ok(answer) = answer.json::<Value>().await else { continue };
+            let results = answer["results"].as_array().cloned().unwrap_or_default();
+            if results.iter().filter(|result| day.note(result)).count() as u64 == BATCH_EVENTS {
+                break;
+            }
+        }
+    }
+}
+
+/// What was written last when a process died in the middle of a write.
+fn tear(spool: &Path) {
+    let files = std::fs::read_dir(spool).unwrap().map(|entry| entry.unwrap().path());
+    let newest: PathBuf = files.filter(|path| path.extension().is_some_and(|kind| kind == "spool")).max().unwrap();
+    std::fs::OpenOptions::new().append(true).open(newest).unwrap().write_all(b"\x40\0\0\0half an event").unwrap();
+}
+
+async fn waiting(role: &Role) -> i64 {
+    metric(role, "millrace_gateway_spool_events").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_dies_while_the_log_is_away_every_spooled_event_comes_into_it_in_order() {
+    let platform = Platform::start().await;
+    let spool = directory().join("spool");
+    let settings = [DEADLINE, (DIRECTORY, spool.to_str().unwrap())];
+    let mut door = Door::open(&platform, &settings).await;
+    let (day, url) = (Arc::new(Day::default()), format!("{}/v1/events", door.url));
+    let start_sender = |n| tokio::spawn(send(url.clone(), door.token.clone(), Uuid::from_u128(n), day.clone()));
+    let senders: Vec<_> = (0..SENDERS).map(start_sender).collect();
+    let more = async |more: usize| {
+        let before = day.spooled();
+        eventually("more is spooled", async || day.spooled() >= before + more).await;
+    };
+    eventually("events flow", async || day.accepted() > 200).await;
+
+    let frozen = Frozen::new(platform.stack.pid(Server::Kafka).unwrap());
+    more(1000).await;
+    assert!(metric(&door.role, "millrace_gateway_spool_oldest_timestamp_seconds").await > 1_700_000_000);
+    let mut second = platform.command();
+    let second = Finished::of(second.arg("gateway").env("MILLRACE_GATEWAY__LISTEN", "127.0.0.1:0").envs(settings));
+    assert!(second.code() == 1 && second.err.contains("another process uses it"), "{}", second.err);
+
+    door.role.kill();
+    tear(&spool);
+    let dying = |point| [settings[0], settings[1], ("MILLRACE_CRASH_AT", point)];
+    door.role = start(&platform, &door.url, &dying("gateway_spool_synced")).await;
+    assert!(door.role.log().contains("no whole event: cut off"), "{}", door.role.log());
+    assert!(!door.role.ended().await.success(), "it dies between the disk and the answer");
+    door.role = start(&platform, &door.url, &dying("gateway_spool_drained")).await;
+    more(1000).await;
+
+    full(&platform).await;
+    drop(frozen);
+    let (back, spooled) = (Instant::now(), day.spooled());
+    assert!(!door.role.ended().await.success(), "it dies between the log and the disk");
+    door.role = start(&platform, &door.url, &settings).await;
+    assert!(door.role.log().contains("wait in"), "{}", door.role.log());
+    let before = day.accepted();
+    eventually("events are accepted again", async || day.accepted() > before + 200).await;
+    println!("{spooled} were spooled, and accepted again after {:?}", back.elapsed());
+    day.over.store(true, Ordering::SeqCst);
+    for sender in senders {
+        sender.await.unwrap();
+    }
+    eventually("nothing waits any more", async || waiting(&door.role).await == 0).await;
+    assert_eq!(metric(&door.role, "millrace_gateway_spool_bytes").await, 0);
+    assert_eq!(metric(&door.role, "millrace_gateway_spool_oldest_timestamp_seconds").await, 0);
+    assert!(metric(&door.role, "millrace_gateway_spool_drained_total").await > 1000);
+    assert_in_the_log(&platform, &day);
+    assert_eq!(door.role.stop(), 0);
+    platform.stop().await;
+}
+
+/// A small one takes what fits; the rest hears 503, and nothing of it is lost by its sender.
+async fn full(platform: &Platform) {
+    let spool = directory().join("spool");
+    let bound = ("MILLRACE_GATEWAY__SPOOL__MAX_BYTES", "1048576");
+    let door = Door::open(platform, &[DEADLINE, bound, (DIRECTORY, spool.to_str().unwrap())]).await;
+    let large = "x".repeat(100 << 10);
+    let mut spooled = 0;
+    let refused = loop {
+        let event = erased(Uuid::now_v7(), Uuid::now_v7(), &large);
+        let answer = door.post(ONE, event.to_string()).send().await.unwrap();
+        if answer.status() != 202 {
+            break answer;
+        }
+        assert_eq!(answer.json::<Value>().await.unwrap()["status"], "spooled");
+        spooled += 1;
+    };
+    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (503, "5"));
+    let answer = refused.json::<Value>().await.unwrap();
+    assert!(answer["message"].as_str().unwrap().contains("the spool is full"), "{answer}");
+    assert_eq!((spooled, waiting(&door.role).await), (10, 10));
+    let (status, answer) = answered(door.post(ONE, new_event().to_string())).await;
+    assert_eq!((status, &answer["status"]), (202, &json!("spooled")), "there is room for a small one: {answer}");
+    assert_eq!(door.role.stop(), 0, "what it has is on disk");
+}
+
+fn assert_in_the_log(platform: &Platform, day: &Day) {
+    let found = log(&platform.addresses().kafka);
+    let ids: BTreeSet<&String> = found.iter().map(|(_, id)| id).collect();
+    let (accepted, spooled) = (day.accepted.lock().unwrap(), day.spooled.lock().unwrap());
+    println!("{} accepted, {} spooled, {} records of {} ids", accepted.len(), spooled.len(), found.len(), ids.len());
+    let lost: Vec<_> = accepted.iter().chain(spooled.iter()).filter(|id| !ids.contains(id)).collect();
+    assert!(lost.is_empty(), "promised and not in the log: {lost:?}");
+    let (sent, mut seen, mut last) = (day.sent.lock().unwrap(), BTreeSet::new(), BTreeMap::new());
+    for (key, id) in &found {
+        let Some(number) = sent.get(id).filter(|_| seen.insert(id)) else { continue };
+        let before = last.insert(key, number);
+        assert!(before.is_none_or(|before| before < number), "{key}: {number} behind {before:?}");
+    }
+}
