@@ -57,7 +57,7 @@ impl Default for RedisConfig {
             url: String::new(),
             password: None,
             password_file: None,
-            deadline_ms: 50, // fifty times what it takes, and little beside the log's answer
+            deadline_ms: 50, // far beyond a round trip, and little beside the log's answer
             ids_kept_s: 600, // ten times as long as our client tries
         }
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// A busy machine's log answers within it.
-const DEADLINE: (&str, &str) = ("MILLRACE_GATEWAY__DEADLINE_MS", "5000");
+const DEADLINE: (&str, &str) = ("MILLRACE_GATEWAY__DEADLINE_MS", "3000");
 const DIRECTORY: &str = "MILLRACE_GATEWAY__SPOOL__DIRECTORY";
 /// So many that there is always one under way: the spool must become empty all the same.
 const SENDERS: u128 = 16;
@@ -146,7 +146,8 @@ async fn whatever_dies_while_the_log_is_away_every_spooled_event_comes_into_it_i
 async fn full(platform: &Platform) {
     let spool = directory().join("spool");
     let bound = ("MILLRACE_GATEWAY__SPOOL__MAX_BYTES", "1048576");
-    let door = Door::open(platform, &[DEADLINE, bound, (DIRECTORY, spool.to_str().unwrap())]).await;
+    let soon = (DEADLINE.0, "500");
+    let door = Door::open(platform, &[soon, bound, (DIRECTORY, spool.to_str().unwrap())]).await;
     let large = "x".repeat(100 << 10);
     let mut spooled = 0;
     let refused = loop {

@@ -155,7 +155,12 @@ impl Segments {
 
 /// Two processes in one directory would each remove what the other needs.
 fn take(directory: &Path) -> anyhow::Result<File> {
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    if !directory.is_dir() {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            File::open(parent)?.sync_all()?; // which names it
+        }
+    }
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(directory.join("lock"))?;
     let taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
     ensure!(taken.is_ok(), "another process uses it: give each gateway a directory of its own");
@@ -272,7 +277,7 @@ mod tests {
     fn wherever_a_process_dies_while_it_writes_what_was_synced_before_is_whole() {
         let (before, after) = (frames(0..3), frames(3..5));
         let first_of_after = frames(3..4).len();
-        for cut in 0..=after.len() {
+        for cut in (0..after.len()).step_by(7).chain([first_of_after - 1, first_of_after, after.len()]) {
             let directory = tempfile::tempdir().unwrap();
             let torn = [&before[..], &after[..cut]].concat();
             fs::write(path(directory.path(), 7), torn).unwrap();
@@ -299,6 +304,19 @@ mod tests {
         let first = segments.read(usize::MAX).unwrap();
         segments.settle(first.len() as u64);
         assert_eq!((files(directory.path()), drained(&mut segments, 1)), (1, vec![16]));
+    }
+
+    #[test]
+    fn what_the_disk_did_not_take_does_not_count_and_is_not_in_the_way_of_what_it_takes_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut segments, _) = Segments::open(directory.path()).unwrap();
+        let (gone, moved) = (directory.path().to_path_buf(), directory.path().with_extension("moved"));
+        fs::rename(&gone, &moved).unwrap();
+        assert!(segments.append(&frames(0..2)).is_err());
+        assert_eq!((segments.bytes(), segments.read(1).unwrap()), (0, vec![]));
+        fs::rename(&moved, &gone).unwrap();
+        segments.append(&frames(2..4)).unwrap();
+        assert_eq!(drained(&mut segments, 1), [2, 3]);
     }
 
     #[test]
