@@ -119,7 +119,7 @@ impl GatewayMetrics {
         self.refusals.get_or_create(&RefusalLabel { reason }).inc();
     }
 
-    /// An event's way from its request to the log's answer.
+    /// A request's events' way to the log's last answer.
     pub(super) fn settled(&self, took: Duration) {
         self.events.took(took);
     }

@@ -7,10 +7,10 @@ use super::redis::{Known, Marks, Redis};
 use super::spool::{Frames, Spool};
 use super::throttle::Allowance;
 use super::window::{Fingerprint, Window};
+use hashbrown::hash_map::Entry;
+use hashbrown::{DefaultHashBuilder, HashMap, HashSet};
 use millrace_schemas::Violation;
 use millrace_stream::{Acknowledgement, KafkaConfig, Outgoing, Publisher};
-use std::collections::hash_map::{Entry, RandomState};
-use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +30,7 @@ pub(super) struct Desk {
     publisher: RwLock<Publisher>,
     deadline: Duration,
     window: Window<Uuid, Fingerprint>,
-    fingerprints: RandomState,
+    fingerprints: DefaultHashBuilder,
     /// What it shares with other gateways.
     redis: Option<Arc<Redis>>,
     /// Where events wait while the log is away.
@@ -61,7 +61,7 @@ enum Stage {
 
 /// What became of it.
 enum Fate {
-    Done(Box<Verdict>),
+    Done(Verdict),
     /// It has the id of an earlier one of the same batch, and that one's fate.
     Same(usize, Box<Verdict>),
 }
@@ -77,7 +77,9 @@ struct Sent {
     acknowledgement: Acknowledgement,
     fingerprint: Fingerprint,
     id: Uuid,
-    verdict: Box<Verdict>,
+    /// As it was sent.
+    name: String,
+    event_type: Arc<str>,
 }
 
 impl Desk {
@@ -92,7 +94,7 @@ impl Desk {
         // Else the client would try for two minutes, with its memory, what the sender was told to send again.
         kafka.properties.insert("message.timeout.ms".into(), deadline.as_millis().to_string());
         let publisher = RwLock::new(Publisher::new(&kafka)?);
-        let (window, fingerprints) = (Window::new(remembered_ids), RandomState::new());
+        let (window, fingerprints) = (Window::new(remembered_ids), DefaultHashBuilder::default());
         Ok(Self { kafka, publisher, deadline, window, fingerprints, redis, spool, away: AtomicBool::new(false) })
     }
 
@@ -107,47 +109,49 @@ impl Desk {
         allowance: &mut Allowance<'_>,
         metrics: &GatewayMetrics,
     ) -> Vec<Verdict> {
-        let (since, mut trouble, mut accepted) = (Instant::now(), Trouble::default(), Vec::new());
+        let (since, mut trouble, mut kept) = (Instant::now(), Trouble::default(), Kept::default());
         let (marks, taken) = self.ask_redis(&events, allowance).await;
-        let mut kept = Kept::default();
         let stages = self.hand_over(events, allowance, taken, since + self.deadline, &mut trouble, &mut kept).await;
-        let mut given_up = pin!(tokio::time::sleep_until(since + self.deadline + ANSWER_SLACK)); // one for all of them
-        let mut fates = Vec::with_capacity(stages.len());
+        let given_up = since + self.deadline + ANSWER_SLACK;
+        let (mut fates, acknowledged) = self.answers(stages, given_up, &mut trouble).await;
+        if !acknowledged.is_empty() {
+            metrics.settled(since.elapsed());
+        }
+        if let Some(redis) = &self.redis {
+            redis.remember(&acknowledged, &marks).await;
+        }
+        self.report(trouble);
+        self.spool(&mut fates, kept).await;
+        verdicts(fates)
+    }
+
+    /// What became of each, in their order; and which ids the log has.
+    async fn answers(&self, stages: Vec<Stage>, given_up: Instant, trouble: &mut Trouble) -> (Vec<Fate>, Vec<Uuid>) {
+        let mut given_up = pin!(tokio::time::sleep_until(given_up)); // one for all of them
+        let (mut fates, mut acknowledged) = (Vec::with_capacity(stages.len()), Vec::with_capacity(stages.len()));
         // The last first: once it has its answer most others have theirs, and are not waited for one by one.
         for stage in stages.into_iter().rev() {
             fates.push(match stage {
                 Stage::Known(fate) => fate,
-                Stage::Sent(Sent { acknowledgement, fingerprint, id, mut verdict }) => {
-                    let answer = acknowledged(acknowledgement, given_up.as_mut()).await;
-                    metrics.settled(since.elapsed());
-                    match answer {
+                Stage::Sent(Sent { acknowledgement, fingerprint, id, name, event_type }) => {
+                    let answer = answer(acknowledgement, given_up.as_mut()).await;
+                    let verdict = accepted(name, event_type);
+                    Fate::Done(match answer {
                         Ok(()) => {
                             self.accepted(id, fingerprint);
-                            accepted.push(id);
+                            acknowledged.push(id);
+                            verdict
                         }
                         Err(error) => {
                             trouble.note(error);
-                            *verdict = retry(*verdict, "the log did not answer in time: it may have the event or not");
+                            retry(verdict, "the log did not answer in time: it may have the event or not")
                         }
-                    }
-                    Fate::Done(verdict)
+                    })
                 }
             });
         }
-        if let Some(redis) = &self.redis {
-            redis.remember(&accepted, &marks).await;
-        }
-        self.report(trouble);
         fates.reverse();
-        self.spool(&mut fates, kept).await;
-        let mut verdicts: Vec<Verdict> = Vec::with_capacity(fates.len());
-        for fate in fates {
-            verdicts.push(match fate {
-                Fate::Done(verdict) => *verdict,
-                Fate::Same(at, verdict) => as_the_first(&verdicts[at], *verdict),
-            });
-        }
-        verdicts
+        (fates, acknowledged)
     }
 
     /// Which ids other gateways accepted, as if this one had; and how much the principal may publish at all of them.
@@ -197,7 +201,7 @@ impl Desk {
         };
         for event in events {
             let stage = match event {
-                Err(refused) => Stage::Known(Fate::Done(refused)),
+                Err(refused) => done(*refused),
                 Ok(prepared) => match self.known(&prepared, &mut firsts, stages.len()) {
                     Err(fate) => Stage::Known(fate),
                     Ok(_) if full => self.not_tried(prepared, stages.len(), kept),
@@ -242,7 +246,7 @@ impl Desk {
                     if spool.add(&event, &mut frames) {
                         spooled.push(at);
                     } else {
-                        **verdict = too_large(self::verdict(&event), event.value.len());
+                        *verdict = too_large(self::verdict(&event), event.value.len());
                     }
                 }
                 _ => {}
@@ -265,7 +269,7 @@ impl Desk {
         let id = event.envelope.id;
         let fingerprint = self.fingerprint(event);
         if let Some(found) = self.window.find(&id) {
-            return Err(Fate::Done(Box::new(repeated(verdict(event), found == fingerprint))));
+            return Err(Fate::Done(repeated(verdict(event), found == fingerprint)));
         }
         match firsts.entry(id) {
             Entry::Vacant(vacant) => {
@@ -275,7 +279,7 @@ impl Desk {
             Entry::Occupied(first) if first.get().1 == fingerprint => {
                 Err(Fate::Same(first.get().0, Box::new(repeated(verdict(event), true))))
             }
-            Entry::Occupied(_) => Err(Fate::Done(Box::new(repeated(verdict(event), false)))),
+            Entry::Occupied(_) => Err(Fate::Done(repeated(verdict(event), false))),
         }
     }
 
@@ -320,26 +324,26 @@ async fn send(
 ) -> Stage {
     let Prepared { topic, envelope, value, .. } = event;
     let outgoing = Outgoing { topic, key: &envelope.subject, envelope, value: Some(value) };
-    let (id, verdict) = (envelope.id, Box::new(verdict(event)));
+    let (id, name, event_type) = (envelope.id, event.id.to_string(), event.event_type.clone());
     match tokio::time::timeout_at(until, publisher.enqueue(&outgoing)).await {
-        Ok(Ok(acknowledgement)) => Stage::Sent(Sent { acknowledgement, fingerprint, id, verdict }),
-        Ok(Err(error)) if error.is_too_large() => done(too_large(*verdict, value.len())),
+        Ok(Ok(acknowledgement)) => Stage::Sent(Sent { acknowledgement, fingerprint, id, name, event_type }),
+        Ok(Err(error)) if error.is_too_large() => done(too_large(verdict(event), value.len())),
         Ok(Err(error)) => {
             trouble.note(error.to_string());
-            done(retry(*verdict, "the Kafka client did not take it"))
+            done(retry(verdict(event), "the Kafka client did not take it"))
         }
         Err(_) => {
             trouble.note("the Kafka client's queue is full".to_owned());
-            done(retry(*verdict, "the Kafka client's queue was full"))
+            done(retry(verdict(event), "the Kafka client's queue was full"))
         }
     }
 }
 
 fn done(verdict: Verdict) -> Stage {
-    Stage::Known(Fate::Done(Box::new(verdict)))
+    Stage::Known(Fate::Done(verdict))
 }
 
-async fn acknowledged(acknowledgement: Acknowledgement, given_up: Pin<&mut Sleep>) -> Result<(), String> {
+async fn answer(acknowledgement: Acknowledgement, given_up: Pin<&mut Sleep>) -> Result<(), String> {
     tokio::select! {
         biased;
         answer = acknowledgement.wait() => answer.map_err(|error| error.to_string()),
@@ -347,10 +351,24 @@ async fn acknowledged(acknowledgement: Acknowledgement, given_up: Pin<&mut Sleep
     }
 }
 
+fn verdicts(fates: Vec<Fate>) -> Vec<Verdict> {
+    let mut verdicts: Vec<Verdict> = Vec::with_capacity(fates.len());
+    for fate in fates {
+        verdicts.push(match fate {
+            Fate::Done(verdict) => verdict,
+            Fate::Same(at, verdict) => as_the_first(&verdicts[at], *verdict),
+        });
+    }
+    verdicts
+}
+
 /// Of an event that fits and was not sent yet: what it will be when the log has it.
 fn verdict(event: &Prepared<'_>) -> Verdict {
-    let event_type = Some(event.event_type.clone());
-    Verdict { event_type, ..Verdict::new(Some(event.id.to_string()), Status::Accepted) }
+    accepted(event.id.to_string(), event.event_type.clone())
+}
+
+fn accepted(name: String, event_type: Arc<str>) -> Verdict {
+    Verdict { event_type: Some(event_type), ..Verdict::new(Some(name), Status::Accepted) }
 }
 
 fn throttled(verdict: Verdict) -> Verdict {

@@ -4,7 +4,7 @@
 //! (`redis/ids.rs`). Whoever asks can do without: an id that was forgotten is
 //! accepted again, and the log's own deduplication counts the event once; a token is verified again.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 
@@ -39,7 +39,9 @@ impl<K: Eq + Hash, V: Clone> Window<K, V> {
         }
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         if generations.0.len() >= self.half {
-            generations.1 = std::mem::take(&mut generations.0);
+            let (young, old) = &mut *generations;
+            std::mem::swap(young, old);
+            young.clear(); // and keeps its room: a map that grows anew moves its entries again and again
         }
         generations.0.insert(key, value);
     }
