@@ -35,9 +35,10 @@ func (j judge) fresh() schemaregistry.Client {
 	return must(schemaregistry.NewClient(schemaregistry.NewConfig(j.url)))
 }
 
+// Of a name that nobody else uses: what others registered first would be told in their words.
 func record(fields string) schemaregistry.SchemaInfo {
 	return schemaregistry.SchemaInfo{
-		Schema: `{"type":"record","name":"Judged","namespace":"it","fields":[` + fields + `]}`,
+		Schema: `{"type":"record","name":"JudgedByGo","namespace":"it","fields":[` + fields + `]}`,
 	}
 }
 
@@ -111,8 +112,8 @@ func (j judge) asksForCompatibility() {
 func (j judge) refers() {
 	holder := j.subject + "-holder"
 	holding := schemaregistry.SchemaInfo{
-		Schema:     `{"type":"record","name":"Holder","namespace":"it","fields":[{"name":"one","type":"it.Judged"}]}`,
-		References: []schemaregistry.Reference{{Name: "it.Judged", Subject: j.subject, Version: 1}},
+		Schema:     `{"type":"record","name":"Holder","namespace":"it","fields":[{"name":"one","type":"it.JudgedByGo"}]}`,
+		References: []schemaregistry.Reference{{Name: "it.JudgedByGo", Subject: j.subject, Version: 1}},
 	}
 	id := must(j.fresh().Register(holder, holding, false))
 	referred := must(j.fresh().GetBySubjectAndID("", id)).References
