@@ -13,6 +13,7 @@ use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{Connection, PgConnection, PgPool, QueryBuilder, Row as _};
+use std::collections::{HashMap, HashSet};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -100,18 +101,20 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Takes one more, or says why not.
-    fn admit(&mut self, bytes: i64, bounds: &QuarantineConfig) -> Option<NotKept> {
+    /// Takes one more, in the place of the one of the same id where there is one; or says why not, and that one stays.
+    fn admit(&mut self, bytes: i64, replaced: Option<i64>, bounds: &QuarantineConfig) -> Option<NotKept> {
         let (events_max, bytes_max) = (i64::from(bounds.events), i64::try_from(bounds.bytes).unwrap_or(i64::MAX));
-        if self.events + 1 > events_max || self.bytes + bytes > bytes_max {
+        let (more_events, more_bytes) = (1 - i64::from(replaced.is_some()), bytes - replaced.unwrap_or(0));
+        let (events, bytes) = (self.events + more_events, self.bytes + more_bytes);
+        let (own_events, own_bytes) = (self.own_events + more_events, self.own_bytes + more_bytes);
+        if events > events_max || bytes > bytes_max {
             return Some(NotKept::Full);
         }
-        // Whoever has nothing yet gets at least one in, however small the bounds.
-        if self.own_events > 0 && (self.own_events + 1 > events_max / 2 || self.own_bytes + bytes > bytes_max / 2) {
+        // Whoever has nothing else gets one in, however small the bounds.
+        if own_events > 1 && (own_events > events_max / 2 || own_bytes > bytes_max / 2) {
             return Some(NotKept::Share);
         }
-        (self.events, self.bytes) = (self.events + 1, self.bytes + bytes);
-        (self.own_events, self.own_bytes) = (self.own_events + 1, self.own_bytes + bytes);
+        *self = Self { events, bytes, own_events, own_bytes, ..*self };
         None
     }
 }
@@ -134,8 +137,8 @@ impl Store {
             let mut tx = connection.begin().await?;
             begin(&mut tx).await?;
             let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
-            let mut held = held(&mut tx, (&name, principal.way.word()), &ids).await?;
-            let (refused, admitted) = admitted(rows, &mut held, bounds);
+            let mut held = held(&mut tx, (&name, principal.way.word())).await?;
+            let (refused, admitted) = admitted(rows, weights(&mut tx, &ids).await?, &mut held, bounds);
             for rows in admitted.chunks(ROWS_AT_ONCE) {
                 insert(&mut tx, rows, (&name, principal.way.word()), bounds.days).await?;
             }
@@ -149,7 +152,7 @@ impl Store {
     pub(super) async fn tidy(&self, until: Instant) -> anyhow::Result<Held> {
         let tidied = async |connection: &mut PgConnection| {
             remove_expired(connection).await?;
-            held(connection, ("", ""), &[]).await
+            held(connection, ("", "")).await
         };
         self.answered(until, tidied).await
     }
@@ -243,15 +246,14 @@ async fn remove_expired(connection: &mut PgConnection) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Without those that are to be replaced.
-async fn held(connection: &mut PgConnection, (principal, way): (&str, &str), without: &[Uuid]) -> sqlx::Result<Held> {
+async fn held(connection: &mut PgConnection, (principal, way): (&str, &str)) -> sqlx::Result<Held> {
     let counted = sqlx::query(
         "select count(*), coalesce(sum(bytes), 0)::bigint, coalesce(extract(epoch from min(kept_at)), 0)::bigint,
                 count(*) filter (where principal = $1 and way = $2),
                 coalesce(sum(bytes) filter (where principal = $1 and way = $2), 0)::bigint
-         from millrace.quarantine where id <> all($3)",
+         from millrace.quarantine",
     );
-    let row = counted.bind(principal).bind(way).bind(without).fetch_one(connection).await?;
+    let row = counted.bind(principal).bind(way).fetch_one(connection).await?;
     Ok(Held {
         events: row.try_get(0)?,
         bytes: row.try_get(1)?,
@@ -261,22 +263,39 @@ async fn held(connection: &mut PgConnection, (principal, way): (&str, &str), wit
     })
 }
 
+/// Bytes of those of these ids that are kept.
+async fn weights(connection: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<HashMap<Uuid, i64>> {
+    let kept = sqlx::query_as("select id, bytes::bigint from millrace.quarantine where id = any($1)");
+    let kept: Vec<(Uuid, i64)> = kept.bind(ids).fetch_all(connection).await?;
+    Ok(kept.into_iter().collect())
+}
+
 /// Why each is not, and those that are; of two of one id the later one, since a statement can't write a row twice.
-fn admitted<'r>(rows: &[&'r Row], held: &mut Held, bounds: &QuarantineConfig) -> (Vec<Option<NotKept>>, Vec<&'r Row>) {
-    let mut admitted: Vec<&Row> = Vec::with_capacity(rows.len());
-    let refused = rows.iter().map(|row| {
-        let refused = held.admit(i64::try_from(row.bytes()).unwrap_or(i64::MAX), bounds);
-        if refused.is_none() {
-            admitted.push(row);
+fn admitted<'r>(
+    rows: &[&'r Row],
+    mut kept: HashMap<Uuid, i64>,
+    held: &mut Held,
+    bounds: &QuarantineConfig,
+) -> (Vec<Option<NotKept>>, Vec<&'r Row>) {
+    let (mut refused, mut admitted) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+    for row in rows {
+        let bytes = i64::from(number(row.bytes())); // as the table has it
+        let why = held.admit(bytes, kept.get(&row.id).copied(), bounds);
+        if why.is_none() {
+            kept.insert(row.id, bytes);
+            admitted.push(*row);
         }
-        refused
-    });
-    let refused = refused.collect();
-    let mut seen = std::collections::HashSet::new();
+        refused.push(why);
+    }
+    let mut seen = HashSet::new();
     admitted.reverse();
     admitted.retain(|row| seen.insert(row.id));
     admitted.reverse();
     (refused, admitted)
+}
+
+fn number(bytes: usize) -> i32 {
+    i32::try_from(bytes).unwrap_or(i32::MAX)
 }
 
 async fn insert(tx: &mut PgConnection, rows: &[&Row], (principal, way): (&str, &str), days: u32) -> sqlx::Result<()> {
@@ -284,7 +303,6 @@ async fn insert(tx: &mut PgConnection, rows: &[&Row], (principal, way): (&str, &
         "insert into millrace.quarantine (id, expires_at, principal, way, type, event_id, errors, personal, lost,
          data_bytes, event, sealed, sealed_by, bytes) ",
     );
-    let number = |bytes: usize| i32::try_from(bytes).unwrap_or(i32::MAX);
     insert.push_values(rows, |mut values, row| {
         let (event, sealed, by) = match &row.content {
             Content::Plain(text) => (Some(text), None, None),
@@ -335,12 +353,15 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::{Rng, SeedableRng};
+    use std::collections::BTreeMap;
 
     #[test]
     fn nobody_fills_more_than_half_and_all_together_not_more_than_there_is() {
         let bounds = QuarantineConfig { events: 6, bytes: 1000, ..QuarantineConfig::default() };
         let filled = |mut held: Held, bytes: i64| {
-            let refused = std::iter::from_fn(|| Some(held.admit(bytes, &bounds))).take(20).flatten().last();
+            let refused = std::iter::from_fn(|| Some(held.admit(bytes, None, &bounds))).take(20).flatten().last();
             (held.own_events, refused)
         };
         let others = |events, bytes| Held { events, bytes, ..Held::default() };
@@ -349,5 +370,60 @@ mod tests {
         assert_eq!(filled(others(4, 0), 1), (2, Some(NotKept::Full)));
         assert_eq!(filled(others(1, 850), 100), (1, Some(NotKept::Full)));
         assert_eq!(filled(others(0, 0), 900), (1, Some(NotKept::Full)), "one gets in, however large");
+    }
+
+    fn row(id: u128, bytes: usize) -> Row {
+        let content = Content::Plain("x".repeat(bytes));
+        let (errors, personal, lost) = (vec![], vec![], vec![]);
+        let (event_type, event_id, data_bytes) = (None, None, bytes);
+        Row { id: Uuid::from_u128(id), event_type, event_id, errors, personal, lost, data_bytes, content }
+    }
+
+    /// Of one sender, by id: bytes.
+    type Table = BTreeMap<u128, i64>;
+
+    /// By hand: put it in, look, take it out again where that was too much.
+    fn put(own: &mut Table, others: &Table, (id, bytes): (u128, i64), bounds: &QuarantineConfig) -> Option<NotKept> {
+        let mut then = own.clone();
+        then.insert(id, bytes);
+        let weight = |table: &Table| (table.len() as u32, table.values().sum::<i64>() as u64);
+        let ((own_events, own_bytes), (other_events, other_bytes)) = (weight(&then), weight(others));
+        if own_events + other_events > bounds.events || own_bytes + other_bytes > bounds.bytes {
+            return Some(NotKept::Full);
+        }
+        if own_events > 1 && (own_events > bounds.events / 2 || own_bytes > bounds.bytes / 2) {
+            return Some(NotKept::Share);
+        }
+        *own = then;
+        None
+    }
+
+    #[test]
+    fn whatever_replaces_whatever_the_bounds_hold_as_a_naive_model_says() {
+        for seed in 0..2_000 {
+            let mut dice = ChaCha8Rng::seed_from_u64(seed);
+            let mut roll = move |from: u32, to: u32| from + dice.next_u32() % (to - from);
+            let bounds =
+                QuarantineConfig { events: roll(1, 12), bytes: roll(1, 300).into(), ..QuarantineConfig::default() };
+            let others: Table = (0..roll(0, 4)).map(|id| (u128::from(id), roll(1, 40).into())).collect();
+            let mut own = Table::new();
+            for request in 0..8 {
+                let sent: Vec<Row> = (0..roll(1, 10)).map(|_| row(roll(0, 9).into(), roll(1, 60) as usize)).collect();
+                let sum = |table: &Table| table.values().sum::<i64>();
+                let (own_events, own_bytes) = (own.len() as i64, sum(&own));
+                let (events, bytes) = (own_events + others.len() as i64, own_bytes + sum(&others));
+                let mut held = Held { events, bytes, own_events, own_bytes, oldest: 0 };
+                let kept = own.iter().map(|(id, bytes)| (Uuid::from_u128(*id), *bytes)).collect();
+                let (refused, admitted) = admitted(&sent.iter().collect::<Vec<_>>(), kept, &mut held, &bounds);
+
+                let mut stored = own.clone();
+                stored.extend(admitted.iter().map(|row| (row.id.as_u128(), row.bytes() as i64)));
+                let pairs = sent.iter().map(|row| (row.id.as_u128(), row.bytes() as i64));
+                let said: Vec<_> = pairs.map(|pair| put(&mut own, &others, pair, &bounds)).collect();
+                assert_eq!((refused, stored), (said, own.clone()), "seed {seed}, request {request}");
+                let own = (own.len() as i64, sum(&own));
+                assert_eq!((held.own_events, held.own_bytes), own, "seed {seed}, request {request}");
+            }
+        }
     }
 }
