@@ -17,6 +17,8 @@ use uuid::Uuid;
 /// A W3C `traceparent` of version 00, in bytes.
 const TRACEPARENT_BYTES: usize = 55;
 
+/// Between a registry's address and a schema's id.
+pub(super) const SCHEMAS: &str = "/schemas/ids/";
 /// Of most records: no second allocation.
 const VALUE_BYTES_USUAL: usize = 256;
 
@@ -66,7 +68,7 @@ impl Routes {
             for version in contract.versions() {
                 let schema = registry.version_writer(contract, version).await?;
                 let plan = JsonPlan::compile(version, &contract.key, VALUE_BYTES_MAX - wire::HEADER_BYTES)?;
-                let dataschema = format!("{}/schemas/ids/{}", registry.url(), schema.id);
+                let dataschema = format!("{}{SCHEMAS}{}", registry.url(), schema.id);
                 versions.push(Writer { schema, plan, dataschema });
             }
             routes.insert(contract.event_type.clone(), Route::new(contract, versions));
@@ -183,7 +185,7 @@ impl Route {
     /// The newest version, or the one that the event names.
     fn writer(&self, event: &mut Submitted<'_>) -> Option<&Writer> {
         let Some(named) = event.get("dataschema") else { return self.versions.last() };
-        let id = named.rsplit_once("/schemas/ids/").and_then(|(_, id)| id.parse::<u32>().ok());
+        let id = schema_id(named);
         let found = self.versions.iter().find(|writer| Some(writer.schema.id) == id);
         if found.is_none() {
             let known: Vec<_> = self.versions.iter().map(|writer| writer.dataschema.as_str()).collect();
@@ -277,8 +279,13 @@ fn happened(event: &mut Submitted<'_>, id: Option<Uuid>) -> Option<DateTime<Utc>
     time
 }
 
+/// Of a `dataschema`, whatever registry it names: how we reach ours is our own affair.
+pub(super) fn schema_id(dataschema: &str) -> Option<u32> {
+    dataschema.rsplit_once(SCHEMAS).and_then(|(_, id)| id.parse().ok())
+}
+
 /// `00-<trace>-<parent>-<flags>`; what is no such thing is to be ignored, says the specification.
-fn is_traceparent(text: &str) -> bool {
+pub(super) fn is_traceparent(text: &str) -> bool {
     let hex =
         |part: &str, digits| part.len() == digits && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let mut parts = text.split('-');

@@ -25,6 +25,9 @@ const ANSWER_SLACK: Duration = Duration::from_secs(1);
 /// event up by itself: had they waited long, the first would be given up alone and the last be in the log before them.
 const ROOM_DEADLINE: Duration = Duration::from_millis(100);
 
+/// What an event lacks whose id stands for another one.
+pub(super) const OWN_ID: &str = "an id of its own";
+
 pub(super) struct Desk {
     kafka: KafkaConfig,
     publisher: RwLock<Publisher>,
@@ -392,7 +395,7 @@ fn repeated(verdict: Verdict, same: bool) -> Verdict {
     if same {
         return Verdict { status: Status::Duplicate, ..verdict };
     }
-    let error = Violation::new("/id", "an id of its own", "one that another event was accepted with");
+    let error = Violation::new("/id", OWN_ID, "one that another event was accepted with");
     Verdict { status: Status::Invalid, errors: vec![error], conflict: true, ..verdict }
 }
 

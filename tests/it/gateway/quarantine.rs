@@ -97,7 +97,12 @@ async fn an_invalid_event_that_was_kept_is_published_under_its_id_and_time_once_
     let (file, project) = (file.to_str().unwrap(), repaired.path().to_str().unwrap());
     let key = ("MILLRACE_GATEWAY__QUARANTINE__KEY_FILE", file);
     let sealing = Door::open(&platform, &[("MILLRACE_GATEWAY__QUARANTINE__PERSONAL", "encrypt"), key]).await;
-    let dropping = Door::open(&platform, &[]).await;
+    let rival = format!("[\"{}\"]", millrace_hash("rival-key"));
+    let rival = [
+        ("MILLRACE_GATEWAY__KEYS__RIVAL__SHA256", rival.as_str()),
+        ("MILLRACE_GATEWAY__KEYS__RIVAL__SCOPES", r#"["publish:*"]"#),
+    ];
+    let dropping = Door::open(&platform, &rival).await;
     let quarantine = |arguments: &[&str]| {
         let mut command = platform.command();
         crate::platform::Finished::of(command.env(key.0, key.1).arg("quarantine").args(arguments))
@@ -144,6 +149,18 @@ async fn an_invalid_event_that_was_kept_is_published_under_its_id_and_time_once_
     assert_eq!(table(&platform).await, Vec::<String>::new());
     let gone = quarantine(&["show", &second]);
     assert!(gone.code() == 2 && gone.err.contains("it was published, discarded, or has expired"), "{}", gone.err);
+
+    // Another sender's event under an id that the first one's was published under.
+    let (first, mut other) = (self::started(), self::started());
+    other["id"] = first["id"].clone();
+    id(&answered(asking(dropping.post(ONE, first.to_string()))).await.1);
+    let other = id(&answered(asking(as_key(&dropping, "rival-key", &other))).await.1);
+    for (attempt, published) in [1, 0].into_iter().enumerate() {
+        let replayed = quarantine(&["replay", "--project", project]);
+        assert_eq!((replayed.code(), replayed.out.matches("published").count()), (2, published), "{}", replayed.out);
+        assert!(replayed.out.contains("/id: expected an id of its own"), "run {attempt}: {}", replayed.out);
+    }
+    assert_eq!(quarantine(&["discard", &other]).code(), 0);
     assert_eq!((sealing.role.stop(), dropping.role.stop()), (0, 0));
     platform.stop().await;
 }
@@ -201,7 +218,11 @@ async fn strangers_fill_nothing(platform: &Platform, door: &Door) {
 
 async fn what_is_personal_is_taken_out(platform: &Platform, door: &Door) {
     let mut wrong = registered();
-    (wrong["subject"], wrong["data"][EMAIL], wrong["data"]["name"]) = (json!(EMAIL), json!("Anna"), json!(["Anna"]));
+    (wrong["data"][EMAIL], wrong["data"]["name"]) = (json!("Anna"), json!(["Anna"]));
+    let attributes = ["causationid", "correlationid", "source", "subject", "traceparent", "tracestate"];
+    for attribute in attributes {
+        wrong[attribute] = json!(format!("/users/{EMAIL}"));
+    }
     let kept = id(&answered(door.post(ONE, wrong.to_string())).await.1);
     let broken = door.post("application/json", format!("{{\"email\": \"{EMAIL}\"")).header("ce-specversion", "1.0");
     let broken = broken.header("ce-id", Uuid::now_v7().to_string()).header("ce-source", "/it");
@@ -209,7 +230,11 @@ async fn what_is_personal_is_taken_out(platform: &Platform, door: &Door) {
     let rows = table(platform).await;
     assert!(rows.len() == 2 && !has(&rows, EMAIL) && !has(&rows, "Anna"), "{rows:?}");
     let shown = platform.run(&["quarantine", "show", &kept, "--json"]).json();
-    assert_eq!(shown["personal"], json!(["/data/?", "/data/email", "/data/name", "/data/newsletter", "/subject"]));
+    let data = ["/data/?", "/data/email", "/data/name", "/data/newsletter"];
+    let mut personal: Vec<_> =
+        attributes.iter().map(|name| format!("/{name}")).chain(data.map(str::to_owned)).collect();
+    personal.sort_unstable();
+    assert_eq!(shown["personal"], json!(personal));
     assert_eq!(shown["event"]["data"]["locale"], "de-DE", "{shown}");
     let shown = platform.run(&["quarantine", "show", &broken, "--json"]).json();
     assert_eq!(
@@ -226,23 +251,36 @@ async fn what_is_personal_is_taken_out(platform: &Platform, door: &Door) {
 }
 
 async fn bounds_hold(platform: &Platform, door: &Door) {
-    let sent = |key: &str| join_all((0..12).map(|_| answered(as_key(door, key, &started()))).collect::<Vec<_>>());
     let token = door.token.clone();
     for (sender, refused) in [(token.as_str(), "half of what may be kept"), ("other-key", "as much is kept as may be")]
     {
-        let answers = sent(sender).await;
+        let events: Vec<Value> = (0..12).map(|_| started()).collect();
+        let answers = join_all(events.iter().map(|event| answered(as_key(door, sender, event)))).await;
         let (kept, not): (Vec<_>, Vec<_>) =
-            answers.iter().partition(|(_, answer)| answer["quarantine"].get("kept").is_some());
+            events.iter().zip(&answers).partition(|(_, (_, answer))| answer["quarantine"].get("kept").is_some());
         assert_eq!(kept.len(), 4, "{answers:?}");
-        assert!(not.iter().all(|(status, answer)| *status == 400 && not_kept(answer).starts_with(refused)), "{not:?}");
+        assert!(not.iter().all(|(_, (status, answer))| *status == 400 && not_kept(answer).starts_with(refused)));
+        let kept: Vec<Value> = kept.into_iter().map(|(event, _)| event.clone()).collect();
+        at_the_bound_only_what_is_there_has_a_place(door, sender, &kept).await;
     }
     assert_eq!(table(platform).await.len(), 8);
     let mut large = started();
     large["data"]["utm_source"] = json!("x".repeat(70_000));
     assert!(not_kept(&answered(door.post(ONE, large.to_string())).await.1).starts_with("it is larger"));
     assert_eq!(metric(&door.role, "millrace_quarantine_events ").await, 8);
-    assert_eq!(metric(&door.role, "millrace_quarantined_events_total{result=\"kept\"}").await, 10);
-    assert_eq!(metric(&door.role, "millrace_quarantined_events_total{result=\"full\"}").await, 8);
+    assert_eq!(metric(&door.role, "millrace_quarantined_events_total{result=\"kept\"}").await, 20);
+    assert_eq!(metric(&door.role, "millrace_quarantined_events_total{result=\"full\"}").await, 12);
+}
+
+/// Those that are kept are sent again behind as many new ones, and one of them twice.
+async fn at_the_bound_only_what_is_there_has_a_place(door: &Door, key: &str, kept: &[Value]) {
+    let new: Vec<Value> = kept.iter().map(|_| started()).collect();
+    let batch = json!([&new[..], kept, &kept[..1]].concat()).to_string();
+    let request = reqwest::Client::new().post(format!("{}/v1/events", door.url)).header("content-type", BATCH);
+    let (_, answer) = answered(request.header("x-api-key", key).body(batch)).await;
+    let fates = answer["results"].as_array().unwrap().iter().map(|verdict| verdict["quarantine"].get("kept").is_some());
+    let expected = [vec![false; new.len()], vec![true; kept.len() + 1]].concat();
+    assert_eq!(fates.collect::<Vec<_>>(), expected, "{answer}");
 }
 
 async fn a_store_that_is_away_holds_no_answer_up(platform: &Platform, door: &Door) {

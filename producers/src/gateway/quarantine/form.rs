@@ -8,7 +8,7 @@ use super::seal::Key;
 use crate::gateway::access::{Principal, Way};
 use crate::gateway::answer::Verdict;
 use crate::gateway::cloudevent::{Data, Mode, NAMES, Submitted};
-use crate::gateway::prepare::Routes;
+use crate::gateway::prepare::{Routes, SCHEMAS, is_traceparent, schema_id};
 use axum::http::HeaderMap;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -24,6 +24,9 @@ use uuid::Uuid;
 const NAMESPACE: Uuid = Uuid::from_u128(0x6d69_6c6c_7261_6365_9175_6172_616e_7469);
 /// An index of an array has no more digits; a telephone number does.
 const INDEX_DIGITS_MAX: usize = 5;
+
+/// A `source` that names services is no longer; text may be.
+const SOURCE_BYTES_MAX: usize = 128;
 
 /// What did not fit, and where. What was found there is not repeated: it may be personal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +99,7 @@ impl Form<'_> {
             (None, Some(contract)) => draft.stripped(&mut event, &contract, self.routes),
             (None, None) => draft.data_lost(&event),
         }
-        draft.attributes(&event, self.key.is_some());
+        draft.attributes(&mut event, self.key.is_some());
         let text = serde_json::to_string(&draft.members).unwrap_or_default(); // texts and JSON always serialize
         draft.faults_that_vanished(&verdict.errors, &text, self.routes);
         let Draft { personal, lost, .. } = draft;
@@ -173,7 +176,11 @@ impl Draft {
         }
     }
 
-    fn attributes(&mut self, event: &Submitted<'_>, sealed: bool) {
+    fn attributes(&mut self, event: &mut Submitted<'_>, sealed: bool) {
+        if let Some(id) = event.get("dataschema").filter(|_| !sealed).and_then(|named| schema_id(named)) {
+            event.take("dataschema");
+            self.put("dataschema", &format!("{SCHEMAS}{id}")); // before it anything may have stood
+        }
         for name in NAMES {
             match event.get(name) {
                 Some(value) if sealed || is_plain(name, value) => self.put(name, value),
@@ -209,10 +216,18 @@ fn is_plain(name: &str, value: &str) -> bool {
         "id" => Uuid::try_parse(value).is_ok(),
         "type" => is_type(value),
         "time" => DateTime::parse_from_rfc3339(value).is_ok(),
-        "subject" | "partitionkey" | "datacontenttype" => false, // where they are right, others have put them
-        "dataschema" => value.rsplit_once("/schemas/ids/").is_some_and(|(_, id)| id.parse::<u32>().is_ok()),
-        _ => true, // names of services, of traces and of other events
+        "source" => is_source(value),
+        "correlationid" | "causationid" => Uuid::try_parse(value).is_ok(),
+        "traceparent" => is_traceparent(value),
+        // Where those of the data are right, others have put them; and a `tracestate` is anything.
+        _ => false,
     }
+}
+
+/// `/shop/order-intake`, `https://orders.example.com/intake`, `urn:shop:orders`: names, and what stands between them.
+/// No address, no number, no UUID.
+fn is_source(text: &str) -> bool {
+    text.len() <= SOURCE_BYTES_MAX && text.split(['/', ':', '.', '-']).all(|part| part.is_empty() || is_name(part))
 }
 
 /// `order.placed`, or the like of it.
@@ -289,6 +304,47 @@ mod tests {
         assert_eq!(pointers, ["/data/by", "/data/requested_by"]);
         assert_eq!((row.event_id, row.event_type.as_deref()), (Uuid::try_parse(ID).ok(), Some("user.erased")));
         assert_eq!(row.data_bytes, 63);
+    }
+
+    #[test]
+    fn no_attribute_keeps_an_address_nor_other_text() {
+        let texts = [
+            "anna@example.com",
+            "/users/anna@example.com",
+            "mailto:anna@example.com",
+            "Anna Smith",
+            "anna@example.com/schemas/ids/7",
+            "00-anna@example.com-01",
+        ];
+        for (name, text) in NAMES.into_iter().flat_map(|name| texts.map(|text| (name, text))) {
+            let mut event: Json = serde_json::from_str(&erased("", r#", "requested_by": 7"#)).unwrap();
+            event[name] = json!(text);
+            let Ok((row, event)) = kept(&it("publish:*"), &event.to_string()) else {
+                panic!("{name}: it was not kept");
+            };
+            let pointers = [row.personal.clone(), row.lost.clone()].concat();
+            let errors = row.errors.iter().flat_map(|error| [&error.pointer, &error.expected]);
+            let texts = errors.chain(&pointers).cloned().collect::<String>();
+            let stored = format!("{event} {texts} {:?} {:?}", row.event_type, row.event_id).to_lowercase();
+            assert!(!stored.contains("anna"), "{name} {text}: {stored}");
+            let is_told = pointers.contains(&format!("/{name}")) || event.get(name).is_some();
+            assert!(is_told || name == "datacontenttype", "{name} {text}: gone without a word");
+        }
+    }
+
+    #[test]
+    fn a_source_is_kept_where_it_is_made_of_names_and_a_schema_by_its_number() {
+        for source in ["/it", "/shop/order-intake", "https://orders.example.com/intake", "urn:shop:orders", "shop"] {
+            assert!(is_source(source), "{source}");
+        }
+        let long = "/anna".repeat(30);
+        let phone = "/+4917012345";
+        for text in ["/users/019b76da-a800-7000-8000-000000000001", "/users/17", "//10.1.2.3", "/a b", phone, &long] {
+            assert!(!is_source(text), "{text}");
+        }
+        let (row, event) =
+            kept(&it("publish:*"), &erased(r#", "dataschema": "http://elsewhere/schemas/ids/7""#, "")).unwrap();
+        assert_eq!((event["dataschema"].as_str(), row.personal), (Some("/schemas/ids/7"), vec![]));
     }
 
     #[test]

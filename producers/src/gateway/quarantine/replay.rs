@@ -9,7 +9,7 @@ use crate::gateway::access::{Principal, Way};
 use crate::gateway::answer::{Status, Verdict};
 use crate::gateway::metrics::GatewayMetrics;
 use crate::gateway::prepare::{Prepared, Routes};
-use crate::gateway::publish::Desk;
+use crate::gateway::publish::{Desk, OWN_ID};
 use crate::gateway::throttle::Throttle;
 use millrace_schemas::registry::Registry;
 use millrace_schemas::{Contract, Contracts};
@@ -87,6 +87,10 @@ impl Replay {
     }
 
     fn prepare<'a>(&'a self, event: &KeptEvent, text: &'a str) -> Result<Prepared<'a>, Outcome> {
+        // An earlier run has published another event under its id, or was not sure; there is no row of that any more.
+        if event.errors.iter().any(|error| error.pointer == "/id" && error.expected == OWN_ID) {
+            return Err(Outcome::Invalid(event.errors.clone()));
+        }
         let submitted = form::submitted(text).ok_or_else(|| Outcome::Refused("it is no event".into()))?;
         let missing =
             missing(self.routes.contract(&submitted).map(|contract| &**contract), &event.lost, &event.personal);
@@ -120,13 +124,14 @@ impl Replay {
     }
 }
 
-/// What an event can't do without. Personal data it can, where the contract has something in its place.
+/// What an event can't do without. Its trace it can, and personal data where the contract has something in its place.
 fn missing(contract: Option<&Contract>, lost: &[String], personal: &[String]) -> Vec<String> {
     let spared = |pointer: &str| {
         let below_data = pointer.strip_prefix("/data");
         contract.zip(below_data).is_some_and(|(contract, pointer)| contract.spares(pointer))
     };
-    let personal = personal.iter().filter(|pointer| !spared(pointer));
+    let is_trace = |pointer: &str| ["/traceparent", "/tracestate"].contains(&pointer);
+    let personal = personal.iter().filter(|pointer| !spared(pointer) && !is_trace(pointer));
     let mut missing: Vec<String> = lost.iter().chain(personal).map(|pointer| named(pointer)).collect();
     missing.sort_unstable();
     missing.dedup();
@@ -178,5 +183,7 @@ mod tests {
         assert_eq!(lacking(contract, &[], &["/data/name", "/data/phone"]), ["/data/name"]);
         assert_eq!(lacking(contract, &[""], &["/data/?", "/subject"]), ["/data/?", "/subject", "all of it"]);
         assert_eq!(lacking(None, &[], &["/data/phone"]), ["/data/phone"]);
+        let attributes = ["/source", "/correlationid", "/traceparent", "/tracestate"];
+        assert_eq!(lacking(contract, &[], &attributes), ["/correlationid", "/source"]);
     }
 }
