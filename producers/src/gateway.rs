@@ -25,6 +25,7 @@ mod serve;
 mod spool;
 mod throttle;
 mod tls;
+mod topics;
 mod window;
 
 pub use access::{KeyConfig, hash_of_key};
@@ -66,6 +67,7 @@ use throttle::Throttle;
 use tls::Tls;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use topics::Topics;
 
 /// `[gateway]` in `millrace.toml`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -164,6 +166,7 @@ const NOBODY: &str = "`gateway.keys` is empty, so nobody could publish: add [gat
 pub struct Gateway {
     state: Arc<Shared>,
     tls: Option<Arc<Tls>>,
+    topics: Arc<Topics>,
     redis: Option<Arc<Redis>>,
     spool: Option<Arc<Spool>>,
     kafka: Admin,
@@ -219,7 +222,9 @@ impl Gateway {
         let access = Access::of(config).map_err(anyhow::Error::msg)?;
         let tls = Tls::of(&config.tls, &metrics)?;
         let routes = Routes::look_up(registry, catalogue.contracts().clone()).await?;
-        let (redis, spool) = (Redis::of(redis, &metrics)?, Spool::open(&config.spool, kafka, &metrics)?);
+        let topics = Arc::<Topics>::default();
+        let (redis, spool) =
+            (Redis::of(redis, topics.clone(), &metrics)?, Spool::open(&config.spool, kafka, &metrics)?);
         let desk = Desk::new(kafka, config.deadline(), config.remembered_ids, redis.clone(), spool.clone())?;
         let inflight = Inflight::new(config.inflight_bytes, &metrics);
         let limits = Limits { body_bytes: config.body_bytes };
@@ -229,12 +234,12 @@ impl Gateway {
         let shared =
             Shared { access, limits, inflight, routes, throttle, desk, site, refusals, quarantine, deadline, metrics };
         let state = Arc::new(shared);
-        Ok(Self { state, tls, redis, spool, kafka: Admin::new(kafka.clone()), config: config.clone() })
+        Ok(Self { state, tls, topics, redis, spool, kafka: Admin::new(kafka.clone()), config: config.clone() })
     }
 
     /// Serves until cancelled, then answers what is in hand. False when that took too long.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> bool {
-        let Self { state, tls, redis, spool, kafka, config } = self;
+        let Self { state, tls, topics, redis, spool, kafka, config } = self;
         let (kept, kept_until) = (state.clone(), stop.clone());
         tokio::spawn(async move { kept_until.run_until_cancelled(kept.access.keep_fresh()).await });
         let (tidied, tidied_until) = (state.clone(), stop.clone());
@@ -243,9 +248,15 @@ impl Gateway {
             let kept_until = stop.clone();
             tokio::spawn(async move { kept_until.run_until_cancelled(tls.keep_fresh()).await });
         }
+        let (asking, asked_until) = (state.clone(), stop.clone());
+        tokio::spawn(async move {
+            let names = asking.routes.contracts.topics().into_keys().collect();
+            let known = topics.keep_known(kafka, names, || asking.desk.forget_ids());
+            asked_until.run_until_cancelled(known).await
+        });
         if let Some(redis) = redis {
-            let (kept_until, topics) = (stop.clone(), state.routes.contracts.topics().into_keys().collect());
-            tokio::spawn(async move { kept_until.run_until_cancelled(redis.keep_reached(kafka, topics)).await });
+            let kept_until = stop.clone();
+            tokio::spawn(async move { kept_until.run_until_cancelled(redis.keep_reached()).await });
         }
         if let Some(spool) = spool {
             let kept_until = stop.clone();

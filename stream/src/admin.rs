@@ -1,7 +1,7 @@
 //! What operators and `migrate` ask of the broker.
 
 use crate::KafkaConfig;
-use crate::topic_id::topic_ids;
+use crate::topic_id::{existing_topic_ids, topic_ids};
 use anyhow::{Context, anyhow, bail, ensure};
 use chrono::{DateTime, Utc};
 use millrace_schemas::Cleanup;
@@ -107,6 +107,15 @@ impl Admin {
     pub async fn topic_ids(&self, topics: Vec<String>) -> anyhow::Result<BTreeMap<String, String>> {
         let kafka = self.kafka.clone();
         tokio::task::spawn_blocking(move || topic_ids(&kafka, &topics)).await?
+    }
+
+    /// The same, of those that exist.
+    ///
+    /// # Errors
+    /// When no broker answers.
+    pub async fn existing_topic_ids(&self, topics: Vec<String>) -> anyhow::Result<BTreeMap<String, String>> {
+        let kafka = self.kafka.clone();
+        tokio::task::spawn_blocking(move || existing_topic_ids(&kafka, &topics)).await?
     }
 
     /// The first offset that each partition of these topics took at this time or later; none where there is none.

@@ -14,15 +14,26 @@ use std::ffi::{CStr, CString, c_char};
 
 /// One round trip to a broker that answers.
 const DEADLINE_MS: i32 = 10_000;
+/// Of a question that is asked again anyway: a process that stops meanwhile waits for it.
+const REPEATED_DEADLINE_MS: i32 = 3_000;
 
 /// The broker's id of each topic, in base64. Blocks for one round trip.
 pub(crate) fn topic_ids(kafka: &KafkaConfig, topics: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
-    let client = BaseConsumer::from_config(&kafka.client())?;
-    let ids = describe(&client, topics).context("could not ask the broker for topic ids")?;
+    let ids = described(kafka, topics, DEADLINE_MS)?;
     for topic in topics {
         ensure!(ids.contains_key(topic), "topic {topic} does not exist: run `millrace migrate`");
     }
     Ok(ids)
+}
+
+/// Of those that exist, for who asks again and again.
+pub(crate) fn existing_topic_ids(kafka: &KafkaConfig, topics: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    described(kafka, topics, REPEATED_DEADLINE_MS)
+}
+
+fn described(kafka: &KafkaConfig, topics: &[String], deadline_ms: i32) -> anyhow::Result<BTreeMap<String, String>> {
+    let client = BaseConsumer::from_config(&kafka.client())?;
+    describe(&client, topics, deadline_ms).context("could not ask the broker for topic ids")
 }
 
 /// Runs its closure when it goes out of scope: frees what C allocated, on every way out.
@@ -34,7 +45,7 @@ impl<F: FnMut()> Drop for Free<F> {
     }
 }
 
-fn describe(client: &BaseConsumer, topics: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+fn describe(client: &BaseConsumer, topics: &[String], deadline_ms: i32) -> anyhow::Result<BTreeMap<String, String>> {
     let names: Vec<CString> = topics.iter().map(|topic| CString::new(topic.as_str())).collect::<Result<_, _>>()?;
     let mut names: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
     let handle = client.client().native_ptr();
@@ -50,8 +61,8 @@ fn describe(client: &BaseConsumer, topics: &[String]) -> anyhow::Result<BTreeMap
         let queue = c::rd_kafka_queue_new(handle);
         let _queue = Free(|| c::rd_kafka_queue_destroy(queue));
         c::rd_kafka_DescribeTopics(handle, collection, options, queue);
-        let event = c::rd_kafka_queue_poll(queue, DEADLINE_MS);
-        ensure!(!event.is_null(), "no answer within {DEADLINE_MS} ms");
+        let event = c::rd_kafka_queue_poll(queue, deadline_ms);
+        ensure!(!event.is_null(), "no answer within {deadline_ms} ms");
         let _event = Free(|| c::rd_kafka_event_destroy(event));
         read(event)
     }

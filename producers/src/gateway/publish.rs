@@ -101,6 +101,11 @@ impl Desk {
         Ok(Self { kafka, publisher, deadline, window, fingerprints, redis, spool, away: AtomicBool::new(false) })
     }
 
+    /// A topic was made anew, and the window does not tell topics apart.
+    pub fn forget_ids(&self) {
+        self.window.forget_all();
+    }
+
     pub fn log_is_away(&self) -> bool {
         self.away.load(Ordering::Relaxed)
     }

@@ -15,14 +15,14 @@ pub(super) use ids::{Known, Marks};
 pub(super) use limits::Grant;
 
 use super::metrics::GatewayMetrics;
+use super::topics::Topics;
 use millrace_schemas::without_password;
-use millrace_stream::{Admin, Backoff};
+use millrace_stream::Backoff;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisResult};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -106,9 +106,8 @@ pub(super) struct Redis {
     ids_kept: Duration,
     reached: RwLock<Option<Reached>>,
     lost: Notify,
-    /// Kafka's ids of the topics, by name: an event that was accepted into another log, or into a topic before it was
-    /// made anew, is none of this one. Until they are known no ids are shared.
-    topics: OnceLock<BTreeMap<String, String>>,
+    /// Until its topic's id is known no event's is shared.
+    topics: Arc<Topics>,
     metrics: GatewayMetrics,
 }
 
@@ -121,7 +120,11 @@ struct Reached {
 
 impl Redis {
     /// None where nothing is shared. Asks nothing yet.
-    pub fn of(config: &RedisConfig, metrics: &GatewayMetrics) -> anyhow::Result<Option<Arc<Self>>> {
+    pub fn of(
+        config: &RedisConfig,
+        topics: Arc<Topics>,
+        metrics: &GatewayMetrics,
+    ) -> anyhow::Result<Option<Arc<Self>>> {
         config.check().map_err(anyhow::Error::msg)?;
         let Some(client) = config.client().map_err(anyhow::Error::msg)? else { return Ok(None) };
         metrics.redis_away.set(1);
@@ -132,17 +135,13 @@ impl Redis {
             ids_kept: Duration::from_secs(config.ids_kept_s),
             reached: RwLock::default(),
             lost: Notify::new(),
-            topics: OnceLock::new(),
+            topics,
             metrics: metrics.clone(),
         })))
     }
 
     /// Reaches it, and again whenever it was lost.
-    pub async fn keep_reached(&self, kafka: Admin, topics: Vec<String>) {
-        tokio::join!(self.keep_connected(), self.learn_topics(kafka, topics));
-    }
-
-    async fn keep_connected(&self) {
+    pub async fn keep_reached(&self) {
         let (mut waits, mut told) = (Backoff::between(AWAY_WAITS.0, AWAY_WAITS.1), false);
         loop {
             match self.connect().await {
@@ -179,21 +178,6 @@ impl Redis {
 
     fn too_slow(&self) -> anyhow::Error {
         anyhow::anyhow!("no answer within {:?} (redis.deadline_ms)", self.deadline)
-    }
-
-    async fn learn_topics(&self, kafka: Admin, topics: Vec<String>) {
-        let (mut waits, mut told) = (Backoff::between(AWAY_WAITS.0, AWAY_WAITS.1), false);
-        loop {
-            match kafka.topic_ids(topics.clone()).await {
-                Ok(ids) => return drop(self.topics.set(ids)),
-                Err(error) if !told => {
-                    tracing::warn!("until Kafka tells its topics' ids no event ids are shared: {error:#}");
-                    told = true;
-                }
-                Err(error) => tracing::debug!("topics' ids are still unknown: {error:#}"),
-            }
-            tokio::time::sleep(waits.next_wait()).await;
-        }
     }
 
     fn is_reached(&self) -> bool {
@@ -254,7 +238,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_away_is_told_once_and_keeps_nobody_waiting() {
         let metrics = GatewayMetrics::default();
-        let redis = Redis::of(&config("redis://127.0.0.1:1"), &metrics).unwrap().unwrap();
+        let redis = Redis::of(&config("redis://127.0.0.1:1"), Arc::default(), &metrics).unwrap().unwrap();
         assert!(redis.connect().await.is_err());
         let since = Instant::now();
         assert!(redis.ask(async |_| Ok(())).await.is_none());

@@ -33,6 +33,10 @@ impl<K: Eq + Hash, V: Clone> Window<K, V> {
         generations.0.get(key).or_else(|| generations.1.get(key)).cloned()
     }
 
+    pub fn forget_all(&self) {
+        *self.generations.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
+    }
+
     pub fn remember(&self, key: K, value: V) {
         if self.is_off() {
             return;
@@ -61,6 +65,8 @@ mod tests {
             assert!(known <= 100 && known >= 50.min(n as usize + 1), "{known} after {n}");
             assert!(window.find(&Uuid::from_u128(n)).is_some());
         }
+        window.forget_all();
+        assert!((0..1000).all(|n| window.find(&Uuid::from_u128(n)).is_none()));
         let none = Window::new(0);
         none.remember(Uuid::from_u128(1), 1);
         assert_eq!(none.find(&Uuid::from_u128(1)), None);

@@ -62,7 +62,7 @@ impl Redis {
     }
 
     fn mark(&self, event: &Prepared<'_>) -> Option<(String, Mark)> {
-        let (topic, id) = (self.topics.get()?.get(event.topic)?, event.envelope.id);
+        let (topic, id) = (self.topics.id(event.topic)?, event.envelope.id);
         let digest = Sha256::new().chain_update(&*event.event_type).chain_update(&event.value).finalize();
         let schema = event.value.get(..wire::HEADER_BYTES)?.last_chunk::<{ size_of::<u32>() }>()?;
         let mut mark = [0; MARK_BYTES];
