@@ -40,7 +40,9 @@ impl Topics {
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut told_away, true) {
-                        tracing::warn!("whether a topic was made anew is not known while Kafka does not tell: {error:#}");
+                        tracing::warn!(
+                            "whether a topic was made anew is not known while Kafka does not tell: {error:#}"
+                        );
                     }
                     waits.next_wait()
                 }
@@ -64,8 +66,8 @@ fn tell_missing(told: &mut Vec<String>, names: &[String], found: &Ids) {
     if !missing.is_empty() && missing != *told {
         let missing = missing.join(", ");
         tracing::warn!(
-            "Kafka tells no id of {missing}, so no ids of its events are shared: `millrace migrate` makes topics, and \
-             this process needs the right to describe them"
+            "Kafka tells no id of {missing}: `millrace migrate` makes topics, and this process needs the right to \
+             describe them"
         );
     }
     *told = missing;

@@ -136,6 +136,25 @@ async fn gateways_share_ids_and_limits_and_go_on_alone_while_redis_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_deleted_topic_had_is_no_duplicate_in_the_one_that_was_made_anew() {
+    let platform = Platform::start().await;
+    let (one, other) = (open(&platform).await, open(&platform).await);
+    share(&one, &other).await;
+    let event = new_event().to_string();
+    assert_eq!(status(one.post(ONE, event.clone())).await, "accepted");
+    assert_eq!(status(other.post(ONE, event.clone())).await, "duplicate");
+    assert_eq!(judge("recreate_topic.py", &[&platform.addresses().kafka, "shop.account.v1", "6"]), true);
+    for (name, door) in [("the one", &one), ("the other", &other)] {
+        let is_noticed = async || door.role.log().contains("a topic was made anew");
+        eventually(&format!("{name} asks Kafka again, within a minute"), is_noticed).await;
+    }
+    eventually("it is published anew", async || status(one.post(ONE, event.clone())).await == "accepted").await;
+    assert_eq!(status(other.post(ONE, event)).await, "duplicate", "they share the new topic's ids");
+    assert_eq!((one.role.stop(), other.role.stop()), (0, 0));
+    platform.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn redis_may_ask_for_tls_and_a_password_which_is_never_told() {
     let (platform, files, mut ports) = (&shared().platform, temporary(), FreePorts::default());
     judge("make_certificates.py", &[files.path().to_str().unwrap()]);
