@@ -71,6 +71,50 @@ impl PublishError {
     pub fn is_too_large(&self) -> bool {
         matches!(self, Self::Kafka { error: KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), .. })
     }
+
+    /// The log can't be reached, has too few replicas or leaders, or lost track of the client: later it takes the event.
+    /// Whatever else it answers it answers again until somebody mends the topic, a right or the event.
+    pub fn is_away(&self) -> bool {
+        use RDKafkaErrorCode as Code;
+        match self {
+            Self::Cancelled => true,
+            Self::Kafka { error: KafkaError::MessageProduction(code), .. } => matches!(
+                code,
+                Code::MessageTimedOut
+                    | Code::OperationTimedOut
+                    | Code::TimedOutQueue
+                    | Code::RequestTimedOut
+                    | Code::BrokerTransportFailure
+                    | Code::NetworkException
+                    | Code::AllBrokersDown
+                    | Code::Resolve
+                    | Code::BrokerNotAvailable
+                    | Code::BrokerDestroy
+                    | Code::DestroyBroker
+                    | Code::QueueFull
+                    | Code::PurgeQueue
+                    | Code::PurgeInflight
+                    | Code::Retry
+                    | Code::ISRInsufficient
+                    | Code::NotEnoughReplicas
+                    | Code::NotEnoughReplicasAfterAppend
+                    | Code::LeaderNotAvailable
+                    | Code::NotLeaderForPartition
+                    | Code::ReplicaNotAvailable
+                    | Code::FencedLeaderEpoch
+                    | Code::UnknownLeaderEpoch
+                    | Code::KafkaStorageError
+                    | Code::ThrottlingQuotaExceeded
+                    | Code::Fatal
+                    | Code::OutOfOrderSequenceNumber
+                    | Code::DuplicateSequenceNumber
+                    | Code::UnknownProducerId
+                    | Code::InvalidProducerEpoch
+                    | Code::ProducerFenced
+            ),
+            Self::Kafka { .. } => false,
+        }
+    }
 }
 
 /// A producer: cheap to clone, shared by a whole process.
@@ -159,5 +203,36 @@ fn record<'a>(outgoing: &Outgoing<'a>) -> FutureRecord<'a, str, [u8]> {
     match outgoing.value {
         Some(value) => record.payload(value),
         None => record,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn because(code: RDKafkaErrorCode) -> PublishError {
+        PublishError::Kafka { topic: "a.v1".into(), error: KafkaError::MessageProduction(code) }
+    }
+
+    #[test]
+    fn what_the_log_refuses_for_good_does_not_say_that_it_is_away() {
+        use RDKafkaErrorCode as Code;
+        assert!(PublishError::Cancelled.is_away());
+        for away in [Code::MessageTimedOut, Code::AllBrokersDown, Code::NotEnoughReplicas, Code::Fatal] {
+            assert!(because(away).is_away(), "{away:?}");
+        }
+        let refused = [
+            Code::TopicAuthorizationFailed,
+            Code::UnknownTopic,
+            Code::UnknownTopicOrPartition,
+            Code::UnknownPartition,
+            Code::MessageSizeTooLarge,
+            Code::InvalidRecord,
+            Code::InvalidTimestamp,
+            Code::PolicyViolation,
+        ];
+        for refused in refused {
+            assert!(!because(refused).is_away(), "{refused:?}");
+        }
     }
 }

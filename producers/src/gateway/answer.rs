@@ -40,7 +40,7 @@ pub(super) enum Status {
     Unauthorized,
     /// The principal published as much as it may for now. Send it and what follows again with the same ids.
     Throttled,
-    /// The log did not answer in time: it may be there or not. Send it again with the same id.
+    /// The log did not answer in time, and it may be there or not; or it refused it. Send it again with the same id.
     Retry,
 }
 

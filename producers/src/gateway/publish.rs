@@ -10,7 +10,7 @@ use super::window::{Fingerprint, Window};
 use hashbrown::hash_map::Entry;
 use hashbrown::{DefaultHashBuilder, HashMap, HashSet};
 use millrace_schemas::Violation;
-use millrace_stream::{Acknowledgement, KafkaConfig, Outgoing, Publisher};
+use millrace_stream::{Acknowledgement, KafkaConfig, Outgoing, PublishError, Publisher};
 use std::hash::BuildHasher;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +24,9 @@ const ANSWER_SLACK: Duration = Duration::from_secs(1);
 /// How long a batch that the Kafka client took the first events of waits for room for the others. The client gives each
 /// event up by itself: had they waited long, the first would be given up alone and the last be in the log before them.
 const ROOM_DEADLINE: Duration = Duration::from_millis(100);
+/// How long a topic that the brokers don't know may be one that they don't know yet; a fourth of a short deadline. Well
+/// before the deadline, or an event of a topic that is not there would seem to be one that the log is away for.
+const TOPIC_GRACE: Duration = Duration::from_secs(1);
 
 /// What an event lacks whose id stands for another one.
 pub(super) const OWN_ID: &str = "an id of its own";
@@ -47,12 +50,20 @@ pub(super) struct Desk {
 struct Trouble {
     events: usize,
     one: Option<String>,
+    is_away: bool,
 }
 
 impl Trouble {
     fn note(&mut self, error: String) {
         self.events += 1;
         self.one.get_or_insert(error);
+        self.is_away = true;
+    }
+
+    /// The log is there, and says no.
+    fn refused(&mut self, error: &PublishError) {
+        self.events += 1;
+        self.one.get_or_insert_with(|| error.to_string());
     }
 }
 
@@ -65,6 +76,8 @@ enum Stage {
 /// What became of it.
 enum Fate {
     Done(Verdict),
+    /// The log is there and did not take it: `retry`. It is not spooled, where it would hold up all that is behind it.
+    Refused(Verdict),
     /// It has the id of an earlier one of the same batch, and that one's fate.
     Same(usize, Box<Verdict>),
 }
@@ -96,6 +109,8 @@ impl Desk {
         let mut kafka = kafka.clone();
         // Else the client would try for two minutes, with its memory, what the sender was told to send again.
         kafka.properties.insert("message.timeout.ms".into(), deadline.as_millis().to_string());
+        let grace = TOPIC_GRACE.min(deadline / 4);
+        kafka.properties.insert("topic.metadata.propagation.max.ms".into(), grace.as_millis().to_string());
         let publisher = RwLock::new(Publisher::new(&kafka)?);
         let (window, fingerprints) = (Window::new(remembered_ids), DefaultHashBuilder::default());
         Ok(Self { kafka, publisher, deadline, window, fingerprints, redis, spool, away: AtomicBool::new(false) })
@@ -144,17 +159,20 @@ impl Desk {
                 Stage::Sent(Sent { acknowledgement, fingerprint, id, name, event_type }) => {
                     let answer = answer(acknowledgement, given_up.as_mut()).await;
                     let verdict = accepted(name, event_type);
-                    Fate::Done(match answer {
-                        Ok(()) => {
+                    match answer {
+                        Some(Ok(())) => {
                             self.accepted(id, fingerprint);
                             acknowledged.push(id);
-                            verdict
+                            Fate::Done(verdict)
                         }
-                        Err(error) => {
-                            trouble.note(error);
-                            retry(verdict, "the log did not answer in time: it may have the event or not")
+                        Some(Err(error)) if !error.is_away() => refused(verdict, &error, trouble),
+                        unsure => {
+                            let error = unsure.and_then(Result::err).map(|error| error.to_string());
+                            trouble.note(error.unwrap_or_else(|| "the Kafka client did not answer".to_owned()));
+                            let why = "the log did not answer in time: it may have the event or not";
+                            Fate::Done(retry(verdict, why))
                         }
-                    })
+                    }
                 }
             });
         }
@@ -302,8 +320,10 @@ impl Desk {
     }
 
     fn report(&self, trouble: Trouble) {
-        let Trouble { events, one: Some(error) } = trouble else { return };
-        self.away.store(true, Ordering::Relaxed);
+        let Trouble { events, one: Some(error), is_away } = trouble else { return };
+        if is_away {
+            self.away.store(true, Ordering::Relaxed);
+        }
         tracing::warn!(events, "not known to be in the log, one because: {error}");
         self.replace_broken_publisher();
     }
@@ -336,6 +356,7 @@ async fn send(
     match tokio::time::timeout_at(until, publisher.enqueue(&outgoing)).await {
         Ok(Ok(acknowledgement)) => Stage::Sent(Sent { acknowledgement, fingerprint, id, name, event_type }),
         Ok(Err(error)) if error.is_too_large() => done(too_large(verdict(event), value.len())),
+        Ok(Err(error)) if !error.is_away() => Stage::Known(refused(verdict(event), &error, trouble)),
         Ok(Err(error)) => {
             trouble.note(error.to_string());
             done(retry(verdict(event), "the Kafka client did not take it"))
@@ -351,11 +372,17 @@ fn done(verdict: Verdict) -> Stage {
     Stage::Known(Fate::Done(verdict))
 }
 
-async fn answer(acknowledgement: Acknowledgement, given_up: Pin<&mut Sleep>) -> Result<(), String> {
+fn refused(verdict: Verdict, error: &PublishError, trouble: &mut Trouble) -> Fate {
+    trouble.refused(error);
+    Fate::Refused(retry(verdict, "the log refused it, and will until the topic or the gateway's rights are mended"))
+}
+
+/// None where the client has none.
+async fn answer(acknowledgement: Acknowledgement, given_up: Pin<&mut Sleep>) -> Option<Result<(), PublishError>> {
     tokio::select! {
         biased;
-        answer = acknowledgement.wait() => answer.map_err(|error| error.to_string()),
-        () = given_up => Err("the Kafka client did not answer".to_owned()),
+        answer = acknowledgement.wait() => Some(answer),
+        () = given_up => None,
     }
 }
 
@@ -363,7 +390,7 @@ fn verdicts(fates: Vec<Fate>) -> Vec<Verdict> {
     let mut verdicts: Vec<Verdict> = Vec::with_capacity(fates.len());
     for fate in fates {
         verdicts.push(match fate {
-            Fate::Done(verdict) => verdict,
+            Fate::Done(verdict) | Fate::Refused(verdict) => verdict,
             Fate::Same(at, verdict) => as_the_first(&verdicts[at], *verdict),
         });
     }
@@ -408,7 +435,10 @@ fn repeated(verdict: Verdict, same: bool) -> Verdict {
 fn as_the_first(first: &Verdict, repetition: Verdict) -> Verdict {
     match first.status {
         Status::Accepted | Status::Duplicate => repetition,
-        _ => Verdict { status: first.status, message: first.message.clone(), ..repetition },
+        _ => {
+            let (message, errors) = (first.message.clone(), first.errors.clone());
+            Verdict { status: first.status, message, errors, ..repetition }
+        }
     }
 }
 
@@ -416,6 +446,7 @@ fn as_the_first(first: &Verdict, repetition: Verdict) -> Verdict {
 mod tests {
     use super::*;
     use crate::gateway::access::{Principal, Way};
+    use crate::gateway::spool::SpoolConfig;
     use crate::gateway::throttle::{LimitsConfig, RateConfig, Throttle};
     use millrace_schemas::Envelope;
 
@@ -492,6 +523,23 @@ mod tests {
         let invalid = Some((Status::Invalid, "2000 bytes as Avro".to_owned()));
         assert_eq!(stages.iter().map(status).collect::<Vec<_>>(), [None, invalid, None]);
         assert_eq!(trouble.events, 0);
+        let same = vec![event(1, 2000), event(1, 2000)];
+        let verdicts = desk.settle(same, &mut unlimited.allowance(&it()), &GatewayMetrics::default()).await;
+        assert!(verdicts[1].status == Status::Invalid && verdicts[1].errors == verdicts[0].errors, "{verdicts:?}");
+    }
+
+    #[tokio::test]
+    async fn what_the_log_refuses_is_retry_and_not_spooled() {
+        let (directory, kafka) = (tempfile::tempdir().unwrap(), KafkaConfig::default());
+        let config = SpoolConfig { directory: directory.path().display().to_string(), ..SpoolConfig::default() };
+        let spool = Spool::open(&config, &kafka, &GatewayMetrics::default()).unwrap();
+        let desk = Desk::new(&kafka, Duration::from_secs(1), 1000, None, spool).unwrap();
+        let kept: Kept<'_> = batch(&[1, 1]).into_iter().flatten().enumerate().collect();
+        let retried = |at: usize| retry(verdict(&kept[at].1), "why");
+        let mut fates = vec![Fate::Refused(retried(0)), Fate::Done(retried(1))];
+        desk.spool(&mut fates, kept).await;
+        let statuses: Vec<_> = verdicts(fates).iter().map(|verdict| verdict.status).collect();
+        assert_eq!(statuses, [Status::Retry, Status::Spooled]);
     }
 
     #[tokio::test]
@@ -507,7 +555,7 @@ mod tests {
         let (mut allowance, until) = (throttle.allowance(&principal), Instant::now() + desk.deadline);
         let stages = desk.hand_over(events, &mut allowance, Firsts::new(), until, &mut trouble, &mut vec![]).await;
         let status = |stage: &Stage| match stage {
-            Stage::Known(Fate::Done(verdict)) => verdict.status.word(),
+            Stage::Known(Fate::Done(verdict) | Fate::Refused(verdict)) => verdict.status.word(),
             Stage::Known(Fate::Same(..)) => "as the first",
             Stage::Sent(_) => "sent",
         };
