@@ -48,6 +48,7 @@ pub(super) struct SpoolMetrics {
     /// Unix time; 0 when nothing waits.
     pub oldest: Gauge,
     pub drained: Counter,
+    pub damaged: Counter,
 }
 
 impl SpoolMetrics {
@@ -61,6 +62,7 @@ impl SpoolMetrics {
             metrics.oldest.clone(),
         );
         registry.register("millrace_gateway_spool_drained", "Events brought into the log", metrics.drained.clone());
+        registry.register("millrace_gateway_spool_damaged", "Stretches of it passed over", metrics.damaged.clone());
         metrics
     }
 }

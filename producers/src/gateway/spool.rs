@@ -15,9 +15,10 @@ mod segments;
 
 use super::metrics::{GatewayMetrics, SpoolMetrics};
 use super::prepare::Prepared;
+use anyhow::Context;
 use frame::Spooled;
-use millrace_stream::{Backoff, KafkaConfig, Outgoing, PublishError, Publisher, crash_at};
-use segments::Segments;
+use millrace_stream::{Backoff, KafkaConfig, Outgoing, Publisher, crash_at};
+use segments::{Found, SEGMENT_BYTES, Segments};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
@@ -127,7 +128,8 @@ impl Spool {
         if config.directory.is_empty() {
             return Ok(None);
         }
-        let (segments, events) = Segments::open(Path::new(&config.directory))?;
+        let (segments, Found { events, damaged }) = Segments::open(Path::new(&config.directory))?;
+        metrics.spool.damaged.inc_by(damaged);
         if events > 0 {
             tracing::info!("{events} spooled events wait in {} for the log", config.directory);
         }
@@ -149,6 +151,8 @@ impl Spool {
         let mut kafka = kafka.clone();
         // Never given up: one that was would come in behind its followers.
         kafka.properties.insert("message.timeout.ms".into(), "0".into());
+        // Nor passed by what was sent behind it: when the log refuses one, the client ends.
+        kafka.properties.insert("enable.gapless.guarantee".into(), "true".into());
         let record_bytes_max = record_bytes_max.unwrap_or(RECORD_BYTES_MAX);
         let metrics = metrics.spool.clone();
         Ok(Some(Arc::new(Self { orders, pending, waiting, closing, kafka, record_bytes_max, metrics })))
@@ -206,7 +210,7 @@ impl Spool {
                 Err(error) => {
                     self.closing.send_replace(false);
                     tracing::error!("spooled events are not in the log yet: {error:#}");
-                    let broken = std::mem::take(&mut log); // a new one begins anew
+                    let broken = (log.publisher.take(), log.answered.take()).0; // a new one begins anew
                     tokio::task::spawn_blocking(move || drop(broken)); // which waits for its thread
                     tokio::time::sleep(waits.next_wait()).await;
                 }
@@ -214,17 +218,34 @@ impl Spool {
         }
     }
 
+    /// At once, or from where the log did not take all of it one by one, until past the event that it refused.
     async fn drain_some(&self, log: &mut Log) -> anyhow::Result<()> {
         let Oldest { frames, is_all } = self.oldest().await?;
         let events = frame::read(&frames)?;
-        self.metrics.oldest.set(events.first().map_or(0, Spooled::recorded_at));
-        let is_back = log.answered.is_some_and(|at| at.elapsed() < PATIENCE);
-        self.closing.send_replace(is_all && is_back);
+        let mut left = events.as_slice();
+        while let Some(oldest) = left.first() {
+            self.metrics.oldest.set(oldest.recorded_at());
+            let (some, rest) = left.split_at(if log.one_by_one > 0 { 1 } else { left.len() });
+            let is_back = log.answered.is_some_and(|at| at.elapsed() < PATIENCE);
+            self.closing.send_replace(is_all && rest.is_empty() && is_back);
+            if let Err(error) = self.publish(some, log).await {
+                log.one_by_one = some.len();
+                return Err(error);
+            }
+            log.one_by_one = log.one_by_one.saturating_sub(1);
+            self.settle(some).await?;
+            left = rest;
+        }
+        Ok(())
+    }
+
+    /// Returns when the log has all of them; requests don't wait for it longer than they should.
+    async fn publish(&self, events: &[Spooled], log: &mut Log) -> anyhow::Result<()> {
         let publisher = match &log.publisher {
             Some(publisher) => publisher,
             None => log.publisher.insert(Publisher::new(&self.kafka)?),
         };
-        let mut publishing = pin!(publish(&events, publisher));
+        let mut publishing = pin!(publish(events, publisher));
         match tokio::time::timeout(PATIENCE, publishing.as_mut()).await {
             Ok(published) => published?,
             Err(_) => {
@@ -233,10 +254,14 @@ impl Spool {
             }
         }
         log.answered = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn settle(&self, events: &[Spooled]) -> anyhow::Result<()> {
         crash_at("gateway_spool_drained");
         self.metrics.drained.inc_by(events.len() as u64);
-        let settled = Order::Settle { bytes: frames.len() as u64, events: events.len() as u64 };
-        Ok(self.orders.send(settled).await?)
+        let bytes = events.iter().map(|event| event.bytes as u64).sum();
+        Ok(self.orders.send(Order::Settle { bytes, events: events.len() as u64 }).await?)
     }
 
     /// Waits until there is something.
@@ -252,17 +277,21 @@ impl Spool {
 struct Log {
     publisher: Option<Publisher>,
     answered: Option<Instant>,
+    /// So many events: what the log did not take at once, or the one that it refused.
+    one_by_one: usize,
 }
 
 /// Returns when the log has all of them, in their order.
-async fn publish(events: &[Spooled], publisher: &Publisher) -> Result<(), PublishError> {
+async fn publish(events: &[Spooled], publisher: &Publisher) -> anyhow::Result<()> {
     let mut acknowledgements = Vec::with_capacity(events.len());
-    for Spooled { topic, envelope, value } in events {
+    let which = |event: &Spooled| format!("event {} of {}", event.envelope.id, event.topic);
+    for event in events {
+        let Spooled { topic, envelope, value, .. } = event;
         let outgoing = Outgoing { topic, key: &envelope.subject, envelope, value: Some(value) };
-        acknowledgements.push(publisher.enqueue(&outgoing).await?);
+        acknowledgements.push(publisher.enqueue(&outgoing).await.with_context(|| which(event))?);
     }
-    for acknowledgement in acknowledgements {
-        acknowledgement.wait().await?;
+    for (event, acknowledgement) in events.iter().zip(acknowledgements) {
+        acknowledgement.wait().await.with_context(|| which(event))?;
     }
     Ok(())
 }
@@ -297,8 +326,9 @@ impl Keeper {
         }
     }
 
-    /// One write and one sync for all that fit.
-    fn append(&mut self, appends: Vec<Append>) {
+    /// One write and one sync for all that fit; several where a segment does not hold all of them.
+    fn append(&mut self, mut appends: Vec<Append>) {
+        appends.retain(|append| !append.done.is_closed()); // its sender was told `retry`
         let mut room = self.bytes_max.saturating_sub(self.segments.bytes());
         let (fit, late): (Vec<_>, Vec<_>) = appends.into_iter().partition(|append| {
             let left = room.checked_sub(append.frames.len() as u64);
@@ -308,18 +338,24 @@ impl Keeper {
         if !late.is_empty() {
             self.refuse(late, "the spool is full (gateway.spool.max_bytes)");
         }
-        if fit.is_empty() {
-            return;
+        let mut groups = groups(fit).into_iter();
+        while let Some(group) = groups.next() {
+            if let Err(error) = self.write(&group) {
+                let unwritten = group.into_iter().chain(groups.flatten()).collect();
+                return self.refuse(unwritten, &format!("the spool could not be written: {error}"));
+            }
+            group.into_iter().for_each(|append| drop(append.done.send(Ok(()))));
         }
-        let frames = fit.iter().map(|append| append.frames.as_slice()).collect::<Vec<_>>().concat();
-        if let Err(error) = self.segments.append(&frames) {
-            return self.refuse(fit, &format!("the spool could not be written: {error}"));
-        }
+    }
+
+    fn write(&mut self, group: &[Append]) -> io::Result<()> {
+        let frames = group.iter().map(|append| append.frames.as_slice()).collect::<Vec<_>>().concat();
+        self.segments.append(&frames)?;
         // Before anybody is told: what comes next must not pass them.
-        self.waiting.fetch_add(fit.iter().map(|append| append.events).sum(), Ordering::SeqCst);
+        self.waiting.fetch_add(group.iter().map(|append| append.events).sum(), Ordering::SeqCst);
         crash_at("gateway_spool_synced");
         self.told = false;
-        fit.into_iter().for_each(|append| drop(append.done.send(Ok(()))));
+        Ok(())
     }
 
     fn refuse(&mut self, appends: Vec<Append>, why: &str) {
@@ -352,5 +388,80 @@ impl Keeper {
     fn show(&self) {
         self.metrics.bytes.set(self.segments.bytes().cast_signed());
         self.metrics.events.set(self.waiting.load(Ordering::SeqCst).cast_signed());
+    }
+}
+
+/// Each has what fits one segment, or one request that does not.
+fn groups(appends: Vec<Append>) -> Vec<Vec<Append>> {
+    let (mut groups, mut room) = (Vec::<Vec<Append>>::new(), 0);
+    for append in appends {
+        let bytes = append.frames.len() as u64;
+        match groups.last_mut().filter(|_| bytes <= room) {
+            Some(group) => group.push(append),
+            None => {
+                groups.push(vec![append]);
+                room = SEGMENT_BYTES;
+            }
+        }
+        room = room.saturating_sub(bytes);
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keeper(directory: &Path) -> Keeper {
+        Keeper {
+            segments: Segments::open(directory).unwrap().0,
+            bytes_max: 1 << 30,
+            waiting: Arc::default(),
+            closing: Arc::new(watch::Sender::new(false)),
+            reader: None,
+            told: false,
+            metrics: SpoolMetrics::default(),
+        }
+    }
+
+    /// A request with one event, and who waits for its answer.
+    fn request(n: u128, bytes: usize) -> (Append, oneshot::Receiver<Result<(), String>>) {
+        let (mut frames, (done, answer)) = (Vec::new(), oneshot::channel());
+        frame::write(&frame::tests::event(n, &vec![0; bytes]), &mut frames);
+        let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        (Append { frames, events: 1, _room: room, done }, answer)
+    }
+
+    fn ids(segments: &Segments) -> Vec<u128> {
+        let frames = segments.read(usize::MAX).unwrap();
+        frame::read(&frames).unwrap().iter().map(|event| event.envelope.id.as_u128()).collect()
+    }
+
+    #[test]
+    fn what_its_request_gave_up_is_not_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut keeper = keeper(directory.path());
+        let ((first, given_up), (second, mut answer)) = (request(1, 1), request(2, 1));
+        drop(given_up);
+        keeper.append(vec![first, second]);
+        assert_eq!(answer.try_recv().unwrap(), Ok(()));
+        assert_eq!((ids(&keeper.segments), keeper.waiting.load(Ordering::SeqCst)), (vec![2], 1));
+    }
+
+    #[test]
+    fn no_segment_is_larger_than_its_bound_however_much_is_written_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut keeper = keeper(directory.path());
+        let (appends, mut answers): (Vec<_>, Vec<_>) = (0..5).map(|n| request(n, 6 << 20)).unzip();
+        keeper.append(appends);
+        assert!(answers.iter_mut().all(|answer| answer.try_recv().unwrap().is_ok()));
+        let mut found = Vec::new();
+        while keeper.segments.bytes() > 0 {
+            let segment = keeper.segments.read(usize::MAX).unwrap();
+            assert!(segment.len() as u64 <= SEGMENT_BYTES);
+            found.extend(ids(&keeper.segments));
+            keeper.segments.settle(segment.len() as u64);
+        }
+        assert_eq!(found, [0, 1, 2, 3, 4]);
     }
 }

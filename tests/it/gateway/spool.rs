@@ -1,7 +1,8 @@
 //! While the log is away events wait on the gateway's disk, and whatever dies meanwhile, all of them come into the log.
 
-use super::{BATCH, Door, ONE, answered, erased, log, new_event, start};
+use super::{BATCH, Door, ONE, TOPIC, answered, erased, log, new_event, start};
 use crate::backpressure::metric;
+use crate::clients::judge;
 use crate::commands::Frozen;
 use crate::platform::{Finished, Platform, Role, directory, eventually};
 use millrace_local::Server;
@@ -139,7 +140,65 @@ async fn whatever_dies_while_the_log_is_away_every_spooled_event_comes_into_it_i
     assert!(metric(&door.role, "millrace_gateway_spool_drained_total").await > 1000);
     assert_in_the_log(&platform, &day);
     assert_eq!(door.role.stop(), 0);
+    refusing(&platform).await;
     platform.stop().await;
+}
+
+/// What the log refuses while it is there is its sender's, and nobody else's events wait for it; what is in the spool
+/// already is named, waited for, and passed by nothing.
+async fn refusing(platform: &Platform) {
+    let (spool, kafka) = (directory().join("spool"), &platform.addresses().kafka);
+    let door = Door::open(platform, &[DEADLINE, (DIRECTORY, spool.to_str().unwrap())]).await;
+    let limit = |bytes: &str| assert_eq!(judge("spoil_topic.py", &[kafka, TOPIC, bytes]), true);
+    let user = Uuid::now_v7();
+    let large = || erased(Uuid::now_v7(), user, &(0..500).map(|_| Uuid::new_v4().to_string()).collect::<String>());
+    let order = example(&door, "order.placed").await;
+    limit("4000");
+    eventually("large records are refused", async || answered(door.post(ONE, large().to_string())).await.0 == 503)
+        .await;
+    let (_, answer) = answered(door.post(BATCH, json!([large(), order(), new_event()]).to_string())).await;
+    assert_eq!(statuses(&answer), ["retry", "accepted", "accepted"], "{answer}");
+    assert!(answer["results"][0]["message"].as_str().unwrap().contains("the log refused it"), "{answer}");
+    assert_eq!(waiting(&door.role).await, 0);
+
+    let frozen = Frozen::new(platform.stack.pid(Server::Kafka).unwrap());
+    assert_eq!(answered(door.post(ONE, order().to_string())).await.1["status"], "spooled");
+    let (before, refused, behind) = (erased(Uuid::now_v7(), user, "it"), large(), erased(Uuid::now_v7(), user, "it"));
+    let (_, answer) = answered(door.post(BATCH, json!([before, refused, behind, order()]).to_string())).await;
+    assert_eq!(statuses(&answer), ["spooled"; 4], "{answer}");
+    drop(frozen);
+    let said = format!("not in the log yet: event {} of {TOPIC}", refused["id"].as_str().unwrap());
+    eventually("the refused event is named", async || {
+        door.role.log().contains(&said) && waiting(&door.role).await == 3
+    })
+    .await;
+    let of_user = || log(kafka).into_iter().filter(|(key, _)| *key == user.to_string()).map(|(_, id)| json!(id));
+    assert_eq!(of_user().collect::<Vec<_>>(), [before["id"].clone()], "what was in front of it alone");
+    limit("1048576");
+    eventually("nothing waits any more", async || waiting(&door.role).await == 0).await;
+    let in_their_order = [&before, &refused, &behind].map(|event| event["id"].clone());
+    assert_eq!(of_user().collect::<Vec<_>>(), in_their_order, "each once");
+
+    let view = example(&door, "page.viewed").await;
+    assert_eq!(judge("spoil_topic.py", &[kafka, "shop.visit.v1"]), true);
+    let (_, answer) = answered(door.post(BATCH, json!([view(), order()]).to_string())).await;
+    assert_eq!(statuses(&answer), ["retry", "accepted"], "of a topic that is not there: {answer}");
+    assert_eq!(waiting(&door.role).await, 0);
+    assert_eq!(door.role.stop(), 0);
+}
+
+/// Makes the contract's example, each time under an id of its own.
+async fn example(door: &Door, event_type: &'static str) -> impl Fn() -> Value + use<> {
+    let url = format!("{}/v1/contracts/{event_type}", door.url);
+    let (_, contract) = answered(reqwest::Client::new().get(url).bearer_auth(&door.token)).await;
+    move || {
+        let (id, data) = (Uuid::now_v7(), &contract["example"]);
+        json!({ "specversion": "1.0", "id": id, "source": "/it", "type": event_type, "data": data })
+    }
+}
+
+fn statuses(answer: &Value) -> Vec<&str> {
+    answer["results"].as_array().unwrap().iter().map(|result| result["status"].as_str().unwrap()).collect()
 }
 
 /// A small one takes what fits; the rest hears 503, and nothing of it is lost by its sender.

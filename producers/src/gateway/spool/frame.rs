@@ -14,6 +14,8 @@ pub(super) struct Spooled {
     pub topic: String,
     pub envelope: Envelope<'static>,
     pub value: Vec<u8>,
+    /// Its frame's.
+    pub bytes: usize,
 }
 
 impl Spooled {
@@ -54,6 +56,20 @@ pub(super) fn whole(bytes: &[u8]) -> Option<usize> {
     (crc32fast::hash(payload) == checksum).then_some(HEAD_BYTES + length)
 }
 
+/// Where in these bytes the next frame begins that is whole. What can't be one is passed by without its checksum: that
+/// of sixteen million bytes at each place would take hours.
+pub(super) fn find(bytes: &[u8]) -> Option<usize> {
+    let may_be = |mut rest: &[u8]| {
+        let (length, _) = (number(&mut rest)? as usize, number(&mut rest)?);
+        let mut payload = rest.get(..length).filter(|_| length <= PAYLOAD_BYTES_MAX)?;
+        while !payload.is_empty() {
+            next_part(&mut payload)?;
+        }
+        Some(())
+    };
+    (0..bytes.len()).find(|&at| may_be(&bytes[at..]).is_some() && whole(&bytes[at..]).is_some())
+}
+
 /// Of frames that are whole, each event.
 ///
 /// # Errors
@@ -69,7 +85,7 @@ pub(super) fn read(mut frames: &[u8]) -> anyhow::Result<Vec<Spooled>> {
 }
 
 fn event(mut payload: &[u8]) -> anyhow::Result<Spooled> {
-    let mut parts = Vec::new();
+    let (mut parts, bytes) = (Vec::new(), HEAD_BYTES + payload.len());
     while !payload.is_empty() {
         parts.push(next_part(&mut payload).context("a frame's parts are cut off")?);
     }
@@ -77,7 +93,7 @@ fn event(mut payload: &[u8]) -> anyhow::Result<Spooled> {
     let headers = parts[2..].chunks_exact(2);
     let headers = headers.filter_map(|header| Some((Header::named(header[0])?, header[1])));
     let envelope = Envelope::from_headers(headers)?.into_owned();
-    Ok(Spooled { topic: String::from_utf8(parts[0].to_vec())?, envelope, value: parts[1].to_vec() })
+    Ok(Spooled { topic: String::from_utf8(parts[0].to_vec())?, envelope, value: parts[1].to_vec(), bytes })
 }
 
 fn next_part<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {

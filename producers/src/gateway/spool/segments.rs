@@ -1,4 +1,5 @@
 //! The spool's files: appended to at the end and synced, read from the beginning, removed once all of one is in the log.
+//! Of a file that was damaged everything else is read, and then it is not removed but renamed.
 //!
 //! Blocks; one thread owns it.
 
@@ -7,15 +8,18 @@ use anyhow::{Context, ensure};
 use rustix::fs::{FlockOperation, flock};
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// What is sent again after a crash, at most: far fewer events than the log's own deduplication remembers.
-const SEGMENT_BYTES: u64 = 16 << 20;
+pub(super) const SEGMENT_BYTES: u64 = 16 << 20;
 const EXTENSION: &str = "spool";
 /// What was cut off of a segment lies beside it.
 const TORN: &str = "torn";
+/// A segment that had damage, once all else of it is in the log.
+const DAMAGED: &str = "damaged";
 
 pub(super) struct Segments {
     directory: PathBuf,
@@ -31,10 +35,21 @@ pub(super) struct Segments {
     _lock: File,
 }
 
+/// Whole frames one behind the other: all of a file, or of one that was damaged the stretch up to there, or behind it.
 struct Segment {
     path: PathBuf,
+    begin: u64,
     /// Synced.
     bytes: u64,
+    is_damaged: bool,
+}
+
+/// What an earlier process left.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Found {
+    pub events: u64,
+    /// Stretches that are no events any more.
+    pub damaged: u64,
 }
 
 impl Segments {
@@ -42,23 +57,42 @@ impl Segments {
     ///
     /// # Errors
     /// When another process has it, or it can't be used.
-    pub fn open(directory: &Path) -> anyhow::Result<(Self, u64)> {
+    pub fn open(directory: &Path) -> anyhow::Result<(Self, Found)> {
         let context = || format!("gateway.spool.directory = {}", directory.display());
         let lock = take(directory).with_context(context)?;
-        let (mut files, mut next_number, mut bytes, mut events) = (VecDeque::new(), 0, 0, 0);
-        for number in numbers(directory).with_context(context)? {
-            let path = path(directory, number);
-            let (whole, found) = recover(&path).with_context(|| format!("could not read {}", path.display()))?;
-            next_number = number + 1;
-            if whole == 0 {
-                fs::remove_file(&path).with_context(context)?;
-                continue;
-            }
-            (bytes, events) = (bytes + whole, events + found);
-            files.push_back(Segment { path, bytes: whole });
+        let numbers = numbers(directory).with_context(context)?;
+        let next_number = numbers.last().map_or(0, |newest| newest + 1);
+        let (files, directory) = (VecDeque::new(), directory.to_path_buf());
+        let mut segments = Self { directory, files, end: None, next_number, settled: 0, bytes: 0, _lock: lock };
+        let mut found = Found::default();
+        for number in numbers {
+            let path = path(&segments.directory, number);
+            let recovered = segments.recover(&path, number + 1 == next_number, &mut found);
+            recovered.with_context(|| format!("could not read {}", path.display()))?;
         }
-        let directory = directory.to_path_buf();
-        Ok((Self { directory, files, end: None, next_number, settled: 0, bytes, _lock: lock }, events))
+        Ok((segments, found))
+    }
+
+    /// Only the newest file may end with what is no frame: a process died while it wrote, and nobody was told of it.
+    fn recover(&mut self, path: &Path, is_newest: bool, found: &mut Found) -> io::Result<()> {
+        let bytes = fs::read(path)?;
+        let (stretches, mut gaps) = scan(&bytes);
+        let torn = gaps.pop_if(|gap| is_newest && gap.end == bytes.len());
+        let is_left = torn.is_some_and(|torn| !cut_off(path, torn.start, &bytes[torn]));
+        for Range { start, end } in &gaps {
+            let (path, bytes) = (path.display(), end - start);
+            tracing::error!(
+                "{path} is damaged: at {start} are {bytes} bytes that are no events, which are passed over"
+            );
+        }
+        let is_damaged = !gaps.is_empty();
+        found.damaged += gaps.len() as u64;
+        for Stretch { begin, bytes, events } in &stretches {
+            found.events += events;
+            self.bytes += bytes;
+            self.files.push_back(Segment { path: path.into(), begin: *begin, bytes: *bytes, is_damaged });
+        }
+        if stretches.is_empty() && !is_left { put_away(path, is_damaged) } else { Ok(()) }
     }
 
     pub fn bytes(&self) -> u64 {
@@ -91,7 +125,7 @@ impl Segments {
     }
 
     fn write(&mut self, frames: &[u8]) -> io::Result<()> {
-        if self.files.back().is_none_or(|segment| segment.bytes >= SEGMENT_BYTES) {
+        if self.files.back().is_none_or(|segment| segment.bytes + frames.len() as u64 > SEGMENT_BYTES) {
             self.end = None;
         }
         let end = match &mut self.end {
@@ -100,9 +134,9 @@ impl Segments {
                 let path = path(&self.directory, self.next_number);
                 let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)?;
                 self.next_number += 1;
-                self.files.push_back(Segment { path, bytes: 0 });
+                self.files.push_back(Segment { path, begin: 0, bytes: 0, is_damaged: false });
                 let end = self.end.insert(file);
-                File::open(&self.directory)?.sync_all()?; // or the file could be gone, with what it holds
+                sync_directory(&self.directory)?; // or the file could be gone, with what it holds
                 end
             }
         };
@@ -123,12 +157,12 @@ impl Segments {
         let mut wanted = left.min(bytes);
         loop {
             let mut found = vec![0; wanted];
-            file.read_exact_at(&mut found, self.settled)?;
+            file.read_exact_at(&mut found, segment.begin + self.settled)?;
             let (whole, _) = whole_frames(&found);
             if whole > 0 || wanted == left {
                 found.truncate(whole);
-                let damaged = || io::Error::other(format!("{} is damaged", segment.path.display()));
-                return if whole == 0 && left > 0 { Err(damaged()) } else { Ok(found) };
+                let error = || format!("{} is damaged: a restart passes over that", segment.path.display());
+                return if whole == 0 && left > 0 { Err(io::Error::other(error())) } else { Ok(found) };
             }
             wanted = left.min(2 * wanted); // a frame that is larger
         }
@@ -137,20 +171,34 @@ impl Segments {
     /// So many bytes of the oldest are in the log.
     pub fn settle(&mut self, bytes: u64) {
         self.settled += bytes;
-        let Some(segment) = self.files.front().filter(|segment| segment.bytes <= self.settled) else { return };
-        if self.files.len() == 1 {
-            self.end = None;
-        }
-        if let Err(error) = fs::remove_file(&segment.path) {
-            tracing::error!(
-                "could not remove {}, so it is sent again after a restart: {error}",
-                segment.path.display()
-            );
-        }
+        let Some(segment) = self.files.pop_front_if(|segment| segment.bytes <= self.settled) else { return };
         self.bytes -= segment.bytes;
         self.settled = 0;
-        self.files.pop_front();
+        if self.files.is_empty() {
+            self.end = None;
+        }
+        if self.files.front().is_some_and(|next| next.path == segment.path) {
+            return;
+        }
+        if let Err(error) = put_away(&segment.path, segment.is_damaged) {
+            let path = segment.path.display();
+            tracing::error!("could not put {path} away, so it is sent again after a restart: {error}");
+        }
     }
+}
+
+/// Gone for good: without the sync a machine that dies would send it again.
+fn put_away(path: &Path, is_damaged: bool) -> io::Result<()> {
+    if is_damaged {
+        fs::rename(path, path.with_extension(DAMAGED))?;
+    } else {
+        fs::remove_file(path)?;
+    }
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 /// Two processes in one directory would each remove what the other needs.
@@ -158,7 +206,7 @@ fn take(directory: &Path) -> anyhow::Result<File> {
     if !directory.is_dir() {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            File::open(parent)?.sync_all()?; // which names it
+            sync_directory(parent)?; // which names it
         }
     }
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(directory.join("lock"))?;
@@ -184,30 +232,53 @@ fn numbers(directory: &Path) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// Bytes and events that are whole. What is behind them nobody was told of: a process died while it wrote.
-fn recover(path: &Path) -> io::Result<(u64, u64)> {
-    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    let (whole, events) = whole_frames(&bytes);
-    if whole < bytes.len() {
-        let (torn, kept) = (bytes.len() - whole, path.with_extension(TORN));
-        tracing::warn!(
-            "{} ends with {torn} bytes that are no whole event: cut off, kept in {}",
-            path.display(),
-            kept.display()
-        );
-        OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(kept)?
-            .write_all(&bytes[whole..])?;
+/// False where what it cuts off could not be kept: then it stays where it is, and is no more in the way there.
+fn cut_off(path: &Path, whole: usize, torn: &[u8]) -> bool {
+    let (segment, bytes, kept) = (path.display(), torn.len(), path.with_extension(TORN));
+    let cut = keep(&kept, torn).and_then(|()| {
+        let file = OpenOptions::new().write(true).open(path)?;
         file.set_len(whole as u64)?;
-        file.sync_all()?;
+        file.sync_all()
+    });
+    let kept = kept.display();
+    match &cut {
+        Ok(()) => tracing::warn!("{segment} ends with {bytes} bytes that are no whole event: cut off, kept in {kept}"),
+        Err(error) => tracing::warn!(
+            "{segment} ends with {bytes} bytes that are no whole event: left there, for {kept} could not be written: \
+             {error}"
+        ),
     }
-    Ok((whole as u64, events))
+    cut.is_ok()
+}
+
+fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+struct Stretch {
+    begin: u64,
+    bytes: u64,
+    events: u64,
+}
+
+/// Stretches of whole frames, and between them what is none.
+fn scan(bytes: &[u8]) -> (Vec<Stretch>, Vec<Range<usize>>) {
+    let (mut stretches, mut gaps, mut at) = (Vec::new(), Vec::new(), 0);
+    while at < bytes.len() {
+        let (whole, events) = whole_frames(&bytes[at..]);
+        if whole > 0 {
+            stretches.push(Stretch { begin: at as u64, bytes: whole as u64, events });
+            at += whole;
+        } else {
+            let end = frame::find(&bytes[at..]).map_or(bytes.len(), |next| at + next);
+            gaps.push(at..end);
+            at = end;
+        }
+    }
+    (stretches, gaps)
 }
 
 fn whole_frames(bytes: &[u8]) -> (usize, u64) {
@@ -256,16 +327,16 @@ mod tests {
     #[test]
     fn what_was_appended_is_read_in_its_order_by_this_process_and_the_next_and_then_is_gone() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut segments, events) = Segments::open(directory.path()).unwrap();
-        assert_eq!((events, segments.bytes()), (0, 0));
+        let (mut segments, found) = Segments::open(directory.path()).unwrap();
+        assert_eq!((found, segments.bytes()), (Found::default(), 0));
         segments.append(&frames(0..10)).unwrap();
         let first = segments.read(1).unwrap();
         assert_eq!(ids(&first), [0], "at least one event, however large");
         segments.settle(first.len() as u64);
         segments.append(&frames(10..12)).unwrap();
         drop(segments);
-        let (mut segments, events) = Segments::open(directory.path()).unwrap();
-        assert_eq!(events, 12, "of a segment that is not settled all of it");
+        let (mut segments, found) = Segments::open(directory.path()).unwrap();
+        assert_eq!(found.events, 12, "of a segment that is not settled all of it");
         segments.append(&frames(12..15)).unwrap();
         assert_eq!(drained(&mut segments, 500), (0..15).collect::<Vec<_>>());
         assert_eq!((segments.bytes(), files(directory.path())), (0, 0));
@@ -281,13 +352,65 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let torn = [&before[..], &after[..cut]].concat();
             fs::write(path(directory.path(), 7), torn).unwrap();
-            let (mut segments, events) = Segments::open(directory.path()).unwrap();
+            let (mut segments, found) = Segments::open(directory.path()).unwrap();
             let whole = 3 + u128::from(cut >= first_of_after) + u128::from(cut == after.len());
-            assert_eq!(u128::from(events), whole, "cut at {cut}");
+            assert_eq!((u128::from(found.events), found.damaged), (whole, 0), "cut at {cut}");
             segments.append(&frames(9..10)).unwrap();
             let expected: Vec<u128> = (0..whole).chain([9]).collect();
             assert_eq!(drained(&mut segments, 1 << 20), expected, "cut at {cut}");
         }
+    }
+
+    /// Three files of so many events, the second with damage in its event of that number.
+    fn damaged(directory: &Path, events: u128, at: u128) {
+        for number in 0..3 {
+            let begin = u128::from(number) * events;
+            let mut bytes = frames(begin..begin + events);
+            if number == 1 {
+                let bad = frames(begin..begin + at).len() + 20;
+                bytes[bad] ^= 1;
+            }
+            fs::write(path(directory, number), bytes).unwrap();
+        }
+    }
+
+    #[test]
+    fn damage_costs_the_event_that_it_hit_and_none_before_or_behind_it() {
+        for at in 0..3 {
+            let directory = tempfile::tempdir().unwrap();
+            damaged(directory.path(), 3, at);
+            let (mut segments, found) = Segments::open(directory.path()).unwrap();
+            assert_eq!(found, Found { events: 8, damaged: 1 });
+            segments.append(&frames(9..10)).unwrap();
+            let others: Vec<u128> = (0..10).filter(|id| *id != 3 + at).collect();
+            assert_eq!(drained(&mut segments, 1 << 20), others);
+            assert_eq!((segments.bytes(), files(directory.path())), (0, 0));
+            let kept = fs::read(path(directory.path(), 1).with_extension(DAMAGED)).unwrap();
+            assert_eq!(kept.len(), frames(3..6).len(), "the file is there as it was");
+        }
+    }
+
+    #[test]
+    fn the_newest_file_may_be_damaged_and_torn_as_well() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut bytes = [frames(0..3), b"\x40\0\0\0half an event".to_vec()].concat();
+        bytes[0] ^= 1;
+        fs::write(path(directory.path(), 0), bytes).unwrap();
+        let (mut segments, found) = Segments::open(directory.path()).unwrap();
+        assert_eq!(found, Found { events: 2, damaged: 1 });
+        assert_eq!(drained(&mut segments, 1 << 20), [1, 2]);
+        assert_eq!(fs::read(path(directory.path(), 0).with_extension(TORN)).unwrap(), b"\x40\0\0\0half an event");
+    }
+
+    #[test]
+    fn what_is_torn_and_finds_no_place_beside_stays_and_keeps_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(path(directory.path(), 0), [frames(0..2), b"half".to_vec()].concat()).unwrap();
+        fs::create_dir(path(directory.path(), 0).with_extension(TORN)).unwrap();
+        let (mut segments, found) = Segments::open(directory.path()).unwrap();
+        assert_eq!(found, Found { events: 2, damaged: 0 });
+        segments.append(&frames(2..3)).unwrap();
+        assert_eq!(drained(&mut segments, 1 << 20), [0, 1, 2]);
     }
 
     #[test]
