@@ -5,7 +5,7 @@
 
 use crate::Contract;
 use crate::compatibility::base;
-use crate::transcode::tag;
+use crate::transcode::{escaped, tag};
 use apache_avro::Schema;
 use apache_avro::schema::{RecordField, RecordSchema, UnionSchema, UuidSchema};
 use serde_json::{Map, Value as Json};
@@ -59,7 +59,7 @@ fn is_nullable(schema: &Schema) -> bool {
 }
 
 fn below(at: &str, name: &str) -> String {
-    format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"))
+    format!("{at}/{}", escaped(name))
 }
 
 /// The record that the schema is, or its union has.

@@ -23,6 +23,7 @@ use plan::{Node, Record};
 use serde::de::DeserializeSeed;
 use std::fmt;
 use std::ops::Range;
+pub(crate) use visit::escaped;
 use visit::{Output, Place, Slot};
 
 /// Violations listed for one event: enough to repair a sender by, and no more than a page.

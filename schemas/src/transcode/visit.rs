@@ -25,12 +25,16 @@ impl Place<'_> {
         match self {
             Self::Whole => String::new(),
             Self::Member(above, name) => {
-                let name = shortened(name).replace('~', "~0").replace('/', "~1");
-                format!("{}/{name}", above.pointer())
+                format!("{}/{}", above.pointer(), escaped(&shortened(name)))
             }
             Self::Item(above, index) => format!("{}/{index}", above.pointer()),
         }
     }
+}
+
+/// A name as a step of a JSON pointer (RFC 6901, section 3).
+pub(crate) fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
 }
 
 fn shortened(text: &str) -> String {
