@@ -122,7 +122,7 @@ impl DeadLetters {
         )
         .bind(id)
         .bind(reject.reason.as_str())
-        .bind(printable(&reject.error))
+        .bind(postgres_text(&reject.error))
         .execute(&self.pool)
         .await?;
         Ok(())
@@ -142,7 +142,7 @@ pub(crate) async fn write(tx: &mut PgConnection, pipeline: &str, rejected: &[Rej
             row.push_bind(pipeline).push_bind(&**topic).push_bind(partition).push_bind(offset);
             row.push_bind(record.timestamp).push_bind(record.key()).push_bind(record.value());
             row.push_bind(headers_to_json(record)).push_bind(reject.reason.as_str());
-            row.push_bind(printable(&reject.error));
+            row.push_bind(postgres_text(&reject.error));
         });
         insert.push(" on conflict (pipeline, topic, partition, \"offset\") do nothing");
         insert.build().execute(&mut *tx).await?;
@@ -162,14 +162,14 @@ pub(crate) async fn settle_replayed(tx: &mut PgConnection, letter: i64) -> Resul
     Err(Failure::stop(anyhow::anyhow!("dead letter {letter} is no longer open; it was not applied again")))
 }
 
-/// Postgres text holds every character but NUL, which a garbage record may well put into an error.
-fn printable(error: &str) -> String {
-    error.replace('\0', "\\0")
+/// Postgres text holds every character but NUL, which others may well put into theirs.
+pub fn postgres_text(text: &str) -> String {
+    text.replace('\0', "\\0")
 }
 
 fn headers_to_json(record: &Record) -> serde_json::Value {
     let pair = |(name, value): (&str, Option<&[u8]>)| {
-        serde_json::json!([printable(name), value.map(|bytes| BASE64_STANDARD.encode(bytes))])
+        serde_json::json!([postgres_text(name), value.map(|bytes| BASE64_STANDARD.encode(bytes))])
     };
     record.headers().map(pair).collect()
 }

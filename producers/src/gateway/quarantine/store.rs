@@ -9,6 +9,7 @@ use super::{NotKept, QuarantineConfig};
 use crate::gateway::access::Principal;
 use anyhow::{Context, anyhow};
 use chrono::{DateTime, Utc};
+use millrace_stream::postgres_text;
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
@@ -132,7 +133,7 @@ impl Store {
         bounds: &QuarantineConfig,
         until: Instant,
     ) -> anyhow::Result<(Vec<Option<NotKept>>, Held)> {
-        let name = printable(&principal.name);
+        let name = postgres_text(&principal.name);
         let kept = async |connection: &mut PgConnection| {
             let mut tx = connection.begin().await?;
             begin(&mut tx).await?;
@@ -343,11 +344,6 @@ fn kept_event(row: &PgRow) -> sqlx::Result<KeptEvent> {
         event: row.try_get("event")?,
         sealed: row.try_get("sealed")?,
     })
-}
-
-/// Postgres text holds every character but NUL, which a token's subject may have.
-fn printable(text: &str) -> String {
-    text.replace('\0', "\\0")
 }
 
 #[cfg(test)]
