@@ -76,9 +76,9 @@ impl Replay {
         let mut verdicts = self.desk.settle(ready, &mut unlimited.allowance(&operator), &metrics).await.into_iter();
         let mut told = Vec::with_capacity(events.len());
         for (event, outcome) in events.iter().zip(outcomes) {
-            let outcome = match (outcome, &event.personal) {
-                (Some(outcome), _) => outcome,
-                (None, personal) => verdicts.next().map_or_else(untold, |verdict| settled(verdict, personal)),
+            let outcome = match outcome {
+                Some(outcome) => outcome,
+                None => verdicts.next().map_or_else(untold, |verdict| settled(verdict, &event.personal)),
             };
             self.note(event, &outcome).await?;
             told.push(outcome);

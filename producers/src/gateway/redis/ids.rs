@@ -30,8 +30,10 @@ pub(in crate::gateway) struct Known<'a> {
 impl Redis {
     /// Which of these events, each with an id of its own, are known, and the marks of all; nothing when Redis is away.
     pub async fn find<'a>(&self, events: &[&'a Prepared<'a>]) -> (Vec<Known<'a>>, Marks) {
-        let reached = events.iter().filter(|_| self.is_reached());
-        let marked: Vec<_> = reached.filter_map(|event| Some((*event, self.mark(event)?))).collect();
+        if !self.is_reached() {
+            return Default::default();
+        }
+        let marked: Vec<_> = events.iter().filter_map(|event| Some((*event, self.mark(event)?))).collect();
         if marked.is_empty() {
             return Default::default();
         }
