@@ -39,6 +39,7 @@ pub use throttle::{LimitsConfig, RateConfig};
 pub use tls::TlsConfig;
 
 use crate::catalogue::Catalogue;
+use crate::in_bounds;
 use access::{Access, Denied, Principal};
 use answer::{Answer, Problem, Status, Verdict, for_batch, for_one};
 use axum::Router;
@@ -137,12 +138,7 @@ impl GatewayConfig {
             ("connections", self.connections as u64, 1..=1_000_000),
             ("remembered_ids", self.remembered_ids as u64, 0..=100_000_000),
         ];
-        for (key, value, bounds) in bounds {
-            if !bounds.contains(&value) {
-                let (least, most) = bounds.into_inner();
-                return Err(format!("`gateway.{key}` is {value}: {least} to {most} is possible"));
-            }
-        }
+        in_bounds("`gateway.", bounds)?;
         self.spool.check()?;
         self.tls.check()?;
         self.quarantine.check()?;
@@ -240,32 +236,31 @@ impl Gateway {
     /// Serves until cancelled, then answers what is in hand. False when that took too long.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> bool {
         let Self { state, tls, topics, redis, spool, kafka, config } = self;
-        let (kept, kept_until) = (state.clone(), stop.clone());
-        tokio::spawn(async move { kept_until.run_until_cancelled(kept.access.keep_fresh()).await });
-        let (tidied, tidied_until) = (state.clone(), stop.clone());
-        tokio::spawn(async move { tidied_until.run_until_cancelled(tidied.quarantine.keep_tidy()).await });
-        if let Some(tls) = tls.clone() {
-            let kept_until = stop.clone();
-            tokio::spawn(async move { kept_until.run_until_cancelled(tls.keep_fresh()).await });
-        }
-        let (asking, asked_until) = (state.clone(), stop.clone());
-        tokio::spawn(async move {
+        let (kept, tidied, asking) = (state.clone(), state.clone(), state.clone());
+        in_background(&stop, async move { kept.access.keep_fresh().await });
+        in_background(&stop, async move { tidied.quarantine.keep_tidy().await });
+        in_background(&stop, async move {
             let names = asking.routes.contracts.topics().into_keys().collect();
-            let known = topics.keep_known(kafka, names, || asking.desk.forget_ids());
-            asked_until.run_until_cancelled(known).await
+            topics.keep_known(kafka, names, || asking.desk.forget_ids()).await;
         });
+        if let Some(tls) = tls.clone() {
+            in_background(&stop, tls.keep_fresh());
+        }
         if let Some(redis) = redis {
-            let kept_until = stop.clone();
-            tokio::spawn(async move { kept_until.run_until_cancelled(redis.keep_reached()).await });
+            in_background(&stop, async move { redis.keep_reached().await });
         }
         if let Some(spool) = spool {
-            let kept_until = stop.clone();
-            tokio::spawn(async move { kept_until.run_until_cancelled(spool.drain()).await });
+            in_background(&stop, async move { spool.drain().await });
         }
         let connections = state.metrics.connections.clone();
         let limits = serve::Limits { connections: config.connections, drain: config.deadline() + serve::DRAIN_SLACK };
         serve::serve(listener, router(state), tls, limits, connections, stop).await
     }
+}
+
+/// Until it is time to stop.
+fn in_background(stop: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(stop.clone().run_until_cancelled_owned(work));
 }
 
 fn router(state: Arc<Shared>) -> Router {

@@ -19,6 +19,7 @@ pub use metrics::OutboxMetrics;
 
 use crate::gateway::cloudevent::ATTRIBUTE_BYTES_MAX;
 use crate::gateway::prepare::Routes;
+use crate::in_bounds;
 use anyhow::Context;
 use futures_util::future::try_join_all;
 use millrace_schemas::Contracts;
@@ -97,12 +98,7 @@ impl OutboxConfig {
             ("lease_ms", self.lease_ms, 500..=600_000),
             ("held_back_alarm_ms", self.held_back_alarm_ms, 100..=86_400_000),
         ];
-        for (key, value, bounds) in bounds {
-            if !bounds.contains(&value) {
-                let (least, most) = bounds.into_inner();
-                return Err(format!("{key}` is {value}: {least} to {most} is possible"));
-            }
-        }
+        in_bounds("", bounds)?;
         if self.source.len() > ATTRIBUTE_BYTES_MAX || self.source.contains(char::is_control) {
             return Err(format!("source` must be text of at most {ATTRIBUTE_BYTES_MAX} bytes"));
         }

@@ -12,6 +12,7 @@ mod keys;
 
 use super::access::{Denied, Hash, Principal, Way};
 use super::window::Window;
+use crate::in_bounds;
 use issuer::Issuer;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, Validation};
@@ -93,11 +94,7 @@ impl JwtConfig {
             return Err("`algorithms`, `scope_claim` and `principal_claim` can't be empty".into());
         }
         let bounds = [("leeway_s", self.leeway_s, 0..=600), ("keys_kept_s", self.keys_kept_s, 600..=2_592_000)];
-        for (key, value, bounds) in bounds {
-            if !bounds.contains(&value) {
-                return Err(format!("`{key}` is {value}: {} to {} is possible", bounds.start(), bounds.end()));
-            }
-        }
+        in_bounds("`", bounds)?;
         self.algorithms().map(drop)
     }
 }

@@ -24,6 +24,7 @@ use super::access::Principal;
 use super::answer::{Status, Verdict};
 use super::cloudevent::Mode;
 use super::prepare::Routes;
+use crate::in_bounds;
 use anyhow::Context;
 use axum::http::HeaderMap;
 use form::{Form, Row};
@@ -110,12 +111,7 @@ impl QuarantineConfig {
             ("event_bytes", u64::from(self.event_bytes), 1 << 10..=4 << 20),
             ("bytes", self.bytes, u64::from(self.event_bytes)..=64 << 30),
         ];
-        for (key, value, bounds) in bounds {
-            if !bounds.contains(&value) {
-                let (least, most) = bounds.into_inner();
-                return Err(format!("`gateway.quarantine.{key}` is {value}: {least} to {most} is possible"));
-            }
-        }
+        in_bounds("`gateway.quarantine.", bounds)?;
         match (self.personal, self.key_file.as_os_str().is_empty()) {
             (Personal::Encrypt, true) => Err(NO_KEY.into()),
             _ => Ok(()),

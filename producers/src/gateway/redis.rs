@@ -18,6 +18,7 @@ pub(super) use limits::Grant;
 
 use super::metrics::GatewayMetrics;
 use super::topics::Topics;
+use crate::in_bounds;
 use millrace_schemas::without_password;
 use millrace_stream::Backoff;
 use redis::aio::MultiplexedConnection;
@@ -79,12 +80,7 @@ impl RedisConfig {
     /// Names the key that is wrong, and what to do.
     pub fn check(&self) -> Result<(), String> {
         let bounds = [("deadline_ms", self.deadline_ms, 1..=1000), ("ids_kept_s", self.ids_kept_s, 1..=86_400)];
-        for (key, value, bounds) in bounds {
-            if !bounds.contains(&value) {
-                let (least, most) = bounds.into_inner();
-                return Err(format!("`redis.{key}` is {value}: {least} to {most} is possible"));
-            }
-        }
+        in_bounds("`redis.", bounds)?;
         self.client().map(drop)
     }
 

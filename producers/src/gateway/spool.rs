@@ -15,6 +15,7 @@ mod segments;
 
 use super::metrics::{GatewayMetrics, SpoolMetrics};
 use super::prepare::Prepared;
+use crate::in_bounds;
 use anyhow::Context;
 use frame::Spooled;
 use millrace_stream::{Backoff, KafkaConfig, Outgoing, Publisher, crash_at};
@@ -64,12 +65,7 @@ impl Default for SpoolConfig {
 
 impl SpoolConfig {
     pub(super) fn check(&self) -> Result<(), String> {
-        let bounds = 1 << 20..=1_u64 << 40;
-        if bounds.contains(&self.max_bytes) {
-            return Ok(());
-        }
-        let (least, most) = bounds.into_inner();
-        Err(format!("`gateway.spool.max_bytes` is {}: {least} to {most} is possible", self.max_bytes))
+        in_bounds("`gateway.spool.", [("max_bytes", self.max_bytes, 1 << 20..=1 << 40)])
     }
 }
 
