@@ -374,7 +374,14 @@ fn done(verdict: Verdict) -> Stage {
 
 fn refused(verdict: Verdict, error: &PublishError, trouble: &mut Trouble) -> Fate {
     trouble.refused(error);
-    Fate::Refused(retry(verdict, "the log refused it, and will until the topic or the gateway's rights are mended"))
+    let why = if error.is_too_large() {
+        // The broker answers for all the records that came to it as one batch.
+        "the log refused it: it, or an event that was sent in the same moment, is larger than its topic takes, so try \
+         it alone"
+    } else {
+        "the log refused it, and will until the topic or the gateway's rights are mended"
+    };
+    Fate::Refused(retry(verdict, why))
 }
 
 /// None where the client has none.
