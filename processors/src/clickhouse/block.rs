@@ -10,13 +10,16 @@ use millrace_stream::{Incoming, Position, Reason, Reject};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use uuid::Uuid;
 
 /// Part of every token and plan. Raise it when rows are encoded otherwise or tables are rebuilt in place:
 /// a server remembers tokens of rows that were deleted since.
 const VERSION: u32 = 2;
+
+const HOUR_SECONDS: i64 = 3_600;
+const HOUR_MICROS: i64 = HOUR_SECONDS * 1_000_000;
 
 /// What the events of a batch become.
 #[derive(Debug, Default)]
@@ -121,9 +124,16 @@ impl<'a> Block<'a> {
         bounds(self.columns.offsets())
     }
 
-    /// The earliest and the latest, in microseconds since 1970.
-    pub fn occurred_at(&self) -> (i64, i64) {
-        bounds(self.columns.occurred_at())
+    /// Of the latest event, in microseconds since 1970.
+    pub fn newest(&self) -> i64 {
+        self.columns.occurred_at().fold(i64::MIN, i64::max)
+    }
+
+    /// Those in which its events occurred, in seconds since 1970.
+    pub fn hours(&self) -> Vec<i64> {
+        let hour = |micros: i64| micros.div_euclid(HOUR_MICROS) * HOUR_SECONDS;
+        let hours: BTreeSet<i64> = self.columns.occurred_at().map(hour).collect();
+        hours.into_iter().collect()
     }
 
     fn about(&self) -> Value {
@@ -201,7 +211,7 @@ pub(super) mod tests {
         let blocks = rows.blocks();
         let found: Vec<_> = blocks.iter().map(|block| (block.table.name(), block.len())).collect();
         assert_eq!(found, [("order_placed", 1), ("payment_captured", 2)]);
-        assert_eq!((blocks[1].offsets(), blocks[1].occurred_at()), ((100, 103), (897, 900)));
+        assert_eq!((blocks[1].offsets(), blocks[1].newest(), blocks[1].hours()), ((100, 103), 900, vec![0]));
         let note = note(&blocks);
         let about = json!([
             { "table": "order_placed", "rows": 1, "hash": blocks[0].hash },
