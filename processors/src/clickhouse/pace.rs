@@ -28,10 +28,12 @@ impl Pace {
         Self { interval: Duration::from_secs(1) / inserts_per_second.max(1), next: Mutex::new(Instant::now()) }
     }
 
-    /// Until an insert that is ready now may begin.
-    pub async fn wait_for_turn(&self, behind: bool) {
-        let turn = self.turn(behind);
-        if turn > Instant::now() {
+    /// Until an insert that is ready now may begin, and not before then; where many wait for their turns, more rows
+    /// come anyway, and it waits for nothing else.
+    pub async fn wait_for_turn(&self, behind: bool, not_before: Instant) {
+        let (now, turn) = (Instant::now(), self.turn(behind));
+        let turn = if turn <= now { not_before } else { turn };
+        if turn > now {
             tokio::time::sleep_until(turn).await; // which would let a tick pass in any case
         }
     }
