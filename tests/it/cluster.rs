@@ -118,7 +118,8 @@ fn as_the_engine_can(body: Bytes) -> Bytes {
     }
     let passed_off = format!(
         "if(database in ('events_local', 'erasure'), 'ReplicatedReplacingMergeTree', engine), \
-         replaceOne(engine_full, '{PLAIN_SETTINGS}', '{REPLICATED_SETTINGS}'), comment from system.tables"
+         replaceOne(replaceOne(engine_full, '{PLAIN_SETTINGS}', '{REPLICATED_SETTINGS}'), 'MergeTree PARTITION', \
+         'MergeTree(\\'/path\\', \\'replica\\') PARTITION'), comment from system.tables"
     );
     sql.replace("engine, engine_full, comment from system.tables", &passed_off).into()
 }

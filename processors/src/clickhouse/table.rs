@@ -41,6 +41,14 @@ pub(super) const LINEAGE: [(&str, &str, &str); 5] = [
 
 const INSERTED_AT: &str = "_inserted_at";
 
+/// Rows of one hour and one subject lie together: analysts filter by time first, then by whom. The sort key is
+/// deterministic from the event, so that a repeated event meets its first copy and replaces it.
+const KEYS: [&str; 3] = [
+    "partition by toYYYYMM(occurred_at)",
+    "primary key (toStartOfHour(occurred_at), subject)",
+    "order by (toStartOfHour(occurred_at), subject, event_id)",
+];
+
 /// One event type's table.
 #[derive(Debug, Clone)]
 pub struct Table {
@@ -259,20 +267,12 @@ impl Table {
         layers
     }
 
-    /// Rows of one hour and one subject lie together: analysts filter by time first, then by whom. The key
-    /// is deterministic from the event, so that a repeated event meets its first copy and replaces it.
     fn create(&self, layer: &Layer) -> String {
         let columns: Vec<_> = self.columns.iter().map(|column| format!("    {}", column.definition())).collect();
         let settings: Vec<_> = layer.settings.iter().map(|kept| format!("{} = {}", kept.name, kept.value)).collect();
         let rows = match settings.is_empty() {
             true => String::new(),
-            false => format!(
-                "partition by toYYYYMM(occurred_at)\n\
-                 primary key (toStartOfHour(occurred_at), subject)\n\
-                 order by (toStartOfHour(occurred_at), subject, event_id)\n\
-                 settings {}\n",
-                settings.join(", ")
-            ),
+            false => format!("{}\nsettings {}\n", KEYS.join("\n"), settings.join(", ")),
         };
         format!(
             "create table if not exists {}.{}{} (\n{}\n)\nengine = {}\n{rows}comment {}",
@@ -378,10 +378,17 @@ impl Table {
                 )
             });
         }
-        (!engine.ends_with(layer.kind)).then(|| {
-            format!(
+        if !engine.ends_with(layer.kind) {
+            return Some(format!(
                 "{name} is a {engine}, not a {}: duplicates would be counted; drop it and run `millrace migrate`",
                 layer.kind
+            ));
+        }
+        (!found.tells_events_apart(layer)).then(|| {
+            format!(
+                "{name} is {engine_full}: other events would be taken for duplicates, or duplicates for other events, \
+                 since its keys must be `{}` and its engine have no version; drop it and run `millrace migrate`",
+                KEYS.join(" ")
             )
         })
     }
@@ -429,6 +436,14 @@ pub(super) struct Described {
 }
 
 impl Described {
+    /// By our keys alone: no version, which would be a third argument of a replicated engine and the only one of another.
+    fn tells_events_apart(&self, layer: &Layer) -> bool {
+        let one_line = self.engine_full.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+        let keys = format!(" {}", KEYS.join(" ").to_lowercase());
+        let engine = one_line.split_once(&keys).map(|(engine, _)| engine);
+        engine.is_some_and(|engine| engine.ends_with(&layer.kind.to_lowercase()) || engine.ends_with("')"))
+    }
+
     /// Of a table that says nothing of it, 0: ours say it, whatever the server's default is.
     fn setting(&self, name: &str) -> u64 {
         let (_, rest) = self.engine_full.split_once(&format!(" {name} = ")).unwrap_or_default();
@@ -513,6 +528,10 @@ mod tests {
     }
 
     const RAW_TABLE: &str = "events_raw.thing_happened";
+
+    fn engine_full(engine: &str, settings: &str) -> String {
+        format!("{engine} {} SETTINGS {settings}", KEYS.join(" "))
+    }
 
     fn cluster() -> Topology {
         Topology::Cluster("main".into())
@@ -653,9 +672,10 @@ mod tests {
         let old = found_but(&table, RAW_TABLE, |old| {
             old.comment = "?".into();
             old.columns[0].comment = "?".into();
-            old.engine_full = "ReplacingMergeTree SETTINGS non_replicated_deduplication_window = 100, \
-                               min_age_to_force_merge_seconds = 3600, x = 20000"
-                .into();
+            old.engine_full = engine_full(
+                "ReplacingMergeTree",
+                "non_replicated_deduplication_window = 100, min_age_to_force_merge_seconds = 3600, x = 20000",
+            );
         });
         let expected = [
             "alter table events_raw.`thing_happened` comment column `a` 'An a.'",
@@ -671,11 +691,11 @@ mod tests {
     fn in_a_cluster_both_bounds_of_the_deduplication_window_are_kept() {
         let table = on_cluster(table(A).unwrap());
         let old = found_but(&table, "events_local.thing_happened", |old| {
-            old.engine_full = "ReplicatedReplacingMergeTree('/p', '{replica}') \
-                               SETTINGS replicated_deduplication_window = 10000, \
-                               min_age_to_force_merge_seconds = 86400, \
-                               min_age_to_force_merge_on_partition_only = 1, index_granularity = 8192"
-                .into();
+            old.engine_full = engine_full(
+                "ReplicatedReplacingMergeTree('/p', '{replica}')",
+                "replicated_deduplication_window = 10000, min_age_to_force_merge_seconds = 86400, \
+                 min_age_to_force_merge_on_partition_only = 1, index_granularity = 8192",
+            );
         });
         let expected = "alter table events_local.`thing_happened` on cluster `main` \
                         modify setting replicated_deduplication_window_seconds = 604800";
@@ -703,6 +723,26 @@ mod tests {
         assert!(
             table.mismatch(&alone).unwrap().contains("is a ReplacingMergeTree, not a ReplicatedReplacingMergeTree")
         );
+    }
+
+    #[test]
+    fn a_table_by_whose_keys_other_events_are_duplicates_is_refused() {
+        let (single, cluster) = (table(A).unwrap(), on_cluster(table(A).unwrap()));
+        let ours = "ReplacingMergeTree PARTITION BY toYYYYMM(occurred_at) PRIMARY KEY (toStartOfHour(occurred_at), \
+                    subject) ORDER BY (toStartOfHour(occurred_at), subject, event_id) SETTINGS x = 1";
+        let replicated = ours.replacen(' ', "('/p', '{replica}') ", 1);
+        for (table, name, ours, wrong) in [
+            (&single, RAW_TABLE, ours, ours.replacen(' ', "(_offset) ", 1)),
+            (&single, RAW_TABLE, ours, ours.replace(", event_id)", ")")),
+            (&single, RAW_TABLE, ours, ours.replace("toYYYYMM", "toYear")),
+            (&cluster, "events_local.thing_happened", &replicated, replicated.replace("')", "', _offset)")),
+        ] {
+            let as_if = |engine_full: &str| {
+                table.mismatch(&found_but(table, name, |found| found.engine_full = engine_full.into())).unwrap()
+            };
+            assert!(as_if(&wrong).contains("taken for duplicates"), "{wrong}");
+            assert!(as_if(ours).contains("deduplication_window = 0"), "all else is as it must be: {ours}");
+        }
     }
 
     #[test]
