@@ -21,6 +21,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Fact topics keep their records this long unless told otherwise: history is in ClickHouse.
 const RETENTION_DAYS: u32 = 30;
 
+/// With so many copies of a partition one may be away, and two still have what was acknowledged.
+const COPIES_FOR_TWO: i32 = 3;
+
 /// A topic as the project wants it.
 #[derive(Debug, Clone)]
 pub struct Topic {
@@ -165,6 +168,8 @@ impl Admin {
         let new = NewTopic::new(&topic.name, *partitions, TopicReplication::Fixed(self.kafka.replication));
         // A record's time is the broker's: it refuses one from a publisher whose clock is an hour ahead.
         let new = new.set("message.timestamp.type", "LogAppendTime");
+        // Or `acks=all` would be the leader's alone while the others are behind, and its disk all there is.
+        let new = if self.kafka.replication < COPIES_FOR_TWO { new } else { new.set("min.insync.replicas", "2") };
         match topic.cleanup {
             Cleanup::Delete => new.set("cleanup.policy", "delete").set("retention.ms", retention_ms),
             Cleanup::Compact => new.set("cleanup.policy", "compact").set("delete.retention.ms", "604800000"),
@@ -187,4 +192,21 @@ fn partitions_of(client: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<i32>>
     let found = metadata.topics().first().filter(|found| found.error().is_none());
     let found = found.ok_or_else(|| anyhow!("topic {topic} does not exist: run `millrace migrate`"))?;
     Ok(found.partitions().iter().map(|partition| partition.id()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_acknowledged_has_two_copies_where_there_are_three() {
+        let topic = Topic { name: "a.v1".into(), cleanup: Cleanup::Delete };
+        for (replication, expected) in [(1, None), (2, None), (3, Some("2")), (5, Some("2"))] {
+            let admin = Admin::new(KafkaConfig { replication, ..KafkaConfig::default() });
+            let settings = admin.settings(&topic);
+            let new = admin.new_topic(&topic, &settings);
+            let insync = new.config.iter().find(|(name, _)| *name == "min.insync.replicas").map(|(_, value)| *value);
+            assert_eq!(insync, expected, "of {replication}");
+        }
+    }
 }
