@@ -555,10 +555,15 @@ async fn freshness_is_how_old_the_newest_event_is_and_how_long_rows_took() {
     assert!(analyst.ask("select * from metrics.freshness").await.is_empty());
     let newest: DateTime<Utc> = "2026-03-01T10:00:03Z".parse().unwrap();
     let mut rows = String::new();
-    for (number, inserted_at) in [(1, "01.250"), (2, "01.500"), (3, "13.000")] {
+    for (number, occurred_at, inserted_at) in [
+        (1, "2026-03-01 10:00:01", "01.250"),
+        (2, "2026-03-01 10:00:02", "01.500"),
+        (3, "2026-03-01 10:00:03", "13.000"),
+        (4, "2105-12-31 23:59:59", "02.000"), // dated ahead: as new as its row
+    ] {
         let row = json!({
             "event_id": Uuid::from_u128(number),
-            "occurred_at": format!("2026-03-01 10:00:0{number}.000000"),
+            "occurred_at": occurred_at,
             "_inserted_at": format!("2026-03-01 10:00:{inserted_at}"),
         });
         rows += &format!("{row}\n");

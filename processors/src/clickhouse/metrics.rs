@@ -1,6 +1,7 @@
 //! What inserting costs and how fresh the tables are. Names and units: `docs/metrics.md`.
 
 use super::together::Insert;
+use chrono::Utc;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -42,7 +43,8 @@ impl SinkMetrics {
         let label = TableLabel { table: insert.table.clone() };
         self.duration.get_or_create(&label).observe(took.as_secs_f64());
         self.records.get_or_create(&label).observe(insert.rows as f64);
-        let newest = insert.newest as f64 / 1e6;
+        // What is dated ahead is no fresher than now, or it would hide a standstill.
+        let newest = insert.newest.min(Utc::now().timestamp_micros()) as f64 / 1e6;
         let fresh = self.fresh.get_or_create(&label);
         if newest > fresh.get() {
             fresh.set(newest);

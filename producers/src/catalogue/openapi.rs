@@ -103,7 +103,7 @@ fn attribute(name: &str) -> Json {
         "id" => "The event's identity everywhere, best a UUIDv7; the same when it is sent again.",
         "source" => "Who publishes.",
         "type" => "Names the contract.",
-        "time" => "When it happened, within 1970 to 2105; without one the UUIDv7 tells it.",
+        "time" => "When it happened, from 1970 until a day from now; without one the UUIDv7 tells it.",
         "subject" | "partitionkey" => "The event's key, or nothing: it is taken from the data.",
         "datacontenttype" => "Of the data.",
         "dataschema" => "The registry's `…/schemas/ids/<id>` of another version than the newest.",

@@ -5,7 +5,7 @@ use super::answer::{Status, Verdict};
 use super::cloudevent::{Data, Submitted, Trace};
 use crate::client::VALUE_BYTES_MAX;
 use apache_avro::types::Value;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use millrace_schemas::bounds::OCCURRED;
 use millrace_schemas::registry::Registry;
 use millrace_schemas::{Contract, Contracts, Envelope, JsonPlan, VIOLATIONS_MAX, Violation, WriterSchema, wire};
@@ -16,6 +16,10 @@ use uuid::Uuid;
 
 /// A W3C `traceparent` of version 00, in bytes.
 const TRACEPARENT_BYTES: usize = 55;
+
+/// No sender's clock is so far ahead. What is dated later is a mistake, and would be the newest event of every view for
+/// years.
+const AHEAD_MAX: TimeDelta = TimeDelta::days(1);
 
 /// Between a registry's address and a schema's id.
 pub(super) const SCHEMAS: &str = "/schemas/ids/";
@@ -271,10 +275,12 @@ fn happened(event: &mut Submitted<'_>, id: Option<Uuid>) -> Option<DateTime<Utc>
         Some(text) => DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc()),
         None => Envelope::time_of(id?),
     };
-    let time = time.filter(|time| OCCURRED.contains(&time.timestamp()));
+    let latest = Utc::now() + AHEAD_MAX;
+    let time = time.filter(|time| OCCURRED.contains(&time.timestamp()) && *time <= latest);
     if time.is_none() {
         let found = quoted(event.get("time"));
-        event.wrong("/time", "an RFC 3339 time within 1970 to 2105, or an id that is a UUIDv7 and tells it", &found);
+        let expected = "an RFC 3339 time from 1970 until a day from now, or an id that is a UUIDv7 and tells it";
+        event.wrong("/time", expected, &found);
     }
     time
 }
@@ -383,6 +389,7 @@ pub(super) mod tests {
             ("time", json!("yesterday"), "/time"),
             ("time", json!("1969-12-31T23:59:59Z"), "/time"),
             ("time", json!("2106-01-01T00:00:00Z"), "/time"),
+            ("time", json!((Utc::now() + AHEAD_MAX + TimeDelta::hours(1)).to_rfc3339()), "/time"),
             ("subject", json!("another"), "/subject"),
             ("partitionkey", json!("another"), "/partitionkey"),
             ("type", json!("user.erasd"), "/type"),
