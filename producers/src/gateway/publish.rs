@@ -35,8 +35,8 @@ pub(super) struct Desk {
     kafka: KafkaConfig,
     publisher: RwLock<Publisher>,
     deadline: Duration,
-    window: Window<Uuid, Fingerprint>,
-    fingerprints: DefaultHashBuilder,
+    window: Window<Name, Fingerprint>,
+    hashes: DefaultHashBuilder,
     /// What it shares with other gateways.
     redis: Option<Arc<Redis>>,
     /// Where events wait while the log is away.
@@ -82,20 +82,36 @@ enum Fate {
     Same(usize, Box<Verdict>),
 }
 
-/// Each id's first event of a batch: its place there, and what it is told apart by.
-type Firsts = HashMap<Uuid, (usize, Fingerprint)>;
+/// An event's id within its topic: what another one publishes to another topic under the same id is its own affair.
+pub(super) type Name = (u64, Uuid);
 
-/// Events that may have to wait on disk, by their place in the batch; none where there is no spool.
-type Kept<'a> = Vec<(usize, Prepared<'a>)>;
+/// Each name's first event of a batch: its place there, and what it is told apart by.
+type Firsts = HashMap<Name, (usize, Fingerprint)>;
+
+/// A request's events on their way into the log.
+struct Batch<'a> {
+    /// No event is handed over later.
+    until: Instant,
+    firsts: Firsts,
+    /// By their place in the batch, those that may have to wait on disk; none where there is no spool.
+    kept: Vec<(usize, Prepared<'a>)>,
+    trouble: Trouble,
+}
 
 /// On its way, with what it is told once the log has it.
 struct Sent {
     acknowledgement: Acknowledgement,
     fingerprint: Fingerprint,
-    id: Uuid,
+    name: Name,
     /// As it was sent.
-    name: String,
+    id: String,
     event_type: Arc<str>,
+}
+
+impl Batch<'_> {
+    fn new(until: Instant, firsts: Firsts) -> Self {
+        Self { until, firsts, kept: Vec::new(), trouble: Trouble::default() }
+    }
 }
 
 impl Desk {
@@ -112,11 +128,11 @@ impl Desk {
         let grace = TOPIC_GRACE.min(deadline / 4);
         kafka.properties.insert("topic.metadata.propagation.max.ms".into(), grace.as_millis().to_string());
         let publisher = RwLock::new(Publisher::new(&kafka)?);
-        let (window, fingerprints) = (Window::new(remembered_ids), DefaultHashBuilder::default());
-        Ok(Self { kafka, publisher, deadline, window, fingerprints, redis, spool, away: AtomicBool::new(false) })
+        let (window, hashes) = (Window::new(remembered_ids), DefaultHashBuilder::default());
+        Ok(Self { kafka, publisher, deadline, window, hashes, redis, spool, away: AtomicBool::new(false) })
     }
 
-    /// A topic was made anew, and the window does not tell topics apart.
+    /// A topic was made anew, and the window does not tell it from what it was.
     pub fn forget_ids(&self) {
         self.window.forget_all();
     }
@@ -132,37 +148,38 @@ impl Desk {
         allowance: &mut Allowance<'_>,
         metrics: &GatewayMetrics,
     ) -> Vec<Verdict> {
-        let (since, mut trouble, mut kept) = (Instant::now(), Trouble::default(), Kept::default());
-        let (marks, taken) = self.ask_redis(&events, allowance).await;
-        let stages = self.hand_over(events, allowance, taken, since + self.deadline, &mut trouble, &mut kept).await;
+        let since = Instant::now();
+        let (marks, firsts) = self.ask_redis(&events, allowance).await;
+        let mut batch = Batch::new(since + self.deadline, firsts);
+        let stages = self.hand_over(events, allowance, &mut batch).await;
         let given_up = since + self.deadline + ANSWER_SLACK;
-        let (mut fates, acknowledged) = self.answers(stages, given_up, &mut trouble).await;
+        let (mut fates, acknowledged) = self.answers(stages, given_up, &mut batch.trouble).await;
         if !acknowledged.is_empty() {
             metrics.settled(since.elapsed());
         }
         if let Some(redis) = &self.redis {
             redis.remember(&acknowledged, &marks).await;
         }
-        self.report(trouble);
-        self.spool(&mut fates, kept).await;
+        self.report(batch.trouble);
+        self.spool(&mut fates, batch.kept).await;
         verdicts(fates)
     }
 
-    /// What became of each, in their order; and which ids the log has.
-    async fn answers(&self, stages: Vec<Stage>, given_up: Instant, trouble: &mut Trouble) -> (Vec<Fate>, Vec<Uuid>) {
+    /// What became of each, in their order; and which of them the log has.
+    async fn answers(&self, stages: Vec<Stage>, given_up: Instant, trouble: &mut Trouble) -> (Vec<Fate>, Vec<Name>) {
         let mut given_up = pin!(tokio::time::sleep_until(given_up)); // one for all of them
         let (mut fates, mut acknowledged) = (Vec::with_capacity(stages.len()), Vec::with_capacity(stages.len()));
         // The last first: once it has its answer most others have theirs, and are not waited for one by one.
         for stage in stages.into_iter().rev() {
             fates.push(match stage {
                 Stage::Known(fate) => fate,
-                Stage::Sent(Sent { acknowledgement, fingerprint, id, name, event_type }) => {
+                Stage::Sent(Sent { acknowledgement, fingerprint, name, id, event_type }) => {
                     let answer = answer(acknowledgement, given_up.as_mut()).await;
-                    let verdict = accepted(name, event_type);
+                    let verdict = accepted(id, event_type);
                     match answer {
                         Some(Ok(())) => {
-                            self.accepted(id, fingerprint);
-                            acknowledged.push(id);
+                            self.accepted(name, fingerprint);
+                            acknowledged.push(name);
                             Fate::Done(verdict)
                         }
                         Some(Err(error)) if !error.is_away() => refused(verdict, &error, trouble),
@@ -184,24 +201,25 @@ impl Desk {
     async fn ask_redis(&self, events: &[Ready<'_>], allowance: &mut Allowance<'_>) -> (Marks, Firsts) {
         let (mut marks, mut taken) = (Marks::default(), Firsts::new());
         let Some(redis) = &self.redis else { return (marks, taken) };
-        let mut ids = HashSet::with_capacity(events.len());
-        let is_new = |event: &&Prepared<'_>| self.window.find(&event.envelope.id).is_none();
-        let is_first = |event: &&Prepared<'_>| ids.insert(event.envelope.id);
-        let mut new: Vec<&Prepared<'_>> = events.iter().flatten().filter(is_new).filter(is_first).collect();
+        let mut names = HashSet::with_capacity(events.len());
+        let is_new = |(name, _): &(Name, &Prepared<'_>)| self.window.find(name).is_none();
+        let is_first = |(name, _): &(Name, &Prepared<'_>)| names.insert(*name);
+        let named = events.iter().flatten().map(|event| (self.name(event), event));
+        let mut new: Vec<(Name, &Prepared<'_>)> = named.filter(is_new).filter(is_first).collect();
         if !self.window.is_off() {
             let known;
             (known, marks) = redis.find(&new).await;
-            for Known { event, same } in known {
-                let (id, fingerprint) = (event.envelope.id, self.fingerprint(event));
+            for Known { name, event, same } in known {
+                let fingerprint = self.fingerprint(event);
                 if same {
-                    self.window.remember(id, fingerprint);
+                    self.window.remember(name, fingerprint);
                 } else {
-                    taken.insert(id, (0, !fingerprint)); // by an event that is none of these
+                    taken.insert(name, (0, !fingerprint)); // by an event that is none of these
                 }
             }
-            new.retain(|event| is_new(event) && !taken.contains_key(&event.envelope.id));
+            new.retain(|event| is_new(event) && !taken.contains_key(&event.0));
         }
-        let sizes: Vec<usize> = new.iter().map(|event| event.value.len()).collect();
+        let sizes: Vec<usize> = new.iter().map(|(_, event)| event.value.len()).collect();
         allowance.ask(redis, &sizes).await;
         (marks, taken)
     }
@@ -212,36 +230,31 @@ impl Desk {
         &self,
         events: Vec<Ready<'a>>,
         allowance: &mut Allowance<'_>,
-        mut firsts: Firsts,
-        mut until: Instant,
-        trouble: &mut Trouble,
-        kept: &mut Kept<'a>,
+        batch: &mut Batch<'a>,
     ) -> Vec<Stage> {
         let publisher = self.publisher.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut stages = Vec::with_capacity(events.len());
-        firsts.reserve(events.len());
+        batch.firsts.reserve(events.len());
         let (now, mut full, mut begun) = (std::time::Instant::now(), false, false);
         let is_spooling = match &self.spool {
             Some(spool) => spool.holds_any().await,
             None => false,
         };
-        for event in events {
+        for (at, event) in events.into_iter().enumerate() {
             let stage = match event {
                 Err(refused) => done(*refused),
-                Ok(prepared) => match self.known(&prepared, &mut firsts, stages.len()) {
+                Ok(prepared) => match self.known(&prepared, &mut batch.firsts, at) {
                     Err(fate) => Stage::Known(fate),
-                    Ok(_) if full => self.not_tried(prepared, stages.len(), kept),
+                    Ok(_) if full => self.not_tried(prepared, at, batch),
                     Ok(_) if !allowance.take(prepared.value.len(), now) => done(throttled(verdict(&prepared))),
-                    Ok(_) if is_spooling => self.not_tried(prepared, stages.len(), kept),
-                    Ok(fingerprint) => {
-                        let stage = send(&publisher, &prepared, fingerprint, until, trouble).await;
-                        if self.spool.is_some() {
-                            kept.push((stages.len(), prepared));
-                        }
+                    Ok(_) if is_spooling => self.not_tried(prepared, at, batch),
+                    Ok(known) => {
+                        let stage = send(&publisher, &prepared, known, batch).await;
+                        self.keep(prepared, at, batch);
                         match &stage {
                             Stage::Known(Fate::Done(verdict)) => full = verdict.status == Status::Retry,
                             _ if !begun => {
-                                (until, begun) = (until.min(Instant::now() + ROOM_DEADLINE), true);
+                                (batch.until, begun) = (batch.until.min(Instant::now() + ROOM_DEADLINE), true);
                             }
                             _ => {}
                         }
@@ -254,16 +267,20 @@ impl Desk {
         stages
     }
 
-    fn not_tried<'a>(&self, event: Prepared<'a>, at: usize, kept: &mut Kept<'a>) -> Stage {
+    fn not_tried<'a>(&self, event: Prepared<'a>, at: usize, batch: &mut Batch<'a>) -> Stage {
         let stage = done(retry(verdict(&event), "it was not tried"));
-        if self.spool.is_some() {
-            kept.push((at, event));
-        }
+        self.keep(event, at, batch);
         stage
     }
 
+    fn keep<'a>(&self, event: Prepared<'a>, at: usize, batch: &mut Batch<'a>) {
+        if self.spool.is_some() {
+            batch.kept.push((at, event));
+        }
+    }
+
     /// What would be `retry` waits on disk instead: all of it or nothing, or one event could pass another.
-    async fn spool(&self, fates: &mut [Fate], kept: Kept<'_>) {
+    async fn spool(&self, fates: &mut [Fate], kept: Vec<(usize, Prepared<'_>)>) {
         let Some(spool) = &self.spool else { return };
         let (mut frames, mut spooled) = (Frames::default(), Vec::new());
         for (at, event) in kept {
@@ -290,17 +307,16 @@ impl Desk {
         }
     }
 
-    /// What the event is told apart by, or its fate where an earlier one had its id.
-    fn known(&self, event: &Prepared<'_>, firsts: &mut Firsts, at: usize) -> Result<Fingerprint, Fate> {
-        let id = event.envelope.id;
-        let fingerprint = self.fingerprint(event);
-        if let Some(found) = self.window.find(&id) {
+    /// What the event is known and told apart by, or its fate where an earlier one had its id.
+    fn known(&self, event: &Prepared<'_>, firsts: &mut Firsts, at: usize) -> Result<(Name, Fingerprint), Fate> {
+        let (name, fingerprint) = (self.name(event), self.fingerprint(event));
+        if let Some(found) = self.window.find(&name) {
             return Err(Fate::Done(repeated(verdict(event), found == fingerprint)));
         }
-        match firsts.entry(id) {
+        match firsts.entry(name) {
             Entry::Vacant(vacant) => {
                 vacant.insert((at, fingerprint));
-                Ok(fingerprint)
+                Ok((name, fingerprint))
             }
             Entry::Occupied(first) if first.get().1 == fingerprint => {
                 Err(Fate::Same(first.get().0, Box::new(repeated(verdict(event), true))))
@@ -309,14 +325,18 @@ impl Desk {
         }
     }
 
+    fn name(&self, event: &Prepared<'_>) -> Name {
+        (self.hashes.hash_one(event.topic), event.envelope.id)
+    }
+
     fn fingerprint(&self, event: &Prepared<'_>) -> Fingerprint {
-        self.fingerprints.hash_one((&*event.envelope.event_type, &event.value))
+        self.hashes.hash_one((&*event.envelope.event_type, &event.value))
     }
 
     /// What has no answer is not remembered.
-    fn accepted(&self, id: Uuid, fingerprint: Fingerprint) {
+    fn accepted(&self, name: Name, fingerprint: Fingerprint) {
         self.away.store(false, Ordering::Relaxed);
-        self.window.remember(id, fingerprint);
+        self.window.remember(name, fingerprint);
     }
 
     fn report(&self, trouble: Trouble) {
@@ -346,15 +366,14 @@ impl Desk {
 async fn send(
     publisher: &Publisher,
     event: &Prepared<'_>,
-    fingerprint: Fingerprint,
-    until: Instant,
-    trouble: &mut Trouble,
+    (name, fingerprint): (Name, Fingerprint),
+    Batch { until, trouble, .. }: &mut Batch<'_>,
 ) -> Stage {
     let Prepared { topic, envelope, value, .. } = event;
     let outgoing = Outgoing { topic, key: &envelope.subject, envelope, value: Some(value) };
-    let (id, name, event_type) = (envelope.id, event.id.to_string(), event.event_type.clone());
-    match tokio::time::timeout_at(until, publisher.enqueue(&outgoing)).await {
-        Ok(Ok(acknowledgement)) => Stage::Sent(Sent { acknowledgement, fingerprint, id, name, event_type }),
+    let (id, event_type) = (event.id.to_string(), event.event_type.clone());
+    match tokio::time::timeout_at(*until, publisher.enqueue(&outgoing)).await {
+        Ok(Ok(acknowledgement)) => Stage::Sent(Sent { acknowledgement, fingerprint, name, id, event_type }),
         Ok(Err(error)) if error.is_too_large() => done(too_large(verdict(event), value.len())),
         Ok(Err(error)) if !error.is_away() => Stage::Known(refused(verdict(event), &error, trouble)),
         Ok(Err(error)) => {
@@ -409,8 +428,8 @@ fn verdict(event: &Prepared<'_>) -> Verdict {
     accepted(event.id.to_string(), event.event_type.clone())
 }
 
-fn accepted(name: String, event_type: Arc<str>) -> Verdict {
-    Verdict { event_type: Some(event_type), ..Verdict::new(Some(name), Status::Accepted) }
+fn accepted(id: String, event_type: Arc<str>) -> Verdict {
+    Verdict { event_type: Some(event_type), ..Verdict::new(Some(id), Status::Accepted) }
 }
 
 fn throttled(verdict: Verdict) -> Verdict {
@@ -499,40 +518,39 @@ mod tests {
     #[tokio::test]
     async fn a_batch_that_no_longer_fits_the_queue_ends_there_soon_and_no_event_passes_another() {
         let desk = desk(Duration::from_secs(300), &[("queue.buffering.max.messages", "2")]);
-        let (since, mut trouble) = (Instant::now(), Trouble::default());
-        let (unlimited, until) = (Throttle::default(), since + desk.deadline);
-        let stages = desk
-            .hand_over(
-                batch(&[1; 5]),
-                &mut unlimited.allowance(&it()),
-                Firsts::new(),
-                until,
-                &mut trouble,
-                &mut Kept::default(),
-            )
-            .await;
+        let (since, unlimited) = (Instant::now(), Throttle::default());
+        let mut handed = Batch::new(since + desk.deadline, Firsts::new());
+        let stages = desk.hand_over(batch(&[1; 5]), &mut unlimited.allowance(&it()), &mut handed).await;
         assert!(since.elapsed() < Duration::from_secs(60), "it does not wait for the deadline with half a batch sent");
         let sent: Vec<bool> = stages.iter().map(|stage| matches!(stage, Stage::Sent(_))).collect();
-        assert_eq!((sent, trouble.events), (vec![true, true, false, false, false], 1));
+        assert_eq!((sent, handed.trouble.events), (vec![true, true, false, false, false], 1));
     }
 
     #[tokio::test]
     async fn an_event_that_the_client_never_takes_is_invalid_and_keeps_nobody_out() {
         let desk = desk(Duration::from_secs(300), &[("message.max.bytes", "1000")]);
-        let (mut trouble, unlimited) = (Trouble::default(), Throttle::default());
-        let (mut allowance, until) = (unlimited.allowance(&it()), Instant::now() + desk.deadline);
-        let stages =
-            desk.hand_over(batch(&[1, 2000, 1]), &mut allowance, Firsts::new(), until, &mut trouble, &mut vec![]).await;
+        let (unlimited, mut handed) = (Throttle::default(), Batch::new(Instant::now() + desk.deadline, Firsts::new()));
+        let stages = desk.hand_over(batch(&[1, 2000, 1]), &mut unlimited.allowance(&it()), &mut handed).await;
         let status = |stage: &Stage| match stage {
             Stage::Known(Fate::Done(verdict)) => Some((verdict.status, verdict.errors[0].found.clone())),
             _ => None,
         };
         let invalid = Some((Status::Invalid, "2000 bytes as Avro".to_owned()));
         assert_eq!(stages.iter().map(status).collect::<Vec<_>>(), [None, invalid, None]);
-        assert_eq!(trouble.events, 0);
+        assert_eq!(handed.trouble.events, 0);
         let same = vec![event(1, 2000), event(1, 2000)];
         let verdicts = desk.settle(same, &mut unlimited.allowance(&it()), &GatewayMetrics::default()).await;
         assert!(verdicts[1].status == Status::Invalid && verdicts[1].errors == verdicts[0].errors, "{verdicts:?}");
+    }
+
+    #[tokio::test]
+    async fn one_topics_ids_are_nothing_to_another_topic() {
+        let desk = desk(Duration::from_secs(1), &[]);
+        let Ok(event) = event(1, 1) else { unreachable!() };
+        desk.window.remember(desk.name(&event), desk.fingerprint(&event));
+        assert!(desk.known(&event, &mut Firsts::new(), 0).is_err());
+        let elsewhere = Prepared { topic: "b.v1", value: vec![1], ..event };
+        assert!(desk.known(&elsewhere, &mut Firsts::new(), 0).is_ok());
     }
 
     #[tokio::test]
@@ -541,7 +559,7 @@ mod tests {
         let config = SpoolConfig { directory: directory.path().display().to_string(), ..SpoolConfig::default() };
         let spool = Spool::open(&config, &kafka, &GatewayMetrics::default()).unwrap();
         let desk = Desk::new(&kafka, Duration::from_secs(1), 1000, None, spool).unwrap();
-        let kept: Kept<'_> = batch(&[1, 1]).into_iter().flatten().enumerate().collect();
+        let kept: Vec<_> = batch(&[1, 1]).into_iter().flatten().enumerate().collect();
         let retried = |at: usize| retry(verdict(&kept[at].1), "why");
         let mut fates = vec![Fate::Refused(retried(0)), Fate::Done(retried(1))];
         desk.spool(&mut fates, kept).await;
@@ -556,11 +574,10 @@ mod tests {
         let throttle = Throttle::new(LimitsConfig { default, ..LimitsConfig::default() });
         let mut events = batch(&[1; 6]);
         let Ok(first) = &events[0] else { unreachable!() };
-        desk.window.remember(first.envelope.id, desk.fingerprint(first));
+        desk.window.remember(desk.name(first), desk.fingerprint(first));
         events.push(event(15, 1)); // as the one before it
-        let (mut trouble, principal) = (Trouble::default(), it());
-        let (mut allowance, until) = (throttle.allowance(&principal), Instant::now() + desk.deadline);
-        let stages = desk.hand_over(events, &mut allowance, Firsts::new(), until, &mut trouble, &mut vec![]).await;
+        let mut handed = Batch::new(Instant::now() + desk.deadline, Firsts::new());
+        let stages = desk.hand_over(events, &mut throttle.allowance(&it()), &mut handed).await;
         let status = |stage: &Stage| match stage {
             Stage::Known(Fate::Done(verdict) | Fate::Refused(verdict)) => verdict.status.word(),
             Stage::Known(Fate::Same(..)) => "as the first",
@@ -568,6 +585,6 @@ mod tests {
         };
         let statuses: Vec<_> = stages.iter().map(status).collect();
         let expected = ["duplicate", "sent", "sent", "throttled", "throttled", "throttled", "as the first"];
-        assert_eq!((statuses, trouble.events), (expected.to_vec(), 0));
+        assert_eq!((statuses, handed.trouble.events), (expected.to_vec(), 0));
     }
 }

@@ -3,10 +3,10 @@
 
 use super::Redis;
 use crate::gateway::prepare::Prepared;
+use crate::gateway::publish::Name;
 use millrace_schemas::wire;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use uuid::Uuid;
 
 /// Of the digest: enough to tell one sender's mistake from its repetition.
 const DIGEST_BYTES: usize = 8;
@@ -18,10 +18,11 @@ type Mark = [u8; MARK_BYTES];
 
 /// Of one request's events that this gateway does not know: what is to be remembered of them once they are accepted.
 #[derive(Default)]
-pub(in crate::gateway) struct Marks(HashMap<Uuid, (String, Mark)>);
+pub(in crate::gateway) struct Marks(HashMap<Name, (String, Mark)>);
 
 /// An event with an id that some gateway accepted.
 pub(in crate::gateway) struct Known<'a> {
+    pub name: Name,
     pub event: &'a Prepared<'a>,
     /// With the same body.
     pub same: bool,
@@ -29,31 +30,31 @@ pub(in crate::gateway) struct Known<'a> {
 
 impl Redis {
     /// Which of these events, each with an id of its own, are known, and the marks of all; nothing when Redis is away.
-    pub async fn find<'a>(&self, events: &[&'a Prepared<'a>]) -> (Vec<Known<'a>>, Marks) {
+    pub async fn find<'a>(&self, events: &[(Name, &'a Prepared<'a>)]) -> (Vec<Known<'a>>, Marks) {
         if !self.is_reached() {
             return Default::default();
         }
-        let marked: Vec<_> = events.iter().filter_map(|event| Some((*event, self.mark(event)?))).collect();
+        let mark = |&(name, event)| Some((name, event, self.mark(event)?));
+        let marked: Vec<_> = events.iter().filter_map(mark).collect();
         if marked.is_empty() {
             return Default::default();
         }
         let mut command = redis::cmd("MGET");
-        for (_, (key, _)) in &marked {
+        for (_, _, (key, _)) in &marked {
             command.arg(key);
         }
         let found = self.ask(async |to| command.query_async::<Vec<Option<Vec<u8>>>>(to).await).await;
         let Some(found) = found else { return Default::default() };
-        let known = marked
-            .iter()
-            .zip(&found)
-            .filter_map(|((event, (_, mark)), found)| Some(Known { event, same: is_same(mark, found.as_ref()?)? }));
-        (known.collect(), Marks(marked.into_iter().map(|(event, mark)| (event.envelope.id, mark)).collect()))
+        let known = marked.iter().zip(&found).filter_map(|((name, event, (_, mark)), found)| {
+            Some(Known { name: *name, event, same: is_same(mark, found.as_ref()?)? })
+        });
+        (known.collect(), Marks(marked.into_iter().map(|(name, _, mark)| (name, mark)).collect()))
     }
 
     /// Only what the log has acknowledged.
-    pub async fn remember(&self, accepted: &[Uuid], marks: &Marks) {
+    pub async fn remember(&self, accepted: &[Name], marks: &Marks) {
         let mut pipeline = redis::pipe();
-        for (key, mark) in accepted.iter().filter_map(|id| marks.0.get(id)) {
+        for (key, mark) in accepted.iter().filter_map(|name| marks.0.get(name)) {
             // The first stays: it is what `duplicate` is told by at every gateway.
             let set = pipeline.cmd("SET").arg(key).arg(mark).arg("NX");
             set.arg("PX").arg(self.ids_kept.as_millis() as u64).ignore();
