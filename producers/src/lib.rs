@@ -17,8 +17,7 @@ pub use gateway::quarantine;
 pub use gateway::{Gateway, GatewayConfig, GatewayMetrics, RedisConfig};
 pub use outbox::{Outbox, OutboxConfig, OutboxMetrics, Relay, RelayHandle};
 
-use millrace_stream::Migration;
-use std::ops::RangeInclusive;
+use millrace_stream::{Migration, in_bounds};
 
 /// This crate's Postgres schema changes.
 pub const MIGRATIONS: &[Migration] = &[
@@ -30,17 +29,3 @@ pub const MIGRATIONS: &[Migration] = &[
     },
     Migration { number: 403, name: "quarantine", sql: include_str!("../migrations/0403_quarantine.sql") },
 ];
-
-/// Names the first setting that is beyond its bounds, behind what stands before its key.
-fn in_bounds<'a>(
-    before: &str,
-    bounds: impl IntoIterator<Item = (&'a str, u64, RangeInclusive<u64>)>,
-) -> Result<(), String> {
-    for (key, value, bounds) in bounds {
-        if !bounds.contains(&value) {
-            let (least, most) = bounds.into_inner();
-            return Err(format!("{before}{key}` is {value}: {least} to {most} is possible"));
-        }
-    }
-    Ok(())
-}

@@ -7,11 +7,11 @@ use crate::memory_bound::{Held, MemoryBound};
 use crate::metrics::{Shared, Trying};
 use crate::offsets::{Batch, Checkpoints, Claim, Event, Purpose};
 use crate::retry::retry_until;
-use crate::source::{Filling, Limits, Pulled, Puller};
-use crate::{Failure, Position, Record, Reject, Source};
+use crate::source::{Filling, Pulled, Puller};
+use crate::storm::Storm;
+use crate::{Failure, PipelineConfig, Position, Record, Reject, Source};
 use chrono::{DateTime, Utc};
 use millrace_schemas::{Contract, Envelope, WriterSchema};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -77,55 +77,6 @@ pub trait Handler: Send + Sync + 'static {
     /// dead letter, which may be replayed any time: an effect must not depend on the order (docs/adr/0007).
     fn apply(&self, batch: &Batch<Self::Block>) -> impl Future<Output = Result<(), Failure>> + Send;
 }
-
-/// How one pipeline batches and what it bounds; `[process.<name>]` and `[sink.<name>]`.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PipelineConfig {
-    /// Records in a batch, at most.
-    pub batch_rows: usize,
-    /// Bytes in a batch, at most (a record larger than that still makes a batch of its own): of its records, or of what
-    /// they became where that is less.
-    pub batch_bytes: usize,
-    /// How long the first record of a batch waits for company; longer while the batch before is not applied yet.
-    pub linger_ms: u64,
-    /// Bytes waiting in one partition's queue before no more is taken from what the Kafka client has read ahead of it.
-    pub queue_bytes: usize,
-    /// Bytes in all queues and batches together, over all partitions. Beyond, each holds little, and small batches
-    /// go on: more partitions cost no more memory. What the Kafka client reads ahead comes on top: about 32 MiB
-    /// of values over all partitions (64 KiB and a fetch each where there are more than 500), and what it takes to
-    /// manage them.
-    pub memory_bytes: usize,
-    /// Batches being applied at once, over all partitions: bounds what is sent beside what is gathered.
-    pub concurrent_batches: usize,
-    /// Log positions in which a repeated event id is a duplicate.
-    pub dedup_window: u32,
-}
-
-impl Default for PipelineConfig {
-    fn default() -> Self {
-        Self {
-            batch_rows: 10_000,
-            batch_bytes: 4 << 20,
-            linger_ms: 200,
-            queue_bytes: 1 << 20,
-            memory_bytes: 128 << 20,
-            concurrent_batches: 4,
-            dedup_window: 262_144,
-        }
-    }
-}
-
-impl PipelineConfig {
-    fn limits(&self) -> Limits {
-        Limits { rows: self.batch_rows, bytes: self.batch_bytes, linger: Duration::from_millis(self.linger_ms) }
-    }
-}
-
-/// A pipeline that would set aside more than this share of [`STORM_WINDOW`] records of a partition stops: something
-/// is wrong with the project or the publisher, and a full table of dead letters helps nobody.
-const STORM_RATIO: f64 = 0.5;
-const STORM_WINDOW: usize = 1_000;
 
 /// How long the next try may wait until the failure of the last one is written down.
 const NOTED_WITHIN: Duration = Duration::from_secs(1);
@@ -436,66 +387,5 @@ impl Partition {
         if let Some((_, to)) = batch.range() {
             self.next = to;
         }
-    }
-}
-
-/// Watches the share of records that are set aside.
-#[derive(Default)]
-struct Storm {
-    seen: usize,
-    rejected: usize,
-}
-
-impl Storm {
-    /// # Errors
-    /// When too many were set aside: before those of the batch in hand are written.
-    fn note(&mut self, record: &Record, decoded: &Decoded) -> Result<(), Failure> {
-        // Counted in windows, each on its own.
-        if self.seen >= STORM_WINDOW {
-            *self = Self::default();
-        }
-        self.seen += 1;
-        let Decoded::Rejected(newest) = decoded else { return Ok(()) };
-        self.rejected += 1;
-        let Self { seen, rejected } = *self;
-        if rejected as f64 <= STORM_RATIO * STORM_WINDOW as f64 {
-            return Ok(());
-        }
-        let (reason, error) = (newest.reason.as_str(), &newest.error);
-        Err(Failure::stop(anyhow::anyhow!(
-            "{rejected} of the last {seen} records would become dead letters: stopped before they do. \
-             The newest is {}: {reason}: {error}; start again once the cause is gone",
-            record.position
-        )))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Reason, RecordBuilder};
-
-    fn storm_after(records: impl IntoIterator<Item = Decoded>) -> Result<(), Failure> {
-        let position = Position { topic: "t".into(), partition: 0, offset: 7 };
-        let record = RecordBuilder::new(&mut bytes::BytesMut::new(), None, None).build(position, None);
-        let mut storm = Storm::default();
-        records.into_iter().try_for_each(|decoded| storm.note(&record, &decoded))
-    }
-
-    fn bad() -> Decoded {
-        Decoded::Rejected(Reject::new(Reason::BadFraming, "no Avro"))
-    }
-
-    #[test]
-    fn a_storm_of_bad_records_stops_before_they_fill_the_table() {
-        let stopped = storm_after((0..501).map(|_| bad())).unwrap_err().to_string();
-        assert!(stopped.starts_with("501 of the last 501 records"), "{stopped}");
-        assert!(stopped.contains("t[0]@7: bad_framing: no Avro"), "{stopped}");
-    }
-
-    #[test]
-    fn bad_records_among_many_that_are_not_for_a_pipeline_are_no_storm() {
-        let one_in_ten = (0..20_000).map(|at| if at % 10 == 0 { bad() } else { Decoded::Ignored });
-        assert!(storm_after(one_in_ten).is_ok());
     }
 }

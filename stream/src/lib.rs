@@ -33,12 +33,14 @@ mod record;
 mod replay;
 mod retry;
 mod scan;
+mod settings;
 mod source;
 mod standstill;
+mod storm;
 mod topic_id;
 
 pub use admin::{Admin, GroupProgress, PartitionProgress, Topic};
-pub use consume::{Handler, Incoming, PipelineConfig};
+pub use consume::{Handler, Incoming};
 pub use crash::crash_at;
 pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetters, postgres_text};
 pub use deadline::{answered, in_time};
@@ -54,6 +56,7 @@ pub use record::{Position, Record, RecordBuilder};
 pub use replay::{ReplayOutcome, replay};
 pub use retry::{Backoff, retry_until};
 pub use scan::{Range, scan};
+pub use settings::{PipelineConfig, in_bounds};
 pub use source::Source;
 pub use standstill::{Rebuilding, Standstill, keep_as_it_is, keep_moving, left_behind};
 
