@@ -315,8 +315,24 @@ impl Config {
         self.redis.password = password.map_err(|error| Exit::usage(format!("`redis.password_file`: {error:#}")))?;
         self.redis.check().map_err(Exit::usage)?;
         self.clickhouse.check().map_err(Exit::usage)?;
+        for (section, pipeline) in self.pipelines() {
+            pipeline.check(section).map_err(Exit::usage)?;
+        }
+        self.process.erasure.check().map_err(Exit::usage)?;
         self.registry.login()?;
         self.postgres.options().map(|_| self)
+    }
+
+    /// Each with its section.
+    fn pipelines(&self) -> [(&'static str, &PipelineConfig); 5] {
+        let ProcessConfig { clickhouse, order_status, customer_summary, erasure } = &self.process;
+        [
+            ("process.clickhouse", clickhouse),
+            ("process.order_status", order_status),
+            ("process.customer_summary", customer_summary),
+            ("process.erasure.pipeline", &erasure.pipeline),
+            ("sink.webhook.pipeline", &self.sink.webhook.pipeline),
+        ]
     }
 
     /// Each with the way into its database.
@@ -644,6 +660,35 @@ mod tests {
     fn a_value_of_another_type_is_named() {
         let error = load("[kafka]\npartitions = 'six'", &[]).unwrap_err();
         assert!(error.contains("`kafka.partitions`: invalid type: string"), "{error}");
+    }
+
+    #[test]
+    fn a_setting_beyond_its_bounds_is_refused_by_key_before_anything_starts() {
+        for (section, key) in [
+            ("process.clickhouse", "batch_rows"),
+            ("process.erasure.pipeline", "batch_bytes"),
+            ("sink.webhook.pipeline", "queue_bytes"),
+            ("process.erasure", "batch"),
+        ] {
+            let error = load(&format!("[{section}]\n{key} = 0"), &[]).unwrap_err();
+            assert!(error.contains(&format!("{section}.{key}")), "{error}");
+        }
+    }
+
+    /// The page's rows: a key in its section, and its default as TOML writes it.
+    #[test]
+    fn docs_settings_tells_every_setting_of_a_pipeline_with_its_default() {
+        let page = include_str!("../docs/settings.md");
+        let defaults = Table::try_from(Config::default()).unwrap();
+        for section in ["process.clickhouse", "process.order_status", "process.erasure", "clickhouse"] {
+            let path: Vec<String> = section.split('.').map(str::to_owned).collect();
+            for (key, value) in at(&defaults, &path).unwrap().as_table().unwrap() {
+                let Value::Integer(value) = value else { continue }; // sections of their own, and where the server is
+                let row = page.lines().find(|line| line.starts_with(&format!("| `{key}` |")));
+                let row = row.unwrap_or_else(|| panic!("docs/settings.md does not tell {section}.{key}"));
+                assert!(row.contains(&format!(" {value}")), "{section}.{key} is {value}: {row}");
+            }
+        }
     }
 
     #[test]

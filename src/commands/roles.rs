@@ -218,7 +218,6 @@ impl Base {
 
     async fn start_erasure(&self) -> Result<Running, Exit> {
         let config = self.config.process.erasure.clone();
-        config.check().map_err(Exit::usage)?;
         let clickhouse = self.checked_clickhouse().await?.clone();
         let metrics = self.meters.erasure.clone();
         let erasure = Erasure { pool: self.pool.clone(), clickhouse, config, metrics };

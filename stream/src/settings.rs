@@ -43,7 +43,33 @@ impl Default for PipelineConfig {
     }
 }
 
+/// Less than a record: every batch would be empty, or hold one.
+const BYTES_MIN: u64 = 1 << 10;
+/// More is a slip of the pen: no machine has it, and nobody waits so long.
+const ROWS_MAX: u64 = 1_000_000;
+const BYTES_MAX: u64 = 1 << 30;
+const LINGER_MS_MAX: u64 = 60_000;
+const MEMORY_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 40;
+const CONCURRENT_BATCHES_MAX: u64 = 1_000;
+/// Some 35 bytes an id, in each partition, and as many records to read before a partition goes on.
+const DEDUP_WINDOW_MAX: u64 = 1 << 24;
+
 impl PipelineConfig {
+    /// # Errors
+    /// The key that cannot be, within its `section`, and what is possible.
+    pub fn check(&self, section: &str) -> Result<(), String> {
+        let bounds = [
+            ("batch_rows", self.batch_rows as u64, 1..=ROWS_MAX),
+            ("batch_bytes", self.batch_bytes as u64, BYTES_MIN..=BYTES_MAX),
+            ("linger_ms", self.linger_ms, 0..=LINGER_MS_MAX),
+            ("queue_bytes", self.queue_bytes as u64, BYTES_MIN..=BYTES_MAX),
+            ("memory_bytes", self.memory_bytes as u64, MEMORY_BYTES),
+            ("concurrent_batches", self.concurrent_batches as u64, 1..=CONCURRENT_BATCHES_MAX),
+            ("dedup_window", self.dedup_window.into(), 0..=DEDUP_WINDOW_MAX),
+        ];
+        in_bounds(&format!("`{section}."), bounds)
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         Limits { rows: self.batch_rows, bytes: self.batch_bytes, linger: Duration::from_millis(self.linger_ms) }
     }
@@ -64,4 +90,24 @@ pub fn in_bounds<'a>(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_could_hold_nothing_is_refused_by_key() {
+        assert_eq!(PipelineConfig::default().check("process.order_status"), Ok(()));
+        let with = |json: &str| {
+            let config: PipelineConfig = serde_json::from_str(json).unwrap();
+            config.check("process.order_status").unwrap_err()
+        };
+        let said = with(r#"{"batch_rows": 0}"#);
+        assert_eq!(said, "`process.order_status.batch_rows` is 0: 1 to 1000000 is possible");
+        for key in ["batch_bytes", "queue_bytes", "memory_bytes", "concurrent_batches"] {
+            let said = with(&format!(r#"{{"{key}": 0}}"#));
+            assert!(said.starts_with(&format!("`process.order_status.{key}` is 0: ")), "{said}");
+        }
+    }
 }
