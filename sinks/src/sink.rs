@@ -58,6 +58,7 @@ impl Sink {
             topics: rules.topics(),
             handler: Expand { pool, rules, room },
             config: config.pipeline,
+            section: format!("sink.{}.pipeline", webhook::NAME),
         };
         Ok(SinkHandle { name: webhook::NAME, pipeline: pipeline.start(spine)?, workers: workers.start() })
     }

@@ -202,7 +202,8 @@ impl Base {
         if name == clickhouse::NAME {
             let topics = self.contracts.topics().into_keys().collect();
             let handler = self.clickhouse().await?;
-            return Ok(Running::Pipeline(Pipeline { name, topics, handler, config }.start(&self.spine)?));
+            let pipeline = Pipeline { name, topics, handler, config, section: format!("process.{name}") };
+            return Ok(Running::Pipeline(pipeline.start(&self.spine)?));
         }
         let started = postgres::start(name, &self.spine, &self.contracts, self.pool.clone(), config)?;
         started.map(Running::Pipeline).ok_or_else(|| Exit::usage(format!("no such processor: `{name}`")))

@@ -90,6 +90,8 @@ pub(crate) struct Worker<H> {
     pub decoder: Decoder,
     pub checkpoints: Checkpoints,
     pub config: PipelineConfig,
+    /// Where these settings are. None of whoever only reads: it writes no dead letter that there could be too many of.
+    pub section: Option<Arc<str>>,
     pub claim: Claim,
     /// Bounds the batches being applied, shared by the pipeline's workers.
     pub permits: Arc<Semaphore>,
@@ -159,8 +161,7 @@ impl<H: Handler> Worker<H> {
             next: self.claim.next,
             planned: self.claim.planned_to,
             window: Window::new(self.config.dedup_window),
-            // Whoever only reads writes no dead letter that there could be too many of.
-            storm: (!self.claim.is_nobodys()).then(Storm::default),
+            storm: self.section.clone().map(|section| Storm::new(section, self.config.dead_letters_per_1000)),
             met: BTreeMap::new(),
         }
     }

@@ -76,6 +76,8 @@ pub struct Pipeline<H> {
     pub topics: Vec<String>,
     pub handler: H,
     pub config: PipelineConfig,
+    /// Where these settings are, `process.order_status`: for messages that say which one to change.
+    pub section: String,
 }
 
 /// A running pipeline. Dropping it without [`PipelineHandle::drain`] gives everything unsettled up.
@@ -254,6 +256,7 @@ struct Group<H> {
     topics: Vec<String>,
     handler: Arc<H>,
     config: PipelineConfig,
+    section: Arc<str>,
     spine: Spine,
     metrics: Shared,
     permits: Arc<Semaphore>,
@@ -333,6 +336,7 @@ impl<H: Handler> Group<H> {
             permits: Arc::new(Semaphore::new(pipeline.config.concurrent_batches.max(1))),
             memory: MemoryBound::new(pipeline.config.memory_bytes),
             config: pipeline.config,
+            section: pipeline.section.into(),
             metrics: Arc::new(spine.metrics.of(pipeline.name)),
             spine,
             runtime: Handle::current(),
@@ -617,6 +621,7 @@ impl<H: Handler> Group<H> {
             decoder: self.spine.decoder.clone(),
             checkpoints: self.spine.checkpoints.clone(),
             config: self.config.clone(),
+            section: Some(self.section.clone()),
             claim,
             permits: self.permits.clone(),
             memory: self.memory.clone(),
@@ -840,8 +845,13 @@ mod tests {
         let decoder = Decoder::new(registry, Arc::new(Contracts::embedded().unwrap()));
         let checkpoints = Checkpoints::new(sqlx::PgPool::connect_lazy("postgres://127.0.0.1:1").unwrap());
         let spine = Spine { kafka, decoder, checkpoints, metrics: Metrics::default() };
-        let pipeline =
-            Pipeline { name: "idle", topics: vec![TOPIC.into()], handler: Idle, config: PipelineConfig::default() };
+        let pipeline = Pipeline {
+            name: "idle",
+            topics: vec![TOPIC.into()],
+            handler: Idle,
+            config: PipelineConfig::default(),
+            section: "process.idle".into(),
+        };
         Arc::new(Group::new(pipeline, spine, watch::channel(None).0, CancellationToken::new()))
     }
 

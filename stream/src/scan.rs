@@ -66,6 +66,7 @@ fn worker<H: Handler>(spine: &Spine, name: &str, handler: Arc<H>, config: Pipeli
         metrics: Arc::new(spine.metrics.of(name)),
         closing: CancellationToken::new(),
         abort: CancellationToken::new(),
+        section: None,
         config,
     }
 }

@@ -1,6 +1,7 @@
 //! What a pipeline can be told, and how bounds of settings are checked.
 
 use crate::source::Limits;
+use crate::storm::STORM_WINDOW;
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -27,6 +28,9 @@ pub struct PipelineConfig {
     pub concurrent_batches: usize,
     /// Log positions in which a repeated event id is a duplicate.
     pub dedup_window: u32,
+    /// Of each 1,000 records of a partition, how many may become dead letters; one more stops the pipeline before they
+    /// do. 1,000 never stops it.
+    pub dead_letters_per_1000: u32,
 }
 
 impl Default for PipelineConfig {
@@ -39,6 +43,7 @@ impl Default for PipelineConfig {
             memory_bytes: 128 << 20,
             concurrent_batches: 4,
             dedup_window: 262_144,
+            dead_letters_per_1000: 500,
         }
     }
 }
@@ -66,6 +71,7 @@ impl PipelineConfig {
             ("memory_bytes", self.memory_bytes as u64, MEMORY_BYTES),
             ("concurrent_batches", self.concurrent_batches as u64, 1..=CONCURRENT_BATCHES_MAX),
             ("dedup_window", self.dedup_window.into(), 0..=DEDUP_WINDOW_MAX),
+            ("dead_letters_per_1000", self.dead_letters_per_1000.into(), 0..=STORM_WINDOW.into()),
         ];
         in_bounds(&format!("`{section}."), bounds)
     }

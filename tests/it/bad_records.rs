@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
 const TOPIC: &str = "shop.order.v1";
+/// The example's order.
+const KEY: &str = "019ab523-41c9-7e6f-b2d4-8a7c05e19f3b";
 
 /// A record as kcat puts it into the log: somebody else's producer.
 struct Sent {
@@ -20,7 +22,6 @@ struct Sent {
 impl Sent {
     /// A good `payment.failed` in everything but what a test changes.
     fn good(value: &[u8]) -> Self {
-        let key = "019ab523-41c9-7e6f-b2d4-8a7c05e19f3b".to_owned(); // the example's order
         let id = uuid::Uuid::now_v7().to_string();
         let header = |name, value: &str| (name, value.to_owned());
         let headers = vec![
@@ -30,7 +31,7 @@ impl Sent {
             header("ce_type", "payment.failed"),
             header("ce_time", "2026-03-01T12:00:00Z"),
         ];
-        Self { key: Some(key), headers, value: Some(value.to_vec()), odd_header: false }
+        Self { key: Some(KEY.to_owned()), headers, value: Some(value.to_vec()), odd_header: false }
     }
 
     fn header(mut self, name: &'static str, value: &str) -> Self {
@@ -129,6 +130,39 @@ async fn every_kind_of_bad_record_is_set_aside_explained_and_the_flow_goes_on() 
     show_explains_each(&platform, &found);
     assert_eq!(process.stop(), 0);
     platform.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_bad_records_stops_a_pipeline_until_somebody_leads_it_past() {
+    let platform = Platform::start().await;
+    let good = real_value(&platform).await;
+    flood(&platform, 501);
+    Sent::good(&good).into_topic(&platform);
+    let member = |more: &[(&str, &str)]| platform.member("clickhouse", &["process", "clickhouse"], more);
+    for _ in 0..2 {
+        let mut process = member(&[]);
+        assert_eq!(process.ended().await.code(), Some(1), "{}", process.log());
+        let said = process.log();
+        let said = said.lines().last().unwrap();
+        assert!(said.contains("501 of the last 501 records would become dead letters"), "{said}");
+        assert!(said.contains("`process.clickhouse.dead_letters_per_1000` = 1000"), "{said}");
+    }
+    let postgres = platform.postgres().await;
+    assert_eq!(letters(&postgres, "clickhouse").await.len(), 0, "it stopped before they were written");
+    let process = member(&[("MILLRACE_PROCESS__CLICKHOUSE__DEAD_LETTERS_PER_1000", "1000")]);
+    eventually("what lies behind them is there", async || rows(&platform, "payment_failed").await == 1).await;
+    assert_eq!(letters(&postgres, "clickhouse").await.len(), 501);
+    assert_eq!(process.stop(), 0);
+    platform.stop().await;
+}
+
+/// Records that nobody can read, in the partition of what [`Sent::good`] is about.
+fn flood(platform: &Platform, count: usize) {
+    let file = platform.data.join("flood");
+    std::fs::write(&file, "garbage\n".repeat(count)).unwrap();
+    let mut kcat = Command::new("kcat");
+    kcat.args(["-P", "-b", &platform.addresses().kafka, "-t", TOPIC, "-k", KEY, "-l"]).arg(&file);
+    assert!(kcat.stdin(Stdio::null()).status().unwrap().success());
 }
 
 /// Text that does not compress.

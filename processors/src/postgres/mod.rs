@@ -106,7 +106,8 @@ fn start_one<P: Projection>(
 ) -> anyhow::Result<PipelineHandle> {
     let topics = topics_of::<P>(contracts)?;
     check_fields::<P>(contracts)?;
-    Pipeline { name: P::NAME, topics, handler: Projector::<P>::new(pool), config }.start(spine)
+    let (name, handler, section) = (P::NAME, Projector::<P>::new(pool), format!("process.{}", P::NAME));
+    Pipeline { name, topics, handler, config, section }.start(spine)
 }
 
 fn topics_of<P: Projection>(contracts: &Contracts) -> anyhow::Result<Vec<String>> {

@@ -79,7 +79,8 @@ impl Erasure {
         let server = Server::with_timeout(&clickhouse, config.timeout())?;
         let worker = Worker { ledger: Ledger::new(pool.clone()), server, config: config.clone(), metrics };
         let topics = topics.into_iter().collect();
-        let pipeline = Pipeline { name: NAME, topics, handler: Asks::new(pool), config: config.pipeline };
+        let section = format!("process.{NAME}.pipeline");
+        let pipeline = Pipeline { name: NAME, topics, handler: Asks::new(pool), config: config.pipeline, section };
         Ok(ErasureHandle { pipeline: pipeline.start(spine)?, worker: worker.start() })
     }
 }
