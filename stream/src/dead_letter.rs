@@ -1,6 +1,6 @@
 //! Records that could not be applied: kept whole, explained, and replayable.
 
-use crate::{Failure, Position, Record, RecordBuilder, Reject};
+use crate::{Claim, Failure, Position, Record, RecordBuilder, Reject};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::BytesMut;
 use chrono::{DateTime, Utc};
@@ -101,10 +101,13 @@ impl DeadLetters {
         Ok(done.bind(id).execute(&self.pool).await?.rows_affected() == 1)
     }
 
-    /// Where the records of this pipeline are that somebody gave up.
+    /// Where the records of this pipeline are that somebody gave up, in the logs that it reads now: those of a topic
+    /// that was recreated since are gone. Letters from before a log was told from another are taken for this one's.
     pub async fn discarded(&self, pipeline: &str) -> Result<HashSet<Position>, Failure> {
         let rows: Vec<(String, i32, i64)> = sqlx::query_as(
-            "select topic, partition, \"offset\" from millrace.dead_letter where pipeline = $1 and state = 'discarded'",
+            "select topic, partition, l.\"offset\"
+             from millrace.dead_letter l join millrace.checkpoint c using (pipeline, topic, partition)
+             where pipeline = $1 and state = 'discarded' and l.topic_id in (c.topic_id, '')",
         )
         .bind(pipeline)
         .fetch_all(&self.pool)
@@ -130,21 +133,22 @@ impl DeadLetters {
 }
 
 /// Writes rejected records beside the checkpoint. A range applied again finds them already there.
-pub(crate) async fn write(tx: &mut PgConnection, pipeline: &str, rejected: &[Rejected]) -> Result<(), Failure> {
+pub(crate) async fn write(tx: &mut PgConnection, claim: &Claim, rejected: &[Rejected]) -> Result<(), Failure> {
     // A statement carries at most 65,535 parameters; and a chunk of large records stays small this way.
     for chunk in rejected.chunks(100) {
         let mut insert = QueryBuilder::new(
             "insert into millrace.dead_letter
-             (pipeline, topic, partition, \"offset\", logged_at, key, value, headers, reason, error) ",
+             (pipeline, topic, topic_id, partition, \"offset\", logged_at, key, value, headers, reason, error) ",
         );
         insert.push_values(chunk, |mut row, Rejected { record, reject }| {
             let Position { topic, partition, offset } = &record.position;
-            row.push_bind(pipeline).push_bind(&**topic).push_bind(partition).push_bind(offset);
+            row.push_bind(&*claim.pipeline).push_bind(&**topic).push_bind(&*claim.topic_id);
+            row.push_bind(partition).push_bind(offset);
             row.push_bind(record.timestamp).push_bind(record.key()).push_bind(record.value());
             row.push_bind(headers_to_json(record)).push_bind(reject.reason.as_str());
             row.push_bind(postgres_text(&reject.error));
         });
-        insert.push(" on conflict (pipeline, topic, partition, \"offset\") do nothing");
+        insert.push(" on conflict (pipeline, topic, topic_id, partition, \"offset\") do nothing");
         insert.build().execute(&mut *tx).await?;
     }
     Ok(())

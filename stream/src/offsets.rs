@@ -55,6 +55,8 @@ pub struct HeldUp {
 pub struct Claim {
     pub pipeline: Arc<str>,
     pub topic: Arc<str>,
+    /// Kafka's id of the topic: which log of this name it is.
+    pub(crate) topic_id: Arc<str>,
     pub partition: i32,
     epoch: i64,
     /// The first offset that has not taken effect.
@@ -188,7 +190,8 @@ pub(crate) fn recreated(pipeline: &str, topic: &str, known: &str, found: &str) -
 impl Claim {
     /// For reading: an epoch that no owner has, so that nothing can be settled with it.
     pub(crate) fn nobodys(pipeline: &str, topic: &str, partition: i32, next: i64) -> Self {
-        Self { pipeline: pipeline.into(), topic: topic.into(), partition, epoch: 0, next, planned_to: None }
+        let (pipeline, topic, topic_id) = (pipeline.into(), topic.into(), "".into());
+        Self { pipeline, topic, topic_id, partition, epoch: 0, next, planned_to: None }
     }
 
     /// Does it only read?
@@ -207,6 +210,7 @@ impl Claim {
         Ok(Self {
             pipeline: pipeline.clone(),
             topic: topic.clone(),
+            topic_id: known.into(),
             partition: *partition,
             epoch: row.try_get("epoch")?,
             next: row.try_get("next")?,
@@ -335,7 +339,7 @@ impl<B> Batch<B> {
             Purpose::Advance { claim, from, to, reached_at } => {
                 let attempt = planned.map(|planned| planned.attempt);
                 claim.advance(tx, *from, *to, *reached_at, attempt).await?;
-                dead_letter::write(tx, &self.pipeline, &self.rejected).await?;
+                dead_letter::write(tx, claim, &self.rejected).await?;
             }
             Purpose::Replay { letter } => dead_letter::settle_replayed(tx, *letter).await?,
         }

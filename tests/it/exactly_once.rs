@@ -12,7 +12,7 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const PROCESSORS: [&str; 3] = ["clickhouse", "order_status", "customer_summary"];
 
@@ -459,10 +459,12 @@ async fn a_topic_created_anew_stops_the_pipeline_which_names_it_and_goes_on_as_i
     let mut shop = Shop::open().await;
     let postgres = shop.platform.postgres().await;
     let mut running = shop.member("clickhouse", &["process", "clickhouse"], &[]);
+    publish_garbage_first(&shop);
     shop.publish(1_000, &[]);
-    eventually("everything took effect", async || applied(&postgres).await == 1_000).await;
+    eventually("everything took effect", async || applied(&postgres).await == 1_001).await;
     running.signal(Signal::STOP); // until the new log is longer than the old one: no offset will be out of range
     assert_eq!(judge("recreate_topic.py", &[&shop.platform.addresses().kafka, TOPIC, "6"]), true);
+    publish_garbage_first(&shop);
     shop.publish(3_000, &[]);
     running.signal(Signal::CONT);
     assert_says_that_it_was_recreated(&mut running).await;
@@ -475,8 +477,19 @@ async fn a_topic_created_anew_stops_the_pipeline_which_names_it_and_goes_on_as_i
     sqlx::query(forget).bind(TOPIC).execute(&postgres).await.unwrap();
     let process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
     eventually("both logs are there", async || count(&shop, "merge('events', '.*')").await == 4_000).await;
+    let letters = "select count(distinct topic_id) from millrace.dead_letter where partition = 0 and \"offset\" = 0";
+    eventually("and the dead letters of both", async || number(&postgres, letters).await == 2).await;
     assert_eq!(process.stop(), 0);
     shop.platform.stop().await;
+}
+
+/// At an offset that the next log of this name has too.
+fn publish_garbage_first(shop: &Shop) {
+    let file = shop.platform.data.join("garbage");
+    std::fs::write(&file, "garbage").unwrap();
+    let mut kcat = Command::new("kcat");
+    kcat.args(["-P", "-b", &shop.platform.addresses().kafka, "-t", TOPIC, "-p", "0", "-k", "k"]).arg(&file);
+    assert!(kcat.stdin(Stdio::null()).status().unwrap().success());
 }
 
 async fn assert_says_that_it_was_recreated(role: &mut Role) {
