@@ -81,6 +81,7 @@ async fn list(letters: &DeadLetters, which: &Which, global: &Global) -> Result<(
             DeadLetterState::Open => "",
             DeadLetterState::Replayed => " (replayed)",
             DeadLetterState::Discarded => " (discarded)",
+            DeadLetterState::Superseded => " (superseded)",
         };
         println!("{id:>6}  {pipeline:<18} {:<28} {reason}: {error}{state}", record.position.to_string());
     }
@@ -171,6 +172,7 @@ fn report(letter: &DeadLetter, outcome: &ReplayOutcome, global: &Global) {
     let text = match outcome {
         ReplayOutcome::Applied => "applied".to_owned(),
         ReplayOutcome::Ignored => "not for this pipeline any more; settled".to_owned(),
+        ReplayOutcome::Superseded => "its event has taken effect by another record; settled".to_owned(),
         ReplayOutcome::Rejected(reject) => format!("{}: {}", reject.reason.as_str(), reject.error),
     };
     if global.json {

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::exit::Exit;
 use clap::{Args, Subcommand};
 use millrace_processors::clickhouse::{self, Comparison, Difference, Found};
-use millrace_stream::{DeadLetters, PipelineConfig, Range, scan};
+use millrace_stream::{DeadLetters, PipelineConfig, Range, SetAside, scan};
 use serde::Serialize;
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -51,13 +51,13 @@ pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Ex
     let What::Clickhouse(arguments) = what;
     let base = Base::connect(config, global).await?;
     reach_clickhouse(&config.clickhouse).await?;
-    let discarded = DeadLetters::new(base.pool.clone()).discarded(clickhouse::NAME).await;
-    let discarded = discarded.map_err(|failure| Exit::failed(anyhow::anyhow!("{failure}")))?;
-    let comparison = Arc::new(Comparison::start(&config.clickhouse, &base.contracts, discarded).await?);
+    let set_aside = DeadLetters::new(base.pool.clone()).set_aside(clickhouse::NAME, None).await;
+    let set_aside = Arc::new(set_aside.map_err(|failure| Exit::failed(anyhow::anyhow!("{failure}")))?);
+    let comparison = Arc::new(Comparison::start(&config.clickhouse, &base.contracts).await?);
     let mut differences = 0;
     for range in arguments.range.settled(&base, clickhouse::NAME, arguments.topic.as_deref()).await? {
         let Some(range) = still_held(&base, range).await? else { continue };
-        let verified = compare(&base, &comparison, range).await?;
+        let verified = compare(&base, &comparison, &set_aside, range).await?;
         differences += verified.differences;
         tell(&verified, global);
     }
@@ -67,7 +67,12 @@ pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Ex
     }
 }
 
-async fn compare(base: &Base, comparison: &Arc<Comparison>, range: Range) -> Result<Verified, Exit> {
+async fn compare(
+    base: &Base,
+    comparison: &Arc<Comparison>,
+    set_aside: &Arc<SetAside>,
+    range: Range,
+) -> Result<Verified, Exit> {
     let config = PipelineConfig { linger_ms: 1_000, ..base.config.process.of(clickhouse::NAME) };
     let told = std::cell::Cell::new(Instant::now());
     let (Range { topic, partition, from, to }, scanned) = (range.clone(), range);
@@ -77,7 +82,7 @@ async fn compare(base: &Base, comparison: &Arc<Comparison>, range: Range) -> Res
             tracing::info!("{topic}[{partition}]: {} of {} offsets", next - from, to - from);
         }
     };
-    scan(&base.spine, "verify", comparison.clone(), config, scanned, reached)
+    scan(&base.spine, "verify", comparison.clone(), config, scanned, set_aside.clone(), reached)
         .await
         .map_err(|failure| Exit::failed(anyhow::anyhow!("{failure}")))?;
     let Found { compared, differences, named } = comparison.take();

@@ -1,6 +1,6 @@
 //! The one loop: pull, decode, batch, handle, commit.
 
-use crate::dead_letter::Rejected;
+use crate::dead_letter::{DeadLetters, Rejected, SetAside};
 use crate::decode::{Decoded, Decoder, Known, decode, framed};
 use crate::dedup::Window;
 use crate::memory_bound::{Held, MemoryBound};
@@ -9,7 +9,7 @@ use crate::offsets::{Batch, Checkpoints, Claim, Event, Purpose};
 use crate::retry::retry_until;
 use crate::source::{Filling, Pulled, Puller};
 use crate::storm::Storm;
-use crate::{Failure, PipelineConfig, Position, Record, Reject, Source};
+use crate::{Failure, PipelineConfig, Position, Range, Record, Reject, Source};
 use chrono::{DateTime, Utc};
 use millrace_schemas::{Contract, Envelope, WriterSchema};
 use std::collections::BTreeMap;
@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// A record whose envelope, schema and contract are known, and whose body is still bytes.
 pub struct Incoming<'a> {
@@ -90,8 +91,7 @@ pub(crate) struct Worker<H> {
     pub decoder: Decoder,
     pub checkpoints: Checkpoints,
     pub config: PipelineConfig,
-    /// Where these settings are. None of whoever only reads: it writes no dead letter that there could be too many of.
-    pub section: Option<Arc<str>>,
+    pub reads: Reads,
     pub claim: Claim,
     /// Bounds the batches being applied, shared by the pipeline's workers.
     pub permits: Arc<Semaphore>,
@@ -101,6 +101,14 @@ pub(crate) struct Worker<H> {
     pub closing: CancellationToken,
     /// Set when whatever is not settled by now must be given up.
     pub abort: CancellationToken,
+}
+
+/// What a partition is read for.
+pub(crate) enum Reads {
+    /// To give its records their effect. `section`: where the pipeline's settings are.
+    Once { section: Arc<str> },
+    /// To see what its pipeline made of it, which had set these aside.
+    Again { set_aside: Arc<SetAside> },
 }
 
 impl<H: Handler> Worker<H> {
@@ -116,8 +124,10 @@ impl<H: Handler> Worker<H> {
 
     async fn gather_all(&self, mut source: Puller<impl Source>, batches: mpsc::Sender<Gathered<H>>) {
         let mut partition = self.partition();
-        if !self.warm(&mut source, &mut partition.window).await {
-            return;
+        match self.warm(&mut source, &mut partition).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(failure) => return drop(batches.send(Err(failure)).await),
         }
         // Room first: what is gathered must not wait for what was gathered before it.
         while let Ok(room) = batches.reserve().await {
@@ -161,23 +171,51 @@ impl<H: Handler> Worker<H> {
             next: self.claim.next,
             planned: self.claim.planned_to,
             window: Window::new(self.config.dedup_window),
-            storm: self.section.clone().map(|section| Storm::new(section, self.config.dead_letters_per_1000)),
+            set_aside: Window::new(self.config.dedup_window),
+            storm: match &self.reads {
+                Reads::Once { section } => Some(Storm::new(section.clone(), self.config.dead_letters_per_1000)),
+                // Whoever only reads writes no dead letter that there could be too many of.
+                Reads::Again { .. } => None,
+            },
             met: BTreeMap::new(),
         }
     }
 
-    /// Fills the window from the records before the checkpoint. False when the source ended meanwhile.
-    async fn warm(&self, source: &mut Puller<impl Source>, window: &mut Window) -> bool {
+    /// Fills the windows from the records before the checkpoint. False when the source ended meanwhile.
+    async fn warm(&self, source: &mut Puller<impl Source>, partition: &mut Partition) -> Result<bool, Failure> {
+        let Some(set_aside) = self.set_aside().await? else { return Ok(false) };
         while let Some(record) = source.next().await {
             if record.position.offset >= self.claim.next {
                 source.hold(record);
-                return true;
+                return Ok(true);
             }
             if let Ok(envelope) = self.decoder.identify(&record) {
-                window.is_duplicate(record.position.offset, envelope.id);
+                match set_aside.holds(&record.position, envelope.id) {
+                    true => partition.set_aside.note(record.position.offset, envelope.id),
+                    false => partition.window.note(record.position.offset, envelope.id),
+                };
             }
         }
-        false
+        Ok(false)
+    }
+
+    /// Of what lies before the checkpoint. `None` when the partition is given up while Postgres cannot be asked.
+    async fn set_aside(&self) -> Result<Option<Arc<SetAside>>, Failure> {
+        if let Reads::Again { set_aside } = &self.reads {
+            return Ok(Some(set_aside.clone()));
+        }
+        let (topic, partition, to) = (self.claim.topic.to_string(), self.claim.partition, self.claim.next);
+        let before = Range { topic, partition, from: Window::warm_from(self.config.dedup_window, to, 0), to };
+        let (letters, trying) = (self.letters(), self.metrics.trying());
+        let ask = async || {
+            let found = letters.set_aside(&self.claim.pipeline, Some(&before)).await;
+            self.told(to, &trying, found.map(Arc::new)).await
+        };
+        retry_until(&self.abort, "could not read which records were set aside", ask).await
+    }
+
+    fn letters(&self) -> DeadLetters {
+        DeadLetters::new(self.checkpoints.pool().clone())
     }
 
     /// Pulls and decodes until the batch is full: a record's bytes are let go once it is in the block.
@@ -223,7 +261,7 @@ impl<H: Handler> Worker<H> {
         partition: &mut Partition,
     ) -> Result<Option<()>, Failure> {
         batch.reached(&record);
-        let Some(decoded) = self.decode(&record, &mut batch.block, partition).await? else { return Ok(None) };
+        let Some(decoded) = self.decode(&record, batch, partition).await? else { return Ok(None) };
         partition.storm.as_mut().map_or(Ok(()), |storm| storm.note(&record, &decoded))?;
         match decoded {
             Decoded::Event => batch.count(&record),
@@ -234,7 +272,8 @@ impl<H: Handler> Worker<H> {
                     pipeline = %batch.pipeline, topic = %record.position.topic, partition = record.position.partition,
                     offset = record.position.offset, reason = reject.reason.as_str(), "is a dead letter: {}", reject.error
                 );
-                batch.rejected.push(Rejected { record: record.alone(), reject });
+                let event_id = partition.set_aside(&record, &self.decoder);
+                batch.rejected.push(Rejected { record: record.alone(), event_id, reject });
             }
         }
         Ok(Some(()))
@@ -244,20 +283,35 @@ impl<H: Handler> Worker<H> {
     async fn decode(
         &self,
         record: &Record,
-        block: &mut H::Block,
+        batch: &mut Batch<H::Block>,
         partition: &mut Partition,
     ) -> Result<Option<Decoded>, Failure> {
         if self.decoder.is_tombstone(record) {
             self.metrics.ignored.inc();
             return Ok(Some(Decoded::Ignored));
         }
-        let envelope = match self.decoder.identify(record) {
+        let identified = self.decoder.identify(record);
+        if self.is_given_up(record, identified.as_ref().ok()) {
+            return Ok(Some(Decoded::Ignored));
+        }
+        let envelope = match identified {
             Ok(envelope) => envelope,
             Err(reject) => return Ok(Some(Decoded::Rejected(reject))),
         };
-        if partition.window.is_duplicate(record.position.offset, envelope.id) {
+        if partition.window.note(record.position.offset, envelope.id) {
             self.metrics.duplicate();
             return Ok(Some(Decoded::Ignored));
+        }
+        let came_again = partition.set_aside.holds(record.position.offset, envelope.id);
+        if came_again {
+            match self.took_effect(envelope.id, partition.next).await? {
+                Some(false) => {}
+                Some(true) => {
+                    self.metrics.duplicate();
+                    return Ok(Some(Decoded::Ignored));
+                }
+                None => return Ok(None),
+            }
         }
         let (id, datum) = match framed(record) {
             Ok(framed) => framed,
@@ -270,11 +324,30 @@ impl<H: Handler> Worker<H> {
                 None => return Ok(None),
             };
         }
-        let decoded = decode(&*self.handler, record, &envelope, &partition.met[&id], datum, block);
-        if let Decoded::Ignored = decoded {
-            self.metrics.ignored.inc();
+        let decoded = decode(&*self.handler, record, &envelope, &partition.met[&id], datum, &mut batch.block);
+        match decoded {
+            Decoded::Event if came_again => batch.superseding.push(envelope.id),
+            Decoded::Event | Decoded::Rejected(_) => {}
+            Decoded::Ignored => drop(self.metrics.ignored.inc()),
         }
         Ok(Some(decoded))
+    }
+
+    /// Has nobody any use for this record, of those that are read again?
+    fn is_given_up(&self, record: &Record, envelope: Option<&Envelope<'_>>) -> bool {
+        let Reads::Again { set_aside } = &self.reads else { return false };
+        set_aside.is_given_up(&record.position, envelope.map(|envelope| envelope.id))
+    }
+
+    /// Did somebody replay the event's letter meanwhile? `None` when the partition is given up while Postgres cannot
+    /// be asked.
+    async fn took_effect(&self, event_id: Uuid, next: i64) -> Result<Option<bool>, Failure> {
+        if let Reads::Again { .. } = self.reads {
+            return Ok(Some(false)); // then it was not set aside
+        }
+        let (letters, trying) = (self.letters(), self.metrics.trying());
+        let ask = async || self.told(next, &trying, letters.took_effect(&self.claim, event_id).await).await;
+        retry_until(&self.abort, "could not look a dead letter up", ask).await
     }
 
     /// Asks for a schema that this partition meets for the first time, and tells the handler of it. `None` when given
@@ -364,7 +437,10 @@ struct Partition {
     next: i64,
     /// The end of a range an earlier owner planned and may have written.
     planned: Option<i64>,
+    /// Events that took effect, or had none to take.
     window: Window,
+    /// Events of which a record was set aside. They may come again, in a form that can be read.
+    set_aside: Window,
     storm: Option<Storm>,
     /// Schemas that the handler was told of, by their ids.
     met: BTreeMap<u32, Known>,
@@ -382,6 +458,14 @@ impl Partition {
     /// A schema's records are of one type, unless somebody mislabels them.
     fn knows(&self, schema: u32, envelope: &Envelope<'_>) -> bool {
         self.met.get(&schema).is_some_and(|known| known.contract.event_type == envelope.event_type)
+    }
+
+    /// Which event's record it was, if it says.
+    fn set_aside(&mut self, record: &Record, decoder: &Decoder) -> Option<Uuid> {
+        let event_id = decoder.identify(record).ok()?.id;
+        self.window.take_back(record.position.offset);
+        self.set_aside.note(record.position.offset, event_id);
+        Some(event_id)
     }
 
     fn gathered<B>(&mut self, batch: &Batch<B>) {

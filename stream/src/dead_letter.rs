@@ -1,13 +1,14 @@
 //! Records that could not be applied: kept whole, explained, and replayable.
 
-use crate::{Claim, Failure, Position, Record, RecordBuilder, Reject};
+use crate::{Claim, Failure, Position, Range, Record, RecordBuilder, Reject, answered};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::BytesMut;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, PgPool, QueryBuilder, Row};
-use std::collections::HashSet;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, QueryBuilder, Row};
+use std::collections::HashMap;
+use uuid::Uuid;
 
 /// More than a screen, less than a server's memory.
 pub const LIST_MAX: i64 = 1_000;
@@ -16,6 +17,8 @@ pub const LIST_MAX: i64 = 1_000;
 #[derive(Debug, Clone)]
 pub(crate) struct Rejected {
     pub record: Record,
+    /// If it says.
+    pub event_id: Option<Uuid>,
     pub reject: Reject,
 }
 
@@ -26,6 +29,8 @@ pub enum DeadLetterState {
     Open,
     Replayed,
     Discarded,
+    /// Its event took effect by another record: one that came later and could be read, or another letter.
+    Superseded,
 }
 
 /// One dead letter with every byte of its record.
@@ -40,6 +45,35 @@ pub struct DeadLetter {
     pub state: DeadLetterState,
     pub created_at: DateTime<Utc>,
     pub settled_at: Option<DateTime<Utc>>,
+}
+
+/// The records that a pipeline has set aside and not applied since, by their places.
+#[derive(Debug, Clone, Default)]
+pub struct SetAside(HashMap<Position, Unapplied>);
+
+#[derive(Debug, Clone, Copy)]
+struct Unapplied {
+    event_id: Option<Uuid>,
+    /// Nobody wants its event any more, or it has taken effect by another record.
+    given_up: bool,
+}
+
+impl SetAside {
+    /// Is this record among them?
+    pub(crate) fn holds(&self, place: &Position, event_id: Uuid) -> bool {
+        self.0.get(place).is_some_and(|found| found.is(Some(event_id)))
+    }
+
+    pub(crate) fn is_given_up(&self, place: &Position, event_id: Option<Uuid>) -> bool {
+        self.0.get(place).is_some_and(|found| found.given_up && found.is(event_id))
+    }
+}
+
+impl Unapplied {
+    /// A letter of a former log of this name, from before logs were told apart, is most likely another event's.
+    fn is(&self, event_id: Option<Uuid>) -> bool {
+        self.event_id.zip(event_id).is_none_or(|(known, found)| known == found)
+    }
 }
 
 /// Which ones; everything empty means all of them.
@@ -101,20 +135,44 @@ impl DeadLetters {
         Ok(done.bind(id).execute(&self.pool).await?.rows_affected() == 1)
     }
 
-    /// Where the records of this pipeline are that somebody gave up, in the logs that it reads now: those of a topic
-    /// that was recreated since are gone. Letters from before a log was told from another are taken for this one's.
-    pub async fn discarded(&self, pipeline: &str) -> Result<HashSet<Position>, Failure> {
-        let rows: Vec<(String, i32, i64)> = sqlx::query_as(
-            "select topic, partition, l.\"offset\"
+    /// What the pipeline has set aside of the logs that it reads now, or of a part of one: a topic that was recreated
+    /// is another log. Letters from before logs were told apart are taken for this one's.
+    pub async fn set_aside(&self, pipeline: &str, within: Option<&Range>) -> Result<SetAside, Failure> {
+        let mut select = QueryBuilder::new(
+            "select topic, partition, l.\"offset\", l.event_id, l.state <> 'open'
              from millrace.dead_letter l join millrace.checkpoint c using (pipeline, topic, partition)
-             where pipeline = $1 and state = 'discarded' and l.topic_id in (c.topic_id, '')",
-        )
-        .bind(pipeline)
-        .fetch_all(&self.pool)
-        .await?;
-        let place =
-            |(topic, partition, offset): (String, i32, i64)| Position { topic: topic.into(), partition, offset };
-        Ok(rows.into_iter().map(place).collect())
+             where l.state <> 'replayed' and l.topic_id in (c.topic_id, '') and pipeline = ",
+        );
+        select.push_bind(pipeline);
+        if let Some(Range { topic, partition, from, to }) = within {
+            select.push(" and topic = ").push_bind(topic).push(" and partition = ").push_bind(partition);
+            select.push(" and l.\"offset\" >= ").push_bind(from).push(" and l.\"offset\" < ").push_bind(to);
+        }
+        let rows: Vec<(String, i32, i64, Option<Uuid>, bool)> =
+            answered(&self.pool, async |connection| Ok(select.build_query_as().fetch_all(connection).await?)).await?;
+        let one = |(topic, partition, offset, event_id, given_up): (String, i32, i64, Option<Uuid>, bool)| {
+            (Position { topic: topic.into(), partition, offset }, Unapplied { event_id, given_up })
+        };
+        Ok(SetAside(rows.into_iter().map(one).collect()))
+    }
+
+    /// Has an event of which a record was set aside taken effect since?
+    pub(crate) async fn took_effect(&self, claim: &Claim, event_id: Uuid) -> Result<bool, Failure> {
+        let took = sqlx::query_scalar(
+            "select exists (select from millrace.dead_letter where pipeline = $1 and topic = $2 and event_id = $3
+             and state in ('replayed', 'superseded'))",
+        );
+        let took = took.bind(&*claim.pipeline).bind(&*claim.topic).bind(event_id);
+        answered(&self.pool, async |connection| Ok(took.fetch_one(connection).await?)).await
+    }
+
+    /// Settles a letter whose event has taken effect by another record: false when it has not.
+    pub(crate) async fn settle_superseded(&self, id: i64) -> Result<bool, Failure> {
+        let done = sqlx::query(AssertSqlSafe(format!(
+            "update millrace.dead_letter l set state = 'superseded', settled_at = now()
+             where id = $1 and state = 'open' and {TOOK_EFFECT}"
+        )));
+        Ok(done.bind(id).execute(&self.pool).await?.rows_affected() == 1)
     }
 
     /// Notes that a replay failed, and why.
@@ -138,12 +196,12 @@ pub(crate) async fn write(tx: &mut PgConnection, claim: &Claim, rejected: &[Reje
     for chunk in rejected.chunks(100) {
         let mut insert = QueryBuilder::new(
             "insert into millrace.dead_letter
-             (pipeline, topic, topic_id, partition, \"offset\", logged_at, key, value, headers, reason, error) ",
+             (pipeline, topic, topic_id, partition, \"offset\", event_id, logged_at, key, value, headers, reason, error) ",
         );
-        insert.push_values(chunk, |mut row, Rejected { record, reject }| {
+        insert.push_values(chunk, |mut row, Rejected { record, event_id, reject }| {
             let Position { topic, partition, offset } = &record.position;
             row.push_bind(&*claim.pipeline).push_bind(&**topic).push_bind(&*claim.topic_id);
-            row.push_bind(partition).push_bind(offset);
+            row.push_bind(partition).push_bind(offset).push_bind(event_id);
             row.push_bind(record.timestamp).push_bind(record.key()).push_bind(record.value());
             row.push_bind(headers_to_json(record)).push_bind(reject.reason.as_str());
             row.push_bind(postgres_text(&reject.error));
@@ -154,16 +212,62 @@ pub(crate) async fn write(tx: &mut PgConnection, claim: &Claim, rejected: &[Reje
     Ok(())
 }
 
-/// Marks a letter replayed, in the transaction of its effect: a second replay finds nothing to do.
-pub(crate) async fn settle_replayed(tx: &mut PgConnection, letter: i64) -> Result<(), Failure> {
-    let done = sqlx::query(
-        "update millrace.dead_letter set state = 'replayed', settled_at = now(), attempts = attempts + 1
-         where id = $1 and state = 'open'",
-    );
-    if done.bind(letter).execute(tx).await?.rows_affected() == 1 {
-        return Ok(());
+/// Of the letter `l`: has its event taken effect by another record?
+const TOOK_EFFECT: &str = "exists (select from millrace.dead_letter other where other.pipeline = l.pipeline
+    and other.topic = l.topic and other.event_id = l.event_id and other.state in ('replayed', 'superseded'))";
+
+/// Events that came again and take effect now, after a record of theirs had been set aside: its letter must not give
+/// them their effect once more.
+///
+/// # Errors
+/// [`Failure::Stop`] when it has done so while this was on its way: roll back.
+pub(crate) async fn supersede(tx: &mut PgConnection, claim: &Claim, events: &[Uuid]) -> Result<(), Failure> {
+    if events.is_empty() {
+        return Ok(()); // nearly always
     }
-    Err(Failure::stop(anyhow::anyhow!("dead letter {letter} is no longer open; it was not applied again")))
+    sqlx::query(
+        "update millrace.dead_letter set state = 'superseded', settled_at = now()
+         where pipeline = $1 and topic = $2 and event_id = any($3) and state = 'open'",
+    )
+    .bind(&*claim.pipeline)
+    .bind(&*claim.topic)
+    .bind(events)
+    .execute(&mut *tx)
+    .await?;
+    // A statement of its own, so that it sees whoever the one before has waited for.
+    let replayed: Option<i64> = sqlx::query_scalar(
+        "select id from millrace.dead_letter
+         where pipeline = $1 and topic = $2 and event_id = any($3) and state = 'replayed' limit 1",
+    )
+    .bind(&*claim.pipeline)
+    .bind(&*claim.topic)
+    .bind(events)
+    .fetch_optional(tx)
+    .await?;
+    let Some(letter) = replayed else { return Ok(()) };
+    Err(Failure::stop(anyhow::anyhow!(
+        "dead letter {letter} was replayed while its event came again: it is not applied twice; start again"
+    )))
+}
+
+/// Marks a letter replayed, in the transaction of its effect: a second replay finds nothing to do, nor does one of
+/// another letter of the same event.
+pub(crate) async fn settle_replayed(tx: &mut PgConnection, letter: i64) -> Result<(), Failure> {
+    let done = sqlx::query(AssertSqlSafe(format!(
+        "update millrace.dead_letter l set state = 'replayed', settled_at = now(), attempts = attempts + 1
+         where id = $1 and state = 'open' and not {TOOK_EFFECT}"
+    )));
+    if done.bind(letter).execute(&mut *tx).await?.rows_affected() != 1 {
+        return Err(Failure::stop(anyhow::anyhow!("dead letter {letter} is no longer open; it was not applied again")));
+    }
+    // Two that are replayed at once wait for each other here, and Postgres gives one of them up.
+    let others = sqlx::query(
+        "update millrace.dead_letter other set state = 'superseded', settled_at = now()
+         from millrace.dead_letter l where l.id = $1 and other.state = 'open'
+         and other.pipeline = l.pipeline and other.topic = l.topic and other.event_id = l.event_id",
+    );
+    others.bind(letter).execute(tx).await?;
+    Ok(())
 }
 
 /// Postgres text holds every character but NUL, which others may well put into theirs.
@@ -196,6 +300,7 @@ fn state(text: &str) -> DeadLetterState {
     match text {
         "replayed" => DeadLetterState::Replayed,
         "discarded" => DeadLetterState::Discarded,
+        "superseded" => DeadLetterState::Superseded,
         _ => DeadLetterState::Open,
     }
 }

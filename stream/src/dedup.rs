@@ -1,8 +1,8 @@
 //! Removes events the log holds twice: a publisher that retries sends the same id again.
 //!
-//! The window is counted in log positions, never in time, so deduplication is a pure function of the
-//! log: a rebuild, a restart and a second replica agree. It is filled by reading the log itself from
-//! [`Window::warm_from`], before the first record that counts.
+//! The window is counted in log positions, never in time, so deduplication is a function of the log and of the records
+//! that were set aside, which Postgres knows: a rebuild, a restart and a second replica agree. It is filled by reading
+//! the log itself from [`Window::warm_from`], before the first record that counts.
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::collections::VecDeque;
@@ -42,7 +42,7 @@ impl Window {
     ///
     /// A duplicate is noted too, so the answer depends on the last `size` offsets alone and a window
     /// warmed from there gives the same one.
-    pub fn is_duplicate(&mut self, offset: i64, id: Uuid) -> bool {
+    pub fn note(&mut self, offset: i64, id: Uuid) -> bool {
         self.forget_before(offset - self.size + 1);
         let hash = self.hasher.hash_one(id);
         let at = self.first.wrapping_add(self.seen.len() as u32);
@@ -54,6 +54,25 @@ impl Window {
         }
         self.index.insert_unique(hash, at, |at| hasher.hash_one(place(seen, first, *at).1));
         false
+    }
+
+    /// The same without noting it.
+    pub fn holds(&mut self, offset: i64, id: Uuid) -> bool {
+        self.forget_before(offset - self.size + 1);
+        if self.seen.is_empty() {
+            return false;
+        }
+        let (seen, first) = (&self.seen, self.first);
+        self.index.find(self.hasher.hash_one(id), |at| place(seen, first, *at).1 == id).is_some()
+    }
+
+    /// Forgets what was noted last, at this offset, of an id that was no duplicate.
+    pub fn take_back(&mut self, offset: i64) {
+        let Some((_, id)) = self.seen.pop_back_if(|(at, _)| *at == offset) else { return };
+        let at = self.first.wrapping_add(self.seen.len() as u32);
+        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(id), |found| *found == at) {
+            entry.remove();
+        }
     }
 
     fn forget_before(&mut self, oldest: i64) {
@@ -111,7 +130,7 @@ mod tests {
             let log = random_log(&mut rng);
             let mut window = Window::new(size);
             window.first = u32::MAX - 100; // it begins anew on the way
-            let found: Vec<bool> = log.iter().map(|&(offset, id)| window.is_duplicate(offset, id)).collect();
+            let found: Vec<bool> = log.iter().map(|&(offset, id)| window.note(offset, id)).collect();
             assert_eq!(found, naive(&log, i64::from(size)), "window of {size}");
         }
     }
@@ -123,14 +142,32 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(seed);
         let log = random_log(&mut rng);
         let mut whole = Window::new(50);
-        let answers: Vec<bool> = log.iter().map(|&(offset, id)| whole.is_duplicate(offset, id)).collect();
+        let answers: Vec<bool> = log.iter().map(|&(offset, id)| whole.note(offset, id)).collect();
         for restart in [1, 99, 250, 399] {
             let next = log[restart].0;
             let from = Window::warm_from(50, next, 0);
             let mut warmed = Window::new(50);
             for (at, &(offset, id)) in log.iter().enumerate().filter(|(_, (offset, _))| *offset >= from) {
-                let answer = warmed.is_duplicate(offset, id);
+                let answer = warmed.note(offset, id);
                 assert!(offset < next || answer == answers[at], "restarted at {next}, offset {offset}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_taken_back_was_never_noted() {
+        let seed: u64 = rand::random();
+        println!("seed {seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (mut window, mut without) = (Window::new(50), Window::new(50));
+        for (offset, id) in random_log(&mut rng) {
+            assert_eq!(window.holds(offset, id), without.holds(offset, id), "offset {offset}");
+            if rng.random_bool(0.3) && !window.holds(offset, id) {
+                window.note(offset, id);
+                window.take_back(offset);
+                window.take_back(offset);
+            } else {
+                assert_eq!(window.note(offset, id), without.note(offset, id), "offset {offset}");
             }
         }
     }
@@ -139,7 +176,7 @@ mod tests {
     fn ids_beyond_the_window_are_forgotten_and_leave_no_memory() {
         let mut window = Window::new(10);
         for offset in 0..10_000_i64 {
-            assert!(!window.is_duplicate(offset, Uuid::from_u128(offset.unsigned_abs().into())));
+            assert!(!window.note(offset, Uuid::from_u128(offset.unsigned_abs().into())));
         }
         assert!(window.seen.len() <= 10 && window.index.len() <= 10);
     }

@@ -4,7 +4,7 @@
 //! full it takes none, and the client stops reading ahead. Workers own everything that takes time. Classic protocol,
 //! cooperative-sticky: a rebalance touches only the partitions that move.
 
-use crate::consume::Worker;
+use crate::consume::{Reads, Worker};
 use crate::dedup::Window;
 use crate::failure::why_it_stopped;
 use crate::memory_bound::{Held, MemoryBound};
@@ -621,7 +621,7 @@ impl<H: Handler> Group<H> {
             decoder: self.spine.decoder.clone(),
             checkpoints: self.spine.checkpoints.clone(),
             config: self.config.clone(),
-            section: Some(self.section.clone()),
+            reads: Reads::Once { section: self.section.clone() },
             claim,
             permits: self.permits.clone(),
             memory: self.memory.clone(),

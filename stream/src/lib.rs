@@ -42,7 +42,7 @@ mod topic_id;
 pub use admin::{Admin, GroupProgress, PartitionProgress, Topic};
 pub use consume::{Handler, Incoming};
 pub use crash::crash_at;
-pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetters, postgres_text};
+pub use dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetters, SetAside, postgres_text};
 pub use deadline::{answered, in_time};
 pub use decode::Decoder;
 pub use failure::{Failure, Reason, Reject, why_it_stopped};

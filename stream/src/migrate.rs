@@ -25,6 +25,7 @@ pub(crate) const OURS: &[Migration] = &[
     Migration { number: 103, name: "held up", sql: include_str!("../migrations/0103_held_up.sql") },
     Migration { number: 104, name: "standstill", sql: include_str!("../migrations/0104_standstill.sql") },
     Migration { number: 105, name: "dead letter log", sql: include_str!("../migrations/0105_dead_letter_log.sql") },
+    Migration { number: 106, name: "dead letter event", sql: include_str!("../migrations/0106_dead_letter_event.sql") },
 ];
 
 /// Applies what is missing, refuses what was edited; idempotent, safe to run from several places at once.

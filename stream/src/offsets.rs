@@ -255,6 +255,8 @@ pub struct Batch<B> {
     /// Log timestamp of the oldest of them.
     pub(crate) oldest: Option<DateTime<Utc>>,
     pub(crate) rejected: Vec<Rejected>,
+    /// Events in the block of which a record had been set aside before.
+    pub(crate) superseding: Vec<Uuid>,
     /// What its records weighed; nothing for a replayed letter.
     pub(crate) held: Option<Held>,
     pub(crate) purpose: Purpose,
@@ -268,7 +270,8 @@ pub struct Settled(());
 
 impl<B: Default> Batch<B> {
     pub(crate) fn new(purpose: Purpose, pipeline: Arc<str>) -> Self {
-        Self { block: B::default(), events: 0, oldest: None, rejected: Vec::new(), held: None, purpose, pipeline }
+        let (rejected, superseding) = (Vec::new(), Vec::new());
+        Self { block: B::default(), events: 0, oldest: None, rejected, superseding, held: None, purpose, pipeline }
     }
 }
 
@@ -309,9 +312,9 @@ impl<B> Batch<B> {
         Some(Range { topic: claim.topic.to_string(), partition: claim.partition, from: *from, to: *to })
     }
 
-    /// Where its records are that could not be read or be given their effect.
-    pub fn rejected(&self) -> impl Iterator<Item = &Position> {
-        self.rejected.iter().map(|rejected| &rejected.record.position)
+    /// How many of its records could not be read or be given their effect.
+    pub fn rejected(&self) -> usize {
+        self.rejected.len()
     }
 
     /// Has an earlier owner left a plan, and is this its range?
@@ -340,6 +343,7 @@ impl<B> Batch<B> {
                 let attempt = planned.map(|planned| planned.attempt);
                 claim.advance(tx, *from, *to, *reached_at, attempt).await?;
                 dead_letter::write(tx, claim, &self.rejected).await?;
+                dead_letter::supersede(tx, claim, &self.superseding).await?;
             }
             Purpose::Replay { letter } => dead_letter::settle_replayed(tx, *letter).await?,
         }

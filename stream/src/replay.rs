@@ -14,6 +14,8 @@ pub enum ReplayOutcome {
     Rejected(Reject),
     /// Readable, and not for this pipeline (any more): nothing to do, settled.
     Ignored,
+    /// Its event has taken effect by another record: nothing to do, settled.
+    Superseded,
 }
 
 /// Decodes and applies one open dead letter. The letter is settled in the transaction of its effect.
@@ -26,6 +28,9 @@ pub async fn replay<H: Handler>(
     handler: &H,
     letter: &DeadLetter,
 ) -> Result<ReplayOutcome, Failure> {
+    if letters.settle_superseded(letter.id).await? {
+        return Ok(ReplayOutcome::Superseded);
+    }
     let pipeline = Arc::from(letter.pipeline.as_str());
     let mut batch = Batch::new(Purpose::Replay { letter: letter.id }, pipeline);
     let decoded = read(decoder, handler, letter, &mut batch.block).await?;

@@ -1,10 +1,10 @@
 //! Reading a range of the log again, outside of every group: what a pipeline made of it, asked of the log itself.
 
-use crate::consume::Worker;
+use crate::consume::{Reads, Worker};
 use crate::memory_bound::MemoryBound;
 use crate::offsets::Claim;
 use crate::partition_queue::copy;
-use crate::{Failure, Handler, PipelineConfig, Record, Source, Spine};
+use crate::{Failure, Handler, PipelineConfig, Record, SetAside, Source, Spine};
 use rdkafka::client::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -33,8 +33,8 @@ pub struct Range {
 }
 
 /// Feeds a range to a handler as its pipeline would: the same batches' decoding and the same deduplication, whose
-/// window is filled from the records before. Claims nothing, settles nothing, commits nothing. `reached` is told how
-/// far the handler has come.
+/// window is filled from the records before. Claims nothing, settles nothing, commits nothing. `set_aside`: what the
+/// pipeline has; the handler sees nothing of what was given up of it. `reached` is told how far the handler has come.
 ///
 /// # Errors
 /// The handler's own, a range that the log does not hold any more, or a broker that stopped answering.
@@ -44,10 +44,11 @@ pub async fn scan<H: Handler>(
     handler: Arc<H>,
     config: PipelineConfig,
     range: Range,
+    set_aside: Arc<SetAside>,
     reached: impl Fn(i64),
 ) -> Result<(), Failure> {
     let (records, source) = mpsc::channel(READ_AHEAD);
-    let worker = worker(spine, name, handler, config, &range);
+    let worker = worker(spine, name, handler, config, &range, set_aside);
     let client = client(spine).map_err(Failure::stop)?;
     let warm = i64::from(worker.config.dedup_window);
     let reading = tokio::task::spawn_blocking(move || read(&client, &range, warm, &records));
@@ -55,7 +56,14 @@ pub async fn scan<H: Handler>(
     reading.await.map_err(Failure::stop)?.map_err(Failure::stop)
 }
 
-fn worker<H: Handler>(spine: &Spine, name: &str, handler: Arc<H>, config: PipelineConfig, range: &Range) -> Worker<H> {
+fn worker<H: Handler>(
+    spine: &Spine,
+    name: &str,
+    handler: Arc<H>,
+    config: PipelineConfig,
+    range: &Range,
+    set_aside: Arc<SetAside>,
+) -> Worker<H> {
     Worker {
         handler,
         decoder: spine.decoder.clone(),
@@ -66,7 +74,7 @@ fn worker<H: Handler>(spine: &Spine, name: &str, handler: Arc<H>, config: Pipeli
         metrics: Arc::new(spine.metrics.of(name)),
         closing: CancellationToken::new(),
         abort: CancellationToken::new(),
-        section: None,
+        reads: Reads::Again { set_aside },
         config,
     }
 }

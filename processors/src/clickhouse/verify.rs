@@ -11,7 +11,7 @@ use super::server::{Content, Server, to_anyhow};
 use super::table::{Table, Tables};
 use anyhow::Context;
 use millrace_schemas::{Cleanup, Contract, Contracts, WriterSchema};
-use millrace_stream::{Batch, Failure, Handler, Incoming, Position, Range, Reason, Reject};
+use millrace_stream::{Batch, Failure, Handler, Incoming, Range, Reason, Reject};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -66,8 +66,6 @@ pub struct Comparison {
     personal: BTreeMap<String, Marks>,
     /// Contracts by topic.
     contracts: BTreeMap<String, Vec<Arc<Contract>>>,
-    /// Records that were given up: nobody wants their events in a table.
-    discarded: HashSet<Position>,
     found: Mutex<Found>,
 }
 
@@ -106,14 +104,10 @@ struct Row {
 impl Comparison {
     /// # Errors
     /// A configuration or a contract that cannot be, or a server that does not say which columns are personal.
-    pub async fn start(
-        config: &ClickHouseConfig,
-        contracts: &Contracts,
-        discarded: HashSet<Position>,
-    ) -> anyhow::Result<Self> {
+    pub async fn start(config: &ClickHouseConfig, contracts: &Contracts) -> anyhow::Result<Self> {
         // A scan of a large table takes longer than an insert.
         let server = Server::with_timeout(config, config.migrate_timeout())?;
-        Self::of(server, super::tables(config, contracts)?, contracts.iter(), discarded).await
+        Self::of(server, super::tables(config, contracts)?, contracts.iter()).await
     }
 
     /// What was found since the last call.
@@ -122,21 +116,15 @@ impl Comparison {
     }
 
     /// The same for one table's shadow alone.
-    pub(super) async fn of_shadow(
-        server: Server,
-        contract: &Arc<Contract>,
-        shadow: &Table,
-        discarded: HashSet<Position>,
-    ) -> anyhow::Result<Self> {
+    pub(super) async fn of_shadow(server: Server, contract: &Arc<Contract>, shadow: &Table) -> anyhow::Result<Self> {
         let tables = Tables::one(&contract.event_type, shadow.clone());
-        Self::of(server, tables, std::iter::once(contract), discarded).await
+        Self::of(server, tables, std::iter::once(contract)).await
     }
 
     async fn of<'c>(
         server: Server,
         tables: Tables,
         compared: impl Iterator<Item = &'c Arc<Contract>>,
-        discarded: HashSet<Position>,
     ) -> anyhow::Result<Self> {
         let mut contracts: BTreeMap<String, Vec<Arc<Contract>>> = BTreeMap::new();
         for contract in compared {
@@ -144,7 +132,7 @@ impl Comparison {
         }
         let (readers, personal) = (Readers::new(tables, Plan::compile), erasure::marks(&server).await);
         let personal = personal.map_err(to_anyhow)?;
-        Ok(Self { server, readers, personal, contracts, discarded, found: Mutex::default() })
+        Ok(Self { server, readers, personal, contracts, found: Mutex::default() })
     }
 
     fn found(&self) -> std::sync::MutexGuard<'_, Found> {
@@ -261,9 +249,6 @@ impl Handler for Comparison {
     }
 
     fn decode(&self, incoming: &Incoming<'_>, expected: &mut Expected) -> Result<bool, Reject> {
-        if self.discarded.contains(incoming.position) {
-            return Ok(false);
-        }
         let Some(reader) = self.readers.get(&incoming.contract.event_type, incoming.writer) else { return Ok(false) };
         let plan = reader.plan.as_ref().map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
         let value = incoming.writer.decode(incoming.datum).map_err(|error| Reject::new(Reason::Undecodable, error))?;

@@ -8,8 +8,8 @@ use super::super::server::Server;
 use super::super::table::{Table, Tables};
 use super::super::together::Insert;
 use millrace_schemas::{Contract, WriterSchema};
-use millrace_stream::{Batch, Failure, Handler, Incoming, Position, Reason, Reject};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use millrace_stream::{Batch, Failure, Handler, Incoming, Reason, Reject};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -20,10 +20,8 @@ pub(super) struct Filling {
     readers: Readers<native::Plan>,
     /// Reads the same by way of value trees, so that a fault of the fast way shows.
     judges: Readers<whole::Plan>,
-    /// Records that were given up: nobody wants their events in a table.
-    discarded: HashSet<Position>,
     sums: Mutex<BTreeMap<i32, Sum>>,
-    /// Records that could not be read, and that nobody has given up.
+    /// Records that could not be read.
     rejected: AtomicU64,
 }
 
@@ -56,14 +54,13 @@ pub struct Filled {
 }
 
 impl Filling {
-    pub fn new(server: Server, contract: &Contract, shadow: &Table, discarded: HashSet<Position>) -> Self {
+    pub fn new(server: Server, contract: &Contract, shadow: &Table) -> Self {
         let tables = || Tables::one(&contract.event_type, shadow.clone());
         Self {
             event_type: contract.event_type.clone(),
             server,
             readers: Readers::new(tables(), native::Plan::compile),
             judges: Readers::new(tables(), whole::Plan::compile),
-            discarded,
             sums: Mutex::default(),
             rejected: AtomicU64::default(),
         }
@@ -100,7 +97,7 @@ impl Handler for Filling {
     }
 
     fn decode(&self, incoming: &Incoming<'_>, filled: &mut Filled) -> Result<bool, Reject> {
-        if incoming.contract.event_type != self.event_type || self.discarded.contains(incoming.position) {
+        if incoming.contract.event_type != self.event_type {
             return Ok(false);
         }
         let sum = self.sum(incoming)?;
@@ -120,8 +117,7 @@ impl Handler for Filling {
             }
             self.sums().entry(span.partition).or_default().add(*sum);
         }
-        let rejected = batch.rejected().filter(|place| !self.discarded.contains(place)).count();
-        self.rejected.fetch_add(rejected as u64, Ordering::Relaxed);
+        self.rejected.fetch_add(batch.rejected() as u64, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -24,9 +24,11 @@ use anyhow::{Context, ensure};
 use filling::{Filling, Sum};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use millrace_schemas::{Cleanup, Contract, Contracts};
-use millrace_stream::{DeadLetters, PipelineConfig, Position, Range, Rebuilding, Spine, crash_at, scan};
+use millrace_stream::{
+    DeadLetters, Failure, Handler, PipelineConfig, Range, Rebuilding, SetAside, Spine, crash_at, scan,
+};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -92,8 +94,8 @@ struct Work<'a> {
     /// The one in use.
     table: Table,
     shadow: Table,
-    /// Records that somebody had given up when this began.
-    discarded: HashSet<Position>,
+    /// What the pipeline had set aside when this began.
+    set_aside: Arc<SetAside>,
     alone: Rebuilding,
 }
 
@@ -130,9 +132,10 @@ impl Rebuild<'_> {
         let moment = Server::with_timeout(self.config, MOMENT_DEADLINE)?;
         exchange::finish(&moment, spine.checkpoints.pool(), &self.contract.topic).await.map_err(to_anyhow)?;
         let begun = self.settled(spine).await?;
-        let discarded = DeadLetters::new(spine.checkpoints.pool().clone()).discarded(NAME).await.map_err(to_anyhow)?;
+        let letters = DeadLetters::new(spine.checkpoints.pool().clone());
+        let set_aside = Arc::new(letters.set_aside(NAME, None).await.map_err(to_anyhow)?);
         let shadow = table.shadow(&Uuid::now_v7().simple().to_string());
-        Ok(Work { rebuild: self, spine, server, moment, begun, table, shadow, discarded, alone })
+        Ok(Work { rebuild: self, spine, server, moment, begun, table, shadow, set_aside, alone })
     }
 
     async fn settled(&self, spine: &Spine) -> anyhow::Result<Vec<(i32, i64)>> {
@@ -167,8 +170,8 @@ impl Work<'_> {
 
     /// How many records could not be read.
     async fn fill(&self, told: &(impl Fn(Progress) + Sync)) -> anyhow::Result<u64> {
-        let (Rebuild { contract, ranges, .. }, discarded) = (self.rebuild, &self.discarded);
-        let filling = Arc::new(Filling::new(self.server.clone(), contract, &self.shadow, discarded.clone()));
+        let Rebuild { contract, ranges, .. } = self.rebuild;
+        let filling = Arc::new(Filling::new(self.server.clone(), contract, &self.shadow));
         let (of, done) = (ranges.iter().map(|range| range.to - range.from).sum(), AtomicI64::new(0));
         let scans = ranges.iter().map(|range| self.fill_from(&filling, range, &done, of, told));
         stream::iter(scans).buffer_unordered(PARTITIONS_AT_ONCE).try_collect::<Vec<()>>().await?;
@@ -190,8 +193,7 @@ impl Work<'_> {
             let more = next - before.swap(next, Ordering::Relaxed);
             told(Progress { offsets: done.fetch_add(more, Ordering::Relaxed) + more, of });
         };
-        let config = self.rebuild.pipeline.clone();
-        let scanned = scan(self.spine, "rebuild", filling.clone(), config, range.clone(), reached).await;
+        let scanned = self.scan(filling.clone(), range, reached).await;
         scanned.map_err(to_anyhow).with_context(|| format!("{}[{}]", range.topic, range.partition))
     }
 
@@ -215,12 +217,15 @@ impl Work<'_> {
         Ok(rows.into_iter().map(|(partition, rows, hashes)| (partition, Sum { rows, hashes })).collect())
     }
 
+    async fn scan<H: Handler>(&self, handler: Arc<H>, range: &Range, reached: impl Fn(i64)) -> Result<(), Failure> {
+        let config = self.rebuild.pipeline.clone();
+        scan(self.spine, "rebuild", handler, config, range.clone(), self.set_aside.clone(), reached).await
+    }
+
     async fn compare(&self, range: &Range) -> anyhow::Result<()> {
-        let (Rebuild { contract, pipeline, .. }, discarded) = (self.rebuild, &self.discarded);
-        let server = self.server.clone();
-        let comparison = Arc::new(Comparison::of_shadow(server, contract, &self.shadow, discarded.clone()).await?);
-        let scanned = scan(self.spine, "rebuild", comparison.clone(), pipeline.clone(), range.clone(), |_| {}).await;
-        scanned.map_err(to_anyhow)?;
+        let (server, contract) = (self.server.clone(), self.rebuild.contract);
+        let comparison = Arc::new(Comparison::of_shadow(server, contract, &self.shadow).await?);
+        self.scan(comparison.clone(), range, |_| {}).await.map_err(to_anyhow)?;
         let Compared { differences, named, .. } = comparison.take();
         let some: Vec<_> = named.iter().take(3).map(Difference::to_string).collect();
         ensure!(differences == 0, "{differences} rows are not as the log has them: {}", some.join("; "));
