@@ -5,7 +5,7 @@ use millrace_stream::Failure;
 
 /// What heals by itself: the same statement may work in a moment. What is neither here nor in [`MENDED`] is ours.
 /// `src/Common/ErrorCodes.cpp`.
-const HEALS: [u32; 49] = [
+const HEALS: [u32; 50] = [
     3,    // UNEXPECTED_END_OF_FILE: our body was cut off on its way
     23,   // CANNOT_READ_FROM_ISTREAM
     24,   // CANNOT_WRITE_TO_OSTREAM
@@ -28,6 +28,7 @@ const HEALS: [u32; 49] = [
     209,  // SOCKET_TIMEOUT
     210,  // NETWORK_ERROR
     216,  // QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING
+    218,  // TABLE_IS_DROPPED: a rebuild has put another into its place
     225,  // NO_ZOOKEEPER
     236,  // ABORTED: the server shuts down
     241,  // MEMORY_LIMIT_EXCEEDED
@@ -159,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_busy_server_is_asked_again_and_a_wrong_statement_is_not() {
-        for code in [252, 241, 242, 164, 202, 243, 999, 319, 236] {
+        for code in [252, 241, 242, 164, 202, 218, 243, 999, 319, 236] {
             let text = format!("Code: {code}. DB::Exception: no. (NO) (version 26.7.3.1)");
             assert!(heals(&answered(&text)), "{text}");
         }
