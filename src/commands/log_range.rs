@@ -40,6 +40,7 @@ impl LogRange {
         let mut topics: Vec<String> = settled.iter().map(|row| row.topic.clone()).collect();
         topics.dedup();
         let log = Admin::new(base.config.kafka.clone());
+        refuse_another_log(&settled, &log.topic_ids(topics.clone()).await?)?;
         let since = at(&log, &topics, self.since).await?;
         let until = at(&log, &topics, self.until).await?;
         let held = log.partitions(topics).await?;
@@ -63,6 +64,16 @@ impl LogRange {
         let from = from.max(begin.map_or(0, |held| held.log_start));
         Range { topic, partition, from, to: to.min(next) }
     }
+}
+
+/// Where a topic was recreated, what was settled of the former log says nothing of this one's offsets.
+fn refuse_another_log(settled: &[Checkpoint], found: &BTreeMap<String, String>) -> Result<(), Exit> {
+    let Some(row) = settled.iter().find(|row| found[&row.topic] != row.topic_id) else { return Ok(()) };
+    let Checkpoint { pipeline, topic, .. } = row;
+    Err(Exit::usage(format!(
+        "topic {topic} was recreated: {pipeline} has read another than there is now, so nothing can be read again; \
+         docs/rebuilding.md says what that means for its rows"
+    )))
 }
 
 async fn at(log: &Admin, topics: &[String], time: Option<DateTime<Utc>>) -> Result<Option<Offsets>, Exit> {

@@ -472,6 +472,11 @@ async fn a_topic_created_anew_stops_the_pipeline_which_names_it_and_goes_on_as_i
     assert_says_that_it_was_recreated(&mut again).await;
     let status = shop.platform.run(&["status"]).out;
     assert!(status.contains(&format!("\nclickhouse has read another {TOPIC} than there is now")), "{status}");
+    for command in [["verify", "clickhouse"].as_slice(), &["rebuild", "clickhouse", "order_placed", "--fewer"]] {
+        let refused = shop.platform.run(command);
+        assert_eq!(refused.code(), 64, "{}", refused.err);
+        assert!(refused.err.contains(&format!("topic {TOPIC} was recreated")), "{}", refused.err);
+    }
     // Nothing of the old log is lost, and everything of the new one comes, though offsets begin anew.
     let forget = "delete from millrace.checkpoint where pipeline = 'clickhouse' and topic = $1";
     sqlx::query(forget).bind(TOPIC).execute(&postgres).await.unwrap();

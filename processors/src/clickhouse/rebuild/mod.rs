@@ -261,7 +261,7 @@ impl Work<'_> {
         };
         format!(
             "{left_out} events of {table} are not in the log: `millrace verify clickhouse` names them, and --fewer does \
-             without them{unread}"
+             without them. Where the topic was recreated they may be of the former log, and nowhere else{unread}"
         )
     }
 
