@@ -1,5 +1,6 @@
 //! Avro datums in and out. Bounded: no length in a datum makes us allocate more than it can hold.
 
+use crate::bounds::LENGTH_MAX;
 use crate::compatibility::{fixed, named};
 use apache_avro::Schema;
 use apache_avro::error::Details;
@@ -12,9 +13,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::io;
-
-/// What one length inside a datum may ask for: a record is at most 1 MiB, this leaves room for its parts.
-const ALLOCATION_BYTES_MAX: usize = 4 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -50,7 +48,7 @@ impl WriterSchema {
     /// When the text is not an Avro schema, not a record's, or one whose values may nest without end: values are read
     /// by recursion, and a stack has one.
     pub fn parse(id: u32, text: &str) -> anyhow::Result<Self> {
-        max_allocation_bytes(ALLOCATION_BYTES_MAX); // the first call counts, all ask the same
+        max_allocation_bytes(LENGTH_MAX); // the first call counts, all ask the same
         let schema = Schema::parse_str(text)?;
         let fullname = readable(id, &schema)?;
         // What was refused is asked for again, and must not stay.

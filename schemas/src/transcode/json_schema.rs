@@ -3,6 +3,7 @@
 //! Says as much of it as JSON Schema can; where they differ the plan decides, which every event meets.
 
 use super::plan::{DAYS, INTS, KEY_BYTES_MAX, LONGS, MICROS, tag};
+use crate::bounds::{ARRAY_ITEMS_MAX, MAP_ENTRIES_MAX};
 use crate::compatibility::{base, fixed};
 use crate::{Contract, Version};
 use apache_avro::Schema;
@@ -72,10 +73,13 @@ fn of(schema: &Schema) -> Json {
         Schema::Date => integer(&DAYS, "days since 1970-01-01"),
         Schema::TimestampMicros => integer(&MICROS, "microseconds since 1970-01-01T00:00:00Z"),
         Schema::Enum(EnumSchema { symbols, .. }) => json!({ "type": "string", "enum": symbols }),
-        Schema::Array(array) => json!({ "type": "array", "items": of(&array.items) }),
-        Schema::Map(map) => {
-            json!({ "type": "object", "additionalProperties": of(&map.types), "propertyNames": { "pattern": TEXT } })
-        }
+        Schema::Array(array) => json!({ "type": "array", "items": of(&array.items), "maxItems": ARRAY_ITEMS_MAX }),
+        Schema::Map(map) => json!({
+            "type": "object",
+            "additionalProperties": of(&map.types),
+            "propertyNames": { "pattern": TEXT },
+            "maxProperties": MAP_ENTRIES_MAX,
+        }),
         Schema::Union(branches) => union(branches),
         Schema::Record(inner) => record(inner),
         other => match base(other) {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::bounds::{ARRAY_ITEMS_MAX, MAP_ENTRIES_MAX};
 use crate::{Contracts, WriterSchema, value_from_json, value_to_json};
 use apache_avro::Schema;
 use described::MadeUp;
@@ -364,4 +365,39 @@ fn neither_depth_nor_size_nor_a_flood_of_errors_takes_more_than_its_bound() {
     let name = "n~/".repeat(10_000);
     let unknown = encoded(&plan, &json!({ "id": "x", name: 1 }).to_string()).unwrap_err().remove(0);
     assert!(unknown.pointer.starts_with("/n~0~1n~0~1") && unknown.pointer.len() < 200, "{unknown}");
+}
+
+/// As JSON, with so many items, or members.
+fn list(count: usize) -> String {
+    format!(r#"{{"id": "x", "list": [{}]}}"#, vec!["0.5"; count].join(","))
+}
+
+fn map(count: usize) -> String {
+    let members: Vec<_> = (0..count).map(|n| format!(r#""{n}":true"#)).collect();
+    format!(r#"{{"id": "x", "map": {{"map": {{{}}}}}}}"#, members.join(","))
+}
+
+#[test]
+fn what_is_taken_can_be_read_however_many_items_it_has_and_one_more_is_refused_where_it_stands() {
+    let fields = [
+        json!({ "name": "list", "type": { "type": "array", "items": "double" }, "default": [] }),
+        json!({ "name": "map", "type": ["null", { "type": "map", "values": "boolean" }], "default": null }),
+    ];
+    let (plan, writer) = plan(&fields);
+    for most in [list(ARRAY_ITEMS_MAX), map(MAP_ENTRIES_MAX)] {
+        writer.decode(&encoded(&plan, &most).unwrap()).unwrap();
+    }
+    let cases = [
+        (list(ARRAY_ITEMS_MAX + 1), "/list: expected an array of at most 74898 items, found more of them"),
+        (list(80_000), "/list: expected an array of at most 74898 items, found more of them"),
+        (map(MAP_ENTRIES_MAX + 1), "/map/map: expected an object of at most 52428 members, found more of them"),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(wrong(&plan, &text), [expected]);
+        let also = text.replace("\"x\"", "7");
+        assert_eq!(wrong(&plan, &also).len(), 2, "reading goes on");
+        let (mut datum, json) = (Vec::new(), serde_json::from_str(&text).unwrap());
+        writer.encode_value(&value_from_json(writer.schema, &json).unwrap(), &mut datum).unwrap();
+        assert!(writer.decode(&datum).is_err(), "nobody could read it");
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::plan::{Field, KEY_BYTES_MAX, Node, Record, Union};
 use super::{VIOLATIONS_MAX, Violation};
+use crate::bounds::{ARRAY_ITEMS_MAX, MAP_ENTRIES_MAX};
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::collections::HashSet;
@@ -203,12 +204,18 @@ impl<'o> Output<'o> {
     fn array<'de, A: SeqAccess<'de>>(&mut self, items: &Node, at: &Place<'_>, json: &mut A) -> Result<(), A::Error> {
         let block = self.begin_block();
         let mut count = 0;
-        while json.next_element_seed(Slot { node: items, at: &Place::Item(at, count), output: self })?.is_some() {
+        while count < ARRAY_ITEMS_MAX
+            && json.next_element_seed(Slot { node: items, at: &Place::Item(at, count), output: self })?.is_some()
+        {
             count += 1;
             self.refuse_too_large()?;
         }
         self.end_block(block, count);
-        Ok(())
+        if count < ARRAY_ITEMS_MAX || json.next_element::<IgnoredAny>()?.is_none() {
+            return Ok(());
+        }
+        while json.next_element::<IgnoredAny>()?.is_some() {}
+        self.violation(at, format!("an array of at most {ARRAY_ITEMS_MAX} items"), "more of them")
     }
 
     fn map<'de, A: MapAccess<'de>>(
@@ -221,6 +228,11 @@ impl<'o> Output<'o> {
         let block = self.begin_block();
         let mut names = HashSet::new();
         while let Some(name) = first.take().map_or_else(|| json.next_key::<String>(), |first| Ok(Some(first)))? {
+            if names.len() == MAP_ENTRIES_MAX {
+                json.next_value::<IgnoredAny>()?;
+                while json.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                return self.violation(at, format!("an object of at most {MAP_ENTRIES_MAX} members"), "more of them");
+            }
             let at = Place::Member(at, &name);
             if name.contains('\0') {
                 self.violation(&at, "a name without NUL", "one")?;

@@ -16,7 +16,7 @@ mod mutate;
 use apache_avro::Schema;
 use counting::peak;
 use millrace_schemas::{Contracts, JsonPlan, Version, WriterSchema, value_from_json};
-use mutate::Mutator;
+use mutate::{BYTES_MAX, Mutator};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
@@ -28,12 +28,15 @@ const SECONDS: u64 = 5;
 /// Seeds at once: the first so many whose outcome was new.
 const SEEDS_MAX: usize = 2000;
 
-/// One length may ask for 4 MiB (`ALLOCATION_BYTES_MAX` in the codec), and each list within a list for as much.
+/// Long inputs are slow, and need luck of their own.
+const LONG_ONE_IN: u64 = 100;
+
+/// One length may ask for 4 MiB (`bounds::LENGTH_MAX`), and each list within a list for as much.
 const DATUM_BYTES: usize = 3 * (4 << 20);
 /// Values are larger than what they are read from: an item of one byte is 56 in memory, with its name more.
 const DATUM_BYTES_PER_BYTE: usize = 400;
-/// The largest datum, in these tests, that JSON may become.
-const ENCODED_BYTES_MAX: usize = 64 << 10;
+/// The largest datum, in these tests, that JSON may become: of more items than a list may have.
+const ENCODED_BYTES_MAX: usize = 256 << 10;
 /// For the datum as it doubles, and a page of violations.
 const JSON_BYTES: usize = 3 * ENCODED_BYTES_MAX + (64 << 10);
 const JSON_BYTES_PER_BYTE: usize = 8;
@@ -47,15 +50,19 @@ fn fuzz(kind: &str, mut seeds: Vec<Vec<u8>>, outcome: impl Fn(&[u8]) -> String) 
     let seed: u64 = rand::random();
     let seconds = std::env::var("MILLRACE_FUZZ_SECONDS").map_or(SECONDS, |seconds| seconds.parse().unwrap());
     println!("{kind}: seed {seed}, {seconds} s");
-    let (mut mutator, mut known, mut tried) = (Mutator::seeded(seed), BTreeSet::new(), 0);
+    let (mut mutator, mut known, mut tried) = (Mutator::seeded(seed), BTreeSet::new(), 0_u64);
     for input in &seeds {
         known.insert(tried_out(&corpus, input, &outcome));
     }
+    let whole = seeds.len(); // those that come are damaged
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
-        let input = mutator.mutated(&seeds);
+        let input = match tried % LONG_ONE_IN {
+            0 => mutator.lengthened(&seeds[..whole]),
+            _ => mutator.mutated(&seeds),
+        };
         let is_new = known.insert(tried_out(&corpus, &input, &outcome));
-        if is_new && seeds.len() < SEEDS_MAX {
+        if is_new && seeds.len() < SEEDS_MAX && input.len() <= BYTES_MAX {
             seeds.push(input);
         }
         tried += 1;

@@ -5,7 +5,9 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 /// Larger than any seed, so that growing is tried too; small, so that many are.
-const BYTES_MAX: usize = 4096;
+pub const BYTES_MAX: usize = 4096;
+/// What is put into a list at once: more items than any reader takes.
+const LIST_BYTES: usize = 256 << 10;
 /// What lengths and counts become: around the edges of types and limits. Zigzag varints, as Avro writes them.
 const LENGTHS: &[i64] =
     &[0, -1, 1, -64, 127, 1 << 16, (4 << 20) - 1, 4 << 20, (4 << 20) + 1, 1 << 31, i64::MAX, i64::MIN, -(1 << 40)];
@@ -54,6 +56,17 @@ impl Mutator {
             self.damage(&mut input, other);
         }
         input.truncate(BYTES_MAX);
+        input
+    }
+
+    /// What stands between a comma and the next, again and again: most often a list that is too long.
+    pub fn lengthened(&mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
+        let mut input = self.one_of(seeds).to_vec();
+        let at = self.0.random_range(0..=input.len());
+        let Some(from) = input[at..].iter().position(|byte| *byte == b',').map(|next| at + next) else { return input };
+        let behind = input[from + 1..].iter().position(|byte| b",]}".contains(byte));
+        let piece = input[from..behind.map_or(input.len(), |next| from + 1 + next)].to_vec();
+        insert(&mut input, from, LIST_BYTES / piece.len(), &piece);
         input
     }
 

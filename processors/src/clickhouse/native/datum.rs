@@ -1,13 +1,7 @@
 //! Avro's binary encoding, read from a slice. Allocates nothing and believes no length.
 
+use millrace_schemas::bounds::{ARRAY_ITEMS_MAX, LENGTH_MAX, MAP_ENTRIES_MAX};
 use std::fmt;
-
-/// What one length inside a datum may ask for, as the codec has it: a record is at most 1 MiB.
-const LENGTH_MAX: usize = 4 << 20;
-
-/// Items of one array or map, at most: the codec bounds what they would weigh as values, and both must refuse the same.
-const ITEMS_MAX: usize = LENGTH_MAX / size_of::<apache_avro::types::Value>();
-const ENTRIES_MAX: usize = LENGTH_MAX / size_of::<(String, apache_avro::types::Value)>();
 
 /// Why bytes are no value of their schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +57,7 @@ pub(super) enum Collection {
 impl<'d> Datum<'d> {
     pub fn new(bytes: &'d [u8]) -> Self {
         // Those that take bytes, as many again that take none, and one count that lies.
-        Self { rest: bytes, items: bytes.len().saturating_add(2 * ITEMS_MAX) }
+        Self { rest: bytes, items: bytes.len().saturating_add(2 * ARRAY_ITEMS_MAX) }
     }
 
     /// Unsigned LEB128, most often of one byte.
@@ -171,8 +165,8 @@ impl<'d> Datum<'d> {
         }
         let count = usize::try_from(count).map_err(|_| Broken::Length)?;
         let max = match of {
-            Collection::Array => ITEMS_MAX,
-            Collection::Map => ENTRIES_MAX,
+            Collection::Array => ARRAY_ITEMS_MAX,
+            Collection::Map => MAP_ENTRIES_MAX,
         };
         if before.checked_add(count).is_none_or(|total| total > max) || count > self.items {
             return Err(Broken::TooMany);

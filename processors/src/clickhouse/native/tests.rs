@@ -10,6 +10,7 @@ use apache_avro::Schema;
 use apache_avro::types::Value;
 use chrono::DateTime;
 use generated::Generator;
+use millrace_schemas::bounds::{ARRAY_ITEMS_MAX, MAP_ENTRIES_MAX};
 use millrace_schemas::{Contracts, Envelope, WriterSchema, value_from_json};
 use millrace_stream::{Position, Reason, Reject};
 use rand::RngExt;
@@ -323,6 +324,22 @@ fn items_that_take_no_bytes_are_not_read_and_a_count_that_lies_is_refused() {
     let error = append(&both.plan, b"\x02\x80\x89\x7a\x00\x00", 3, &mut both.columns);
     assert!(error.unwrap_err().error.ends_with("too many items"));
     assert_eq!(both.columns.rows(), 1);
+}
+
+#[test]
+fn arrays_and_maps_are_read_up_to_the_bound_that_the_door_keeps_and_no_further() {
+    let list = r#"{"name": "a", "type": {"type": "array", "items": "boolean"}}"#;
+    let map = r#"{"name": "m", "type": {"type": "map", "values": "boolean"}}"#;
+    let contract = record(&format!("{list}, {map}"));
+    let mut both = Both::new(&contract, &contract).unwrap();
+    let value = |items: usize, entries: usize| {
+        let map = (0..entries).map(|n| (n.to_string(), Value::Boolean(true))).collect();
+        let list = Value::Array(vec![Value::Boolean(true); items]);
+        Value::Record(vec![("a".to_owned(), list), ("m".to_owned(), Value::Map(map))])
+    };
+    assert!(both.append_value(&value(ARRAY_ITEMS_MAX, MAP_ENTRIES_MAX)));
+    assert!(!both.append_value(&value(ARRAY_ITEMS_MAX + 1, 0)));
+    assert!(!both.append_value(&value(0, MAP_ENTRIES_MAX + 1)));
 }
 
 #[test]
