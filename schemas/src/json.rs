@@ -47,8 +47,12 @@ fn read(schema: &Schema, json: &Json, path: &str, unions: Unions) -> Result<Valu
         Schema::Null if json.is_null() => Ok(Value::Null),
         Schema::Null => Err(expected("null")),
         Schema::Boolean => json.as_bool().map(Value::Boolean).ok_or_else(|| expected("true or false")),
-        Schema::Float => float(json).map(|value| Value::Float(value as f32)).ok_or_else(|| expected("a number")),
-        Schema::Double => float(json).map(Value::Double).ok_or_else(|| expected("a number")),
+        Schema::Float => {
+            let narrow =
+                float(json, unions).map(|value| value as f32).filter(|value| value.is_finite() || json.is_string());
+            narrow.map(Value::Float).ok_or_else(|| expected("a number that a float (32 bits) holds"))
+        }
+        Schema::Double => float(json, unions).map(Value::Double).ok_or_else(|| expected("a number")),
         Schema::String => json.as_str().map(|text| Value::String(text.to_owned())).ok_or_else(|| expected("a string")),
         Schema::Uuid(UuidSchema::String) => {
             let parsed = json.as_str().and_then(|text| uuid::Uuid::parse_str(text).ok());
@@ -106,9 +110,10 @@ fn long(schema: &Schema, value: i64) -> Value {
 /// JSON has no such numbers; Java's encoder writes them as text.
 const NOT_FINITE: [(&str, f64); 3] = [("NaN", f64::NAN), ("Infinity", f64::INFINITY), ("-Infinity", f64::NEG_INFINITY)];
 
-fn float(json: &Json) -> Option<f64> {
+/// No default is one of them: the gateway writes it into events, in which it takes none.
+fn float(json: &Json, unions: Unions) -> Option<f64> {
     let named = |text: &str| NOT_FINITE.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
-    json.as_f64().or_else(|| json.as_str().and_then(named))
+    json.as_f64().or_else(|| json.as_str().filter(|_| unions == Unions::Tagged).and_then(named))
 }
 
 /// Bytes, fixed, and what annotates them: the bytes are written plainly and read as what they stand for.

@@ -8,7 +8,8 @@
 //! A plan is compiled once from a version of a contract. The datum grows as the JSON is read; a violation makes it
 //! worthless and reading goes on, so that a sender hears of all of them at once. The mapping is Avro's JSON encoding
 //! as [`crate::json`] has it, with what people write by hand besides: in a union a value may stand without its tag.
-//! It is stricter where a consumer could not use the value: text without NUL, numbers, times and decimals that fit.
+//! It is stricter where a consumer could not use the value: text without NUL, finite numbers, times and decimals that
+//! fit.
 
 mod json_schema;
 mod plan;

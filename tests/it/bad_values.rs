@@ -1,11 +1,14 @@
-//! Values that no column holds, numbers that are none, and symbols that the contract does not know yet.
+//! Values that no column holds, numbers that are none, which the gateway refuses and a log may hold all the same, and
+//! symbols that the contract does not know yet.
 
 use crate::commands::temporary;
+use crate::gateway::Door;
 use crate::platform::{Platform, eventually, local_engine};
 use millrace_schemas::{Envelope, WriterSchema, value_from_json, wire};
 use millrace_stream::{KafkaConfig, Outgoing, Publisher};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use uuid::Uuid;
 
 const TOPIC: &str = "shop.reading.v1";
 const SUBJECT: &str = "shop.reading.v1-shop.reading.ReadingTaken";
@@ -80,6 +83,24 @@ impl Sensors {
         self.publisher.enqueue(&outgoing).await.unwrap().wait().await.unwrap();
     }
 
+    /// What a gateway says of a reading with this temperature, sent as JSON and as Avro: status and errors.
+    async fn offered(&self, door: &Door, writer: &WriterSchema, celsius: &str) -> Vec<(u16, Value)> {
+        let mut reading = good();
+        reading["celsius"] = json!(celsius);
+        let mut datum = Vec::new();
+        writer.encode_value(&value_from_json(writer.schema, &reading).unwrap(), &mut datum).unwrap();
+        let mut said = Vec::new();
+        for (kind, data) in [("application/json", reading.to_string().into_bytes()), ("application/avro", datum)] {
+            let id = Uuid::now_v7().to_string();
+            let sent = reqwest::Client::new().post(format!("{}/v1/events", door.url)).bearer_auth(&door.token);
+            let sent = sent.header("ce-specversion", "1.0").header("ce-id", id).header("ce-source", "/judge");
+            let sent = sent.header("ce-type", "reading.taken").header("content-type", kind).body(data);
+            let answer = sent.send().await.unwrap();
+            said.push((answer.status().as_u16(), answer.json::<Value>().await.unwrap()["errors"].take()));
+        }
+        said
+    }
+
     async fn number(&self, sql: &str) -> i64 {
         self.platform.clickhouse(&format!("select toInt64({sql}) as n from events.reading_taken")).await[0]["n"]
             .as_i64()
@@ -118,7 +139,12 @@ async fn what_fits_no_column_is_set_aside_by_field_and_what_is_odd_arrives_as_it
         sensors.publish(&writer, fields, at).await;
         sensors.publish(&writer, &json!({}), NOW).await; // the flow goes on behind each
     }
+    let door = Door::open(&sensors.platform, &[]).await;
     for celsius in ["NaN", "Infinity", "-Infinity"] {
+        let error =
+            json!({ "pointer": "/data/celsius", "expected": "a finite number", "found": format!("{celsius:?}") });
+        let refused = (400, json!([error]));
+        assert_eq!(sensors.offered(&door, &writer, celsius).await, [refused.clone(), refused], "{celsius}");
         sensors.publish(&writer, &json!({ "celsius": celsius }), NOW).await;
     }
     sensors.publish(&newer, &json!({ "state": "MELTED" }), NOW).await;
@@ -143,7 +169,7 @@ async fn what_fits_no_column_is_set_aside_by_field_and_what_is_odd_arrives_as_it
     // The contract learns the symbol, and the table is made right from the log.
     write(&sensors.project, "schemas/avro/reading.taken/2.avsc", &contract(&["UNKNOWN", "FINE", "MELTED"]).to_string());
     assert!(process.is_running() && sink.is_running(), "{}{}", process.log(), sink.log());
-    assert_eq!((process.stop(), sink.stop()), (0, 0));
+    assert_eq!((process.stop(), sink.stop(), door.role.stop()), (0, 0, 0));
     let migrated = sensors.platform.run(&["migrate"]);
     assert_eq!(migrated.code(), 0, "{}", migrated.err);
     assert_eq!(

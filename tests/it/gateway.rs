@@ -239,7 +239,7 @@ async fn each_kind_of_bad_input_has_its_stated_answer_and_nothing_of_it_is_in_th
     let cases: Vec<(&str, u16, Vec<u8>)> = vec![
         ("no JSON", 400, b"{".to_vec()),
         ("nothing", 400, vec![]),
-        ("NaN", 400, by("NaN")),
+        ("NaN, which is no JSON", 400, by("NaN")), // as a number's text: `bad_values`
         ("NUL in text", 400, by(r#""a\u0000b""#)),
         ("bytes that are no UTF-8", 400, not_utf8),
         ("half a character", 400, by(r#""\ud800""#)),

@@ -304,7 +304,9 @@ pub(super) mod tests {
     use super::*;
     use crate::gateway::access::Way;
     use crate::gateway::cloudevent::Mode;
+    use apache_avro::Schema;
     use axum::http::HeaderMap;
+    use millrace_schemas::Version;
     use serde_json::{Value as Json, json};
 
     const V7: &str = "019b76da-a800-7000-8000-000000000001";
@@ -430,6 +432,29 @@ pub(super) mod tests {
         assert!(prepare(&huge).is_none());
         assert!(prepare(&[&datum[..], b"\0"].concat()).is_none());
         assert!(prepare(&vec![0; VALUE_BYTES_MAX]).is_none());
+    }
+
+    #[test]
+    fn what_no_consumer_could_use_is_refused_where_it_stands_in_avro_too() {
+        let text = r#"{"type": "record", "name": "R", "fields": [
+            {"name": "order_id", "type": "string"}, {"name": "celsius", "type": "double"}]}"#;
+        let version = Version { number: 1, schema: Schema::parse_str(text).unwrap(), text: text.to_owned() };
+        let contract = Contracts::embedded().unwrap().get("order.placed").unwrap().clone(); // for its key
+        let schema = Arc::new(WriterSchema::parse(8, text).unwrap());
+        let plan = JsonPlan::compile(&version, &contract.key, VALUE_BYTES_MAX).unwrap();
+        let route = Route::new(&contract, vec![Writer { schema, plan, dataschema: String::new() }]);
+        let pointers = |celsius: f64| {
+            let mut event = Submitted::default();
+            event.data = Some(Data::Avro(Cow::Owned([&b"\x02x"[..], &celsius.to_le_bytes()].concat())));
+            let is_written = route.write(&mut event).is_some();
+            assert_ne!(is_written, !event.violations.is_empty());
+            event.violations.into_iter().map(|violation| violation.to_string()).collect::<Vec<_>>()
+        };
+        assert!(pointers(-21.5).is_empty());
+        for (celsius, found) in [(f64::NAN, "NaN"), (f64::INFINITY, "Infinity"), (f64::NEG_INFINITY, "-Infinity")] {
+            let expected = format!("/data/celsius: expected a finite number, found {found:?}");
+            assert_eq!(pointers(celsius), [expected]);
+        }
     }
 
     #[test]

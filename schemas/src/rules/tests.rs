@@ -116,6 +116,10 @@ fn each_rule_says_where_it_is_broken_and_what_to_do() {
          "$.fields[4].type [union]: the only unions are ['null', T] and [T, 'null']: split the rest into fields or types"),
         ("'type': 'long'", "'type': 'long', 'default': 1.5",
          "$.fields[1].default [default]: the default does not fit the field's type: expected a long (64 bits), found 1.5"),
+        ("'type': 'int'", "'type': 'double', 'default': 'NaN'",
+         "$.fields[5].type.items.fields[0].default [default]: the default does not fit the field's type: expected a number, found 'NaN'"),
+        ("'type': 'int'", "'type': 'float', 'default': 1e39",
+         "$.fields[5].type.items.fields[0].default [default]: the default does not fit the field's type: expected a number that a float (32 bits) holds, found 1e+39"),
         ("['NEW', 'UNKNOWN']", "['NEW', 'NEW']",
          "$.fields[3].type.symbols[1] [enum]: the symbol `NEW` is there twice: remove one\n\
           $.fields[3].type.default [enum]: 'UNKNOWN' is not among the symbols"),

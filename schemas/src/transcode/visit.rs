@@ -308,10 +308,7 @@ impl Scalar<'_> {
             Self::Integer(value) => Some(value as f64),
             Self::Large(value) => Some(value as f64),
             Self::Number(value) => Some(value),
-            // JSON has no such numbers; Java's encoder writes them as text.
-            Self::Text("NaN") => Some(f64::NAN),
-            Self::Text("Infinity") => Some(f64::INFINITY),
-            Self::Text("-Infinity") => Some(f64::NEG_INFINITY),
+            // "NaN", as Java's encoder writes it, is none either: one of them, and a column has no sum.
             Self::Null | Self::Boolean(_) | Self::Text(_) => None,
         }
     }
@@ -375,7 +372,7 @@ fn put_number(node: &Node, value: Scalar<'_>, into: &mut Vec<u8>) -> bool {
         return true;
     }
     let narrow = value as f32;
-    if narrow.is_infinite() && value.is_finite() {
+    if narrow.is_infinite() {
         return false; // a float can't hold it
     }
     into.extend_from_slice(&narrow.to_le_bytes());
