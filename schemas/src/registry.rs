@@ -17,10 +17,14 @@ use std::time::{Duration, Instant};
 /// A registry answers from memory; slower than this means it is down.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a registry that did not answer is taken to be away: what was kept on disk answers at once meanwhile, or each
+/// schema would wait for it anew.
+const AWAY_FOR: Duration = Duration::from_secs(5);
 /// How long an unknown id stays unknown: a storm of garbage must not become a storm of requests.
 const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 /// Unknown ids remembered at once; a garbage stream could invent four billion.
 const UNKNOWN_MAX: usize = 10_000;
+const STILL_SILENT: &str = "did not answer a moment ago";
 /// A schema larger than this is a mistake.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// References of one schema, with theirs: more than any has, each is a request.
@@ -55,6 +59,8 @@ pub struct Registry {
     unknown: Arc<RwLock<HashMap<u32, Instant>>>,
     /// For the time when the registry is away.
     kept: Option<Arc<Kept>>,
+    /// When it last gave no answer, if that was all it gave since.
+    silent: Arc<RwLock<Option<tokio::time::Instant>>>,
 }
 
 impl Registry {
@@ -65,7 +71,8 @@ impl Registry {
     pub fn new(url: &str) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().timeout(REQUEST_DEADLINE).connect_timeout(CONNECT_DEADLINE).build()?;
         let (url, base) = (with_login(url, "", None)?, url.trim_end_matches('/').into());
-        Ok(Self { url, base, http, known: Arc::default(), unknown: Arc::default(), kept: None })
+        let (known, unknown, silent) = (Arc::default(), Arc::default(), Arc::default());
+        Ok(Self { url, base, http, known, unknown, kept: None, silent })
     }
 
     /// Keeps what it learns beneath this directory, and takes it from there while the registry does not answer.
@@ -98,14 +105,22 @@ impl Registry {
         if read(&self.unknown).get(&id).is_some_and(|since| since.elapsed() < UNKNOWN_FOR) {
             return Err(RegistryError::UnknownId(id));
         }
+        let kept = || self.kept.as_deref()?.schema(id);
+        if let Some(schema) = self.is_silent().then(kept).flatten() {
+            return self.recall(id, schema, &self.unreachable(STILL_SILENT));
+        }
         match self.ask_for(id).await {
             Ok(answer) => self.learn(id, &answer),
             Err(RegistryError::UnknownId(_)) => Err(self.note_unknown(id)),
-            Err(away) => match self.kept.as_deref().and_then(|kept| kept.schema(id)) {
+            Err(away) => match kept() {
                 Some(schema) => self.recall(id, schema, &away),
                 None => Err(away),
             },
         }
+    }
+
+    fn is_silent(&self) -> bool {
+        read(&self.silent).is_some_and(|since| since.elapsed() < AWAY_FOR)
     }
 
     async fn ask_for(&self, id: u32) -> Result<SchemaAnswer, RegistryError> {
@@ -200,11 +215,15 @@ impl Registry {
     ) -> Result<Arc<WriterSchema>, RegistryError> {
         let subject = contract.subject();
         let text = version.text.clone();
+        let kept = || self.kept.as_deref()?.id_of(&text);
+        if let Some(id) = self.is_silent().then(kept).flatten() {
+            return self.recall(id, text, &self.unreachable(STILL_SILENT));
+        }
         let answer = self.post(&format!("/subjects/{subject}")).json(&json!({ "schema": text })).send().await;
         match self.answer::<IdAnswer>(answer).await {
             Ok(Ok(answer)) => self.learn(answer.id, &SchemaAnswer::avro(text)),
             Ok(Err(refusal)) => Err(refusal.of_subject(subject, "; `millrace migrate` registers contracts")),
-            Err(away) => match self.kept.as_deref().and_then(|kept| kept.id_of(&text)) {
+            Err(away) => match kept() {
                 Some(id) => self.recall(id, text, &away),
                 None => Err(away),
             },
@@ -280,10 +299,14 @@ impl Registry {
         &self,
         sent: Result<reqwest::Response, reqwest::Error>,
     ) -> Result<Result<T, Refusal>, RegistryError> {
-        let response =
-            sent.map_err(|error| self.unreachable(format!("did not answer: {:#}", anyhow::Error::from(error))))?;
-        let status = response.status();
-        let body = body(response).await.map_err(|error| self.unreachable(format!("stopped in mid-answer: {error}")))?;
+        let answered = match sent {
+            Ok(response) => Ok((response.status(), body(response).await)),
+            Err(error) => Err(self.unreachable(format!("did not answer: {:#}", anyhow::Error::from(error)))),
+        };
+        let is_whole = matches!(answered, Ok((_, Ok(_))));
+        *self.silent.write().unwrap_or_else(PoisonError::into_inner) = (!is_whole).then(tokio::time::Instant::now);
+        let (status, body) = answered?;
+        let body = body.map_err(|error| self.unreachable(format!("stopped in mid-answer: {error}")))?;
         if status.is_server_error() || status == 429 {
             return Err(self.unreachable(format!("answered {status}")));
         }
@@ -446,6 +469,31 @@ mod tests {
         assert!(matches!(anew.by_id(7).await, Err(RegistryError::UnknownId(7))));
         let elsewhere = Registry::new("http://127.0.0.1:1").unwrap().kept_in(directory.path());
         assert!(elsewhere.usable().await.is_err() && elsewhere.by_id(7).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_takes_requests_and_never_answers_is_waited_for_once_and_not_by_each_contract() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (directory, silent) = (tempfile::tempdir().unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let contracts = Contracts::embedded().unwrap();
+        let versions: Vec<_> =
+            contracts.iter().flat_map(|contract| contract.versions().iter().map(move |it| (contract, it))).collect();
+        let kept = Kept::of(&url, directory.path());
+        for (id, (_, version)) in (1..).zip(&versions) {
+            kept.keep(id, &version.text).unwrap();
+        }
+        let registry = Registry::new(&url).unwrap().kept_in(directory.path());
+        let since = tokio::time::Instant::now();
+        for (id, (contract, version)) in (1..).zip(&versions) {
+            assert_eq!(registry.version_writer(contract, version).await.unwrap().id, id);
+        }
+        let again = Registry { known: Arc::default(), ..registry.clone() };
+        for id in 1..=u32::try_from(versions.len()).unwrap() {
+            again.by_id(id).await.unwrap();
+        }
+        assert!(since.elapsed() < 2 * REQUEST_DEADLINE, "{} schemas took {:?}", versions.len(), since.elapsed());
+        assert!(matches!(registry.by_id(1000).await, Err(RegistryError::Unreachable(_))), "which nobody kept");
     }
 
     #[tokio::test]

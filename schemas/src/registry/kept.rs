@@ -1,6 +1,7 @@
 //! What the registry said, kept on disk: a process that is started while it is away writes and reads what it knew.
 //!
-//! Never asked first: a registry that was made anew gives its ids other meanings, and only it knows.
+//! Asked first only for seconds after the registry gave no answer: one that was made anew gives its ids other meanings,
+//! and only it knows.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
