@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::future::{BoxFuture, join_all};
+use millrace_producers::serve::{Limits, plainly};
 use prometheus_client::registry::Registry as Metrics;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -15,6 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 /// A dependency that takes longer to answer is not ready.
 const CHECK_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Those who scrape and probe, and a few people.
+const CONNECTIONS_MAX: usize = 32;
+const NO_ROOM: &str = "as many connections are open as an ops port takes; ask again";
+/// Longer than an answer takes; its loss is nobody's.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Asks one dependency; the error is shown to the operator.
 pub type Check = Box<dyn Fn() -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
@@ -26,14 +33,15 @@ pub struct Ops {
     pub checks: Vec<(&'static str, Check)>,
 }
 
-/// Serves until cancelled.
-pub async fn serve(listener: TcpListener, ops: Ops, stop: CancellationToken) -> anyhow::Result<()> {
+/// Serves until cancelled. False when somebody was left without an answer.
+pub async fn serve(listener: TcpListener, ops: Ops, stop: CancellationToken) -> bool {
     let router = Router::new()
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(Arc::new(ops));
-    Ok(axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await?)
+    let limits = Limits { connections: CONNECTIONS_MAX, no_room: NO_ROOM, drain: DRAIN_DEADLINE };
+    plainly(listener, router, limits, stop).await
 }
 
 async fn readyz(State(ops): State<Arc<Ops>>) -> Response {

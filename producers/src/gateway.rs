@@ -21,25 +21,25 @@ mod publish;
 pub mod quarantine;
 mod redis;
 mod refusals;
-mod serve;
 mod spool;
 mod throttle;
 mod tls;
 mod topics;
 mod window;
 
+pub use crate::serve::HEADER_DEADLINE;
 pub use access::{KeyConfig, hash_of_key};
 pub use body::BODY_DEADLINE;
 pub use jwt::JwtConfig;
 pub use metrics::GatewayMetrics;
 pub use redis::RedisConfig;
-pub use serve::HEADER_DEADLINE;
 pub use spool::SpoolConfig;
 pub use throttle::{LimitsConfig, RateConfig};
+pub(crate) use tls::Tls;
 pub use tls::TlsConfig;
 
 use crate::catalogue::Catalogue;
-use crate::in_bounds;
+use crate::{in_bounds, serve};
 use access::{Access, Denied, Principal};
 use answer::{Answer, Problem, Status, Verdict, for_batch, for_one};
 use axum::Router;
@@ -65,7 +65,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use throttle::Throttle;
-use tls::Tls;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use topics::Topics;
@@ -253,7 +252,11 @@ impl Gateway {
             in_background(&stop, async move { spool.drain().await });
         }
         let connections = state.metrics.connections.clone();
-        let limits = serve::Limits { connections: config.connections, drain: config.deadline() + serve::DRAIN_SLACK };
+        let limits = serve::Limits {
+            connections: config.connections,
+            no_room: "as many connections are open as may be (gateway.connections); nothing was published",
+            drain: config.deadline() + serve::ANSWER_DEADLINE,
+        };
         serve::serve(listener, router(state), tls, limits, connections, stop).await
     }
 }

@@ -9,6 +9,7 @@ pub mod gateway;
 pub mod oracle;
 pub mod outbox;
 pub mod registry;
+pub mod serve;
 pub mod simulate;
 
 pub use catalogue::{Catalogue, Consumer, Readers};

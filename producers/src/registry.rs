@@ -10,11 +10,13 @@ mod settings;
 mod store;
 mod submitted;
 
+use crate::serve::{ANSWER_DEADLINE, Limits, plainly};
 use answer::{Answer, Refusal, answer, not_found, too_large};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{self, DefaultBodyLimit, FromRequestParts, Query, State};
 use axum::http::request::Parts;
+use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Router, http::StatusCode};
@@ -25,16 +27,31 @@ use serde_json::json;
 use settings::Access;
 use sqlx::PgPool;
 use std::collections::HashMap;
+use std::time::Duration;
 use store::{Deleted, Known, Registered, Store, Version};
 use submitted::{Request, Submitted};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 /// What a subject asks of its next version where nobody said anything else.
 pub const DEFAULT_LEVEL: Mode = Mode::FullTransitive;
 /// A schema larger than this is a mistake.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
-/// The registry over a database that `millrace migrate` prepared.
-pub fn router(pool: PgPool) -> Router {
+/// Connections at once. Each may hold a body; clients keep one or two for as long as they ask.
+const CONNECTIONS_MAX: usize = 256;
+const NO_ROOM: &str = "as many connections are open as the registry takes; ask again";
+/// From a request's head to its answer: a body over a slow line, and twice what is waited for the database.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Serves the registry over a database that `millrace migrate` prepared, until cancelled; then lets what is in hand be
+/// answered. False when that took too long.
+pub async fn serve(listener: TcpListener, pool: PgPool, stop: CancellationToken) -> bool {
+    let limits = Limits { connections: CONNECTIONS_MAX, no_room: NO_ROOM, drain: REQUEST_DEADLINE + ANSWER_DEADLINE };
+    plainly(listener, router(pool), limits, stop).await
+}
+
+fn router(pool: PgPool) -> Router {
     Router::new()
         .route("/", get(async || answer(&json!({}))))
         .route("/subjects", get(subjects))
@@ -57,7 +74,13 @@ pub fn router(pool: PgPool) -> Router {
         .fallback(async || not_found())
         .method_not_allowed_fallback(async || Refusal::new(StatusCode::METHOD_NOT_ALLOWED, 405, "no such method here"))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(in_time))
         .with_state(Store::new(pool))
+}
+
+async fn in_time(request: extract::Request, next: Next) -> Answer {
+    let answered = tokio::time::timeout(REQUEST_DEADLINE, next.run(request)).await;
+    answered.map_err(|_| Refusal::too_slow(REQUEST_DEADLINE))
 }
 
 type Body = Result<Bytes, BytesRejection>;
@@ -309,6 +332,25 @@ fn valid_subject(subject: String) -> Result<String, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_given_up_in_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let head = "POST /subjects/a/versions HTTP/1.1\r\nhost: it\r\ncontent-length: 1000\r\n\r\n{";
+        client.write_all(head.as_bytes()).await.unwrap();
+        let nobody = PgPool::connect_lazy("postgres://127.0.0.1:1").unwrap();
+        let (since, stop) = (tokio::time::Instant::now(), CancellationToken::new());
+        let serving = tokio::spawn(serve(listener, nobody, stop.clone()));
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).await.unwrap();
+        assert!(heard.starts_with("HTTP/1.1 503 ") && heard.contains(r#""error_code":50002"#), "{heard}");
+        assert!(since.elapsed() < REQUEST_DEADLINE * 2, "{:?}", since.elapsed());
+        stop.cancel();
+        assert!(serving.await.unwrap());
+    }
 
     #[test]
     fn subjects_are_names_and_versions_count_from_one() {

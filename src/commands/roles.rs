@@ -52,18 +52,15 @@ pub async fn registry(config: &Config) -> Result<(), Exit> {
     let registry = serve_registry(port, pool, &stop);
     asked_to_stop().await;
     stop.cancel();
-    for task in [registry, ops] {
-        drop(task.await);
-    }
-    Ok(())
+    let drained = in_time(registry).await;
+    drop(ops.await);
+    drained
 }
 
-/// Serves the schema registry in the background, until cancelled.
-pub fn serve_registry(listener: TcpListener, pool: PgPool, stop: &CancellationToken) -> JoinHandle<()> {
+/// Serves the schema registry in the background, until cancelled and drained.
+pub fn serve_registry(listener: TcpListener, pool: PgPool, stop: &CancellationToken) -> JoinHandle<bool> {
     tracing::info!("schema registry on http://{}", address(&listener));
-    let router = millrace_producers::registry::router(pool);
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-    background("the schema registry", async { Ok(serving.await?) })
+    tokio::spawn(millrace_producers::registry::serve(listener, pool, stop.clone()))
 }
 
 /// Stands on Kafka and the registry alone: no other server's bad day keeps events out.
@@ -110,8 +107,8 @@ pub async fn serve_gateway(
 
 /// # Errors
 /// [`Exit::late`] when requests were left without an answer.
-pub async fn in_time(gateway: JoinHandle<bool>) -> Result<(), Exit> {
-    match gateway.await {
+pub async fn in_time(serving: JoinHandle<bool>) -> Result<(), Exit> {
+    match serving.await {
         Ok(true) => Ok(()),
         Ok(false) => Err(Exit::late("the drain deadline passed; requests in hand were left without an answer")),
         Err(error) => Err(Exit::failed(error)),
@@ -413,24 +410,13 @@ pub async fn listen_ops(config: &Config) -> Result<TcpListener, Exit> {
 }
 
 /// Serves the ops port in the background, until cancelled.
-pub fn serve_ops(listener: TcpListener, ops: Ops, stop: &CancellationToken) -> JoinHandle<()> {
+pub fn serve_ops(listener: TcpListener, ops: Ops, stop: &CancellationToken) -> JoinHandle<bool> {
     tracing::info!("ops on http://{}: /livez /readyz /metrics", address(&listener));
-    background("the ops port", ops::serve(listener, ops, stop.clone()))
+    tokio::spawn(ops::serve(listener, ops, stop.clone()))
 }
 
 fn address(listener: &TcpListener) -> String {
     listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
-}
-
-fn background(
-    what: &'static str,
-    serving: impl Future<Output = anyhow::Result<()>> + Send + 'static,
-) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        if let Err(error) = serving.await {
-            tracing::error!("{what} ended: {error:#}");
-        }
-    })
 }
 
 fn kafka_check(config: &Config) -> (&'static str, Check) {

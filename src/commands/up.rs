@@ -123,7 +123,7 @@ struct Platform {
     /// Ends the gateway, before all others.
     receiving: CancellationToken,
     serving: CancellationToken,
-    background: Vec<JoinHandle<()>>,
+    background: Vec<JoinHandle<bool>>,
     begun: Instant,
     first_visible: OnceLock<Duration>,
 }

@@ -108,9 +108,10 @@ impl Platform {
         self.stack.wait_ready(server).await.unwrap();
     }
 
-    /// From now on nobody answers where the registry was.
-    pub fn kill_registry(&mut self) {
-        self.registry.kill();
+    /// From now on nobody answers where the registry was. Its exit code.
+    pub async fn stop_registry(&mut self) -> Option<i32> {
+        self.registry.signal(Signal::TERM);
+        self.registry.ended().await.code()
     }
 
     /// Stops everything and removes the data; a test that failed keeps it for a look.

@@ -3,7 +3,10 @@
 use crate::clients::{go_judge, java_judge, judge};
 use crate::platform::{Platform, Role, eventually, shared};
 use millrace_local::{FreePorts, Server};
+use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 
 /// How much a body may have (producers/src/registry.rs).
@@ -299,6 +302,13 @@ async fn lists_come_by_page_and_schemas_may_be_compared_as_normally_written() {
     assert_eq!(registry().send("POST", &path, Some(&body)).await, (200, json!({ "id": id })));
 }
 
+/// A connection of somebody who begins to ask and does not end.
+async fn half_a_request(url: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(url.split_once("://").unwrap().1).await.unwrap();
+    stream.write_all(b"GET /livez HT").await.unwrap();
+    stream
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn while_it_is_away_roles_start_and_events_flow() {
     let mut platform = Platform::start().await;
@@ -312,12 +322,14 @@ async fn while_it_is_away_roles_start_and_events_flow() {
         let published = platform.run(&["simulate", "--seed", seed, "--events", "1000", "--rate", "0"]);
         assert_eq!(published.code(), 0, "{}{}", published.out, published.err);
     };
-    let process = platform.role(&["process", "order_status"]);
+    let mut process = platform.role(&["process", "order_status"]);
     publish(&platform, "1");
     eventually("the first orders are there", async || orders().await > 0).await;
-    assert_eq!(process.stop(), 0);
+    let _dawdlers = (half_a_request(&process.ops().await).await, half_a_request(&platform.addresses().registry).await);
+    process.signal(Signal::TERM);
+    assert_eq!(process.ended().await.code(), Some(0), "whoever dawdles at its ops port keeps it from nothing");
+    assert_eq!(platform.stop_registry().await, Some(0), "nor the registry");
 
-    platform.kill_registry();
     let before = orders().await;
     let process = platform.role(&["process", "order_status"]);
     publish(&platform, "2");

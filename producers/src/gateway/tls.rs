@@ -66,7 +66,7 @@ struct Files {
     client_ca: Option<Vec<u8>>,
 }
 
-pub(super) struct Tls {
+pub(crate) struct Tls {
     config: TlsConfig,
     current: RwLock<(Arc<Files>, TlsAcceptor)>,
     metrics: GatewayMetrics,

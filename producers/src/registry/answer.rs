@@ -7,6 +7,7 @@ use millrace_stream::Failure;
 use serde::Serialize;
 use serde_json::json;
 use std::fmt::Display;
+use std::time::Duration;
 
 pub(super) type Answer = Result<Response, Refusal>;
 
@@ -151,6 +152,13 @@ impl Refusal {
 
     pub fn not_json(error: &serde_json::Error) -> Self {
         Self::new(StatusCode::BAD_REQUEST, 400, format!("the body is not the JSON that was expected: {error}"))
+    }
+
+    /// Confluent's "operation timed out". Whether it took effect is not known; asked again it is the same.
+    pub fn too_slow(deadline: Duration) -> Self {
+        let message =
+            format!("no answer within {deadline:?}: the body did not come, or the database is slow; try again");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, 50002, message)
     }
 
     /// A schema that was accepted once can't be read now.
