@@ -23,7 +23,7 @@ use axum::{Router, http::StatusCode};
 use millrace_schemas::compatibility::Mode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use settings::Access;
 use sqlx::PgPool;
 use std::collections::HashMap;
@@ -315,6 +315,18 @@ fn bytes(body: Body) -> Result<Bytes, Refusal> {
         StatusCode::PAYLOAD_TOO_LARGE => too_large(BODY_BYTES_MAX),
         status => Refusal::new(status, i32::from(status.as_u16()), rejection.body_text()),
     })
+}
+
+/// The first of these members that says something. Clients leave out what says nothing, or write it as null, or empty.
+fn said<'n>(body: &Value, names: &[&'n str]) -> Option<&'n str> {
+    let says_nothing = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        Value::Bool(true) | Value::Number(_) => false,
+    };
+    names.iter().copied().find(|name| body.get(name).is_some_and(|value| !says_nothing(value)))
 }
 
 /// Long enough for every topic and record name; without what no name has and no database takes. `:.` begins the name of

@@ -263,6 +263,12 @@ async fn a_subject_has_a_level_and_a_mode_of_its_own_until_they_are_taken_away()
         let refused = registry().send("PUT", &path, Some(&json!({ asked: "IMPORT" }))).await;
         assert_eq!((refused.0, refused.1["error_code"].as_i64()), (422, Some(wrong)));
     }
+    let more = json!({ "compatibility": "NONE", "normalize": true });
+    let refused = registry().send("PUT", &format!("/config/{name}"), Some(&more)).await;
+    assert_eq!((refused.0, &refused.1["error_code"]), (422, &json!(42205)), "{refused:?}");
+    let ruled = json!({ "schema": "\"string\"", "ruleSet": { "domainRules": [{ "name": "r" }] } });
+    let refused = registry().send("POST", &format!("/subjects/{name}/versions"), Some(&ruled)).await;
+    assert_eq!((refused.0, &refused.1["error_code"]), (422, &json!(42201)), "{refused:?}");
     let (status, answer) = registry().register(&name, &record(&name, &[optional("a", "int")])).await;
     assert_eq!((status, &answer["error_code"]), (422, &json!(42205)), "{answer}");
     assert_eq!(delete(&format!("/subjects/{name}")).await, Err(42205));

@@ -109,6 +109,11 @@ impl Refusal {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, 42205, message)
     }
 
+    pub fn not_kept(setting: &str) -> Self {
+        let message = format!("`{setting}` is not kept here, leave it out; nothing was set");
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, 42205, message)
+    }
+
     pub fn referred_to(subject: &str, version: i32, id: i32) -> Self {
         let message =
             format!("version {version} of `{}` is referred to by schema {id}: delete that first", quote(subject));

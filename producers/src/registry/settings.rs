@@ -2,7 +2,7 @@
 
 use super::answer::{Answer, Refusal, answer};
 use super::store::Store;
-use super::{Asked, Body, DEFAULT_LEVEL, Path, bytes, valid_subject, wants};
+use super::{Asked, Body, DEFAULT_LEVEL, Path, bytes, said, valid_subject, wants};
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::routing::get;
@@ -48,6 +48,8 @@ pub(super) trait Setting: FromStr<Err = String> + fmt::Display + Send + Sync + '
     const SHOWN: &'static str;
     const ASKED: &'static str;
     const UNSET: Self;
+    /// What Confluent's registry can be asked to keep beside it.
+    const NOT_KEPT: &'static [&'static str];
     const SELECT: &'static str;
     const EFFECTIVE: &'static str;
     const UPSERT: &'static str;
@@ -61,6 +63,18 @@ impl Setting for Mode {
     const SHOWN: &'static str = "compatibilityLevel";
     const ASKED: &'static str = "compatibility";
     const UNSET: Self = DEFAULT_LEVEL;
+    const NOT_KEPT: &'static [&'static str] = &[
+        "alias",
+        "normalize",
+        "validateFields",
+        "validateRules",
+        "compatibilityGroup",
+        "compatibilityPolicy",
+        "defaultMetadata",
+        "overrideMetadata",
+        "defaultRuleSet",
+        "overrideRuleSet",
+    ];
     const SELECT: &'static str = "select level from millrace.subject_compatibility where subject = $1";
     // The subject's own word comes before everyone's: its name sorts after the empty one.
     const EFFECTIVE: &'static str =
@@ -82,6 +96,7 @@ impl Setting for Access {
     const SHOWN: &'static str = "mode";
     const ASKED: &'static str = "mode";
     const UNSET: Self = Self::ReadWrite;
+    const NOT_KEPT: &'static [&'static str] = &[];
     const SELECT: &'static str = "select mode from millrace.subject_mode where subject = $1";
     const EFFECTIVE: &'static str =
         "select mode from millrace.subject_mode where subject in ($1, '') order by subject desc limit 1";
@@ -133,6 +148,9 @@ async fn set<S: Setting>(State(store): State<Store>, Path(subject): Path<String>
 
 async fn put<S: Setting>(store: &Store, subject: &str, body: Body) -> Answer {
     let body: Value = serde_json::from_slice(&bytes(body)?).map_err(|error| Refusal::not_json(&error))?;
+    if let Some(name) = said(&body, S::NOT_KEPT) {
+        return Err(Refusal::not_kept(name));
+    }
     let asked = body[S::ASKED].as_str().unwrap_or_default();
     let value: S = asked.parse().map_err(|_| S::no_such(asked))?;
     sqlx::query(S::UPSERT).bind(subject).bind(value.to_string()).execute(&store.0).await?;

@@ -2,6 +2,7 @@
 
 use super::answer::Refusal;
 use super::normal::normalized;
+use super::said;
 use super::store::Registered;
 use apache_avro::Schema;
 use millrace_schemas::compatibility::{Mode, check};
@@ -9,6 +10,8 @@ use millrace_schemas::with_references;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// What Confluent's registry keeps with a schema. Who sends it must not believe that it counts here.
+const NOT_KEPT: &[&str] = &["metadata", "ruleSet", "schemaTagsToAdd", "schemaTagsToRemove"];
 /// More than any schema uses; each is looked up.
 const REFERENCES_MAX: usize = 100;
 
@@ -44,7 +47,11 @@ pub(super) struct Submitted {
 
 impl Request {
     pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
-        let request: Self = serde_json::from_slice(body).map_err(|error| Refusal::not_json(&error))?;
+        let body: Value = serde_json::from_slice(body).map_err(|error| Refusal::not_json(&error))?;
+        if let Some(name) = said(&body, NOT_KEPT) {
+            return Err(Refusal::invalid_schema(format!("`{name}` is not kept here, leave it out")));
+        }
+        let request: Self = serde_json::from_value(body).map_err(|error| Refusal::not_json(&error))?;
         if let Some(kind) = request.schema_type.as_ref().filter(|kind| *kind != "AVRO") {
             return Err(Refusal::invalid_schema(format!("it says it is {kind}, only AVRO is kept here")));
         }
@@ -159,9 +166,18 @@ mod tests {
             json!({ "schema": "\"a.B\"", "references": [] }),
             json!({ "schema": "\"string\"", "references": vec![reference; REFERENCES_MAX + 1] }),
             json!({ "scheme": "\"string\"" }),
+            json!({ "schema": "\"string\"", "ruleSet": { "domainRules": [{ "name": "r" }] } }),
+            json!({ "schema": "\"string\"", "metadata": { "properties": { "owner": "us" } } }),
         ];
         for body in bodies {
             assert!(parse(&body, false).is_err(), "{body}");
         }
+    }
+
+    #[test]
+    fn what_says_nothing_is_as_if_it_were_not_there() {
+        let body =
+            json!({ "schema": "\"string\"", "schemaType": null, "references": null, "ruleSet": null, "metadata": {} });
+        assert!(parse(&body, false).is_ok());
     }
 }
