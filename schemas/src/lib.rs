@@ -26,4 +26,4 @@ pub use login::{has_login, without_password};
 pub use personal::is_name;
 pub use place::{Place, locate};
 pub use references::with_references;
-pub use transcode::{JsonPlan, VIOLATIONS_MAX, Violation};
+pub use transcode::{JsonPlan, VIOLATIONS_MAX, Violation, pointer_step};

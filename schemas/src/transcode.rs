@@ -25,6 +25,7 @@ use serde::de::DeserializeSeed;
 use std::fmt;
 use std::ops::Range;
 pub(crate) use visit::escaped;
+pub use visit::pointer_step;
 use visit::{Output, Place, Slot};
 
 /// Violations listed for one event: enough to repair a sender by, and no more than a page.

@@ -4,7 +4,7 @@ use super::answer::Problem;
 use axum::http::{HeaderMap, StatusCode, header};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use millrace_schemas::{VIOLATIONS_MAX, Violation};
+use millrace_schemas::{VIOLATIONS_MAX, Violation, pointer_step};
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -186,12 +186,8 @@ impl<'a> Submitted<'a> {
     /// `None` is something else than text.
     pub fn set(&mut self, name: &str, value: Option<Cow<'a, str>>) {
         let Some(at) = NAMES.iter().position(|known| *known == name) else {
-            let name: String = name.chars().take(64).collect();
-            return self.wrong(
-                &format!("/{name}"),
-                &format!("one of the attributes {}", NAMES.join(", ")),
-                "another one",
-            );
+            let expected = format!("one of the attributes {}", NAMES.join(", "));
+            return self.wrong(&format!("/{}", pointer_step(name)), &expected, "another one");
         };
         if is_trace(name) && !value.as_deref().is_some_and(fits_a_header) {
             return; // nobody loses an event to its telemetry
@@ -493,6 +489,13 @@ mod tests {
         );
         let expected: [&[&str]; 5] = [&["/data"], &["/data_base64"], &[], &["/data_base64"], &["/data_base64"]];
         assert_eq!(found.unwrap(), expected);
+    }
+
+    #[test]
+    fn an_unknown_attribute_is_pointed_at_as_pointers_are_written_and_one_that_was_cut_says_so() {
+        let long = "n".repeat(65);
+        let found = batch(&format!(r#"[{{"a/b~c": "1", "{long}": "1"}}]"#)).unwrap();
+        assert_eq!(found, [["/a~1b~0c".to_owned(), format!("/{}…", &long[..64])]]);
     }
 
     #[test]

@@ -25,9 +25,7 @@ impl Place<'_> {
     fn pointer(&self) -> String {
         match self {
             Self::Whole => String::new(),
-            Self::Member(above, name) => {
-                format!("{}/{}", above.pointer(), escaped(&shortened(name)))
-            }
+            Self::Member(above, name) => format!("{}/{}", above.pointer(), pointer_step(name)),
             Self::Item(above, index) => format!("{}/{index}", above.pointer()),
         }
     }
@@ -36,6 +34,11 @@ impl Place<'_> {
 /// A name as a step of a JSON pointer (RFC 6901, section 3).
 pub(crate) fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
+}
+
+/// The same of a name that a sender chose: no longer than an error repeats.
+pub fn pointer_step(name: &str) -> String {
+    escaped(&shortened(name))
 }
 
 fn shortened(text: &str) -> String {
