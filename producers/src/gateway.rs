@@ -98,8 +98,8 @@ pub struct GatewayConfig {
     pub inflight_bytes: usize,
     /// At once; more are turned away. Fewer where the process may not have as many files.
     pub connections: usize,
-    /// Ids that `duplicate` is told by, newest first; each takes about 40 bytes. The log itself remembers as many
-    /// positions of each partition. 0: no event is `duplicate`, also with Redis.
+    /// Ids that `duplicate` is told by, at most, and at least the newest half of them; each takes about 40 bytes. The
+    /// log itself remembers as many positions of each partition. 0: no event is `duplicate`, also with Redis.
     pub remembered_ids: usize,
 }
 
