@@ -166,11 +166,12 @@ impl DeadLetters {
         answered(&self.pool, async |connection| Ok(took.fetch_one(connection).await?)).await
     }
 
-    /// Settles a letter whose event has taken effect by another record: false when it has not.
+    /// Settles a letter whose event has taken effect by another record, if that has not settled it already: false when
+    /// it has not taken effect.
     pub(crate) async fn settle_superseded(&self, id: i64) -> Result<bool, Failure> {
         let done = sqlx::query(AssertSqlSafe(format!(
-            "update millrace.dead_letter l set state = 'superseded', settled_at = now()
-             where id = $1 and state = 'open' and {TOOK_EFFECT}"
+            "update millrace.dead_letter l set state = 'superseded', settled_at = coalesce(settled_at, now())
+             where id = $1 and state in ('open', 'superseded') and {TOOK_EFFECT}"
         )));
         Ok(done.bind(id).execute(&self.pool).await?.rows_affected() == 1)
     }
