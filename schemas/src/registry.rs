@@ -59,8 +59,26 @@ pub struct Registry {
     unknown: Arc<RwLock<HashMap<u32, Instant>>>,
     /// For the time when the registry is away.
     kept: Option<Arc<Kept>>,
-    /// When it last gave no answer, if that was all it gave since.
-    silent: Arc<RwLock<Option<tokio::time::Instant>>>,
+    heard: Arc<RwLock<Heard>>,
+}
+
+/// When the registry last answered, and when last it did not and had not since.
+#[derive(Default)]
+struct Heard {
+    whole: Option<tokio::time::Instant>,
+    silent: Option<tokio::time::Instant>,
+}
+
+impl Heard {
+    /// A request that was given up says nothing against an answer that came while it waited.
+    fn note(&mut self, is_whole: bool) {
+        let now = tokio::time::Instant::now();
+        if is_whole {
+            *self = Self { whole: Some(now), silent: None };
+        } else if self.whole.is_none_or(|whole| now - whole >= REQUEST_DEADLINE) {
+            self.silent = Some(now);
+        }
+    }
 }
 
 impl Registry {
@@ -71,8 +89,8 @@ impl Registry {
     pub fn new(url: &str) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().timeout(REQUEST_DEADLINE).connect_timeout(CONNECT_DEADLINE).build()?;
         let (url, base) = (with_login(url, "", None)?, url.trim_end_matches('/').into());
-        let (known, unknown, silent) = (Arc::default(), Arc::default(), Arc::default());
-        Ok(Self { url, base, http, known, unknown, kept: None, silent })
+        let (known, unknown, heard) = (Arc::default(), Arc::default(), Arc::default());
+        Ok(Self { url, base, http, known, unknown, kept: None, heard })
     }
 
     /// Keeps what it learns beneath this directory, and takes it from there while the registry does not answer.
@@ -120,7 +138,7 @@ impl Registry {
     }
 
     fn is_silent(&self) -> bool {
-        read(&self.silent).is_some_and(|since| since.elapsed() < AWAY_FOR)
+        read(&self.heard).silent.is_some_and(|since| since.elapsed() < AWAY_FOR)
     }
 
     async fn ask_for(&self, id: u32) -> Result<SchemaAnswer, RegistryError> {
@@ -304,7 +322,7 @@ impl Registry {
             Err(error) => Err(self.unreachable(format!("did not answer: {:#}", anyhow::Error::from(error)))),
         };
         let is_whole = matches!(answered, Ok((_, Ok(_))));
-        *self.silent.write().unwrap_or_else(PoisonError::into_inner) = (!is_whole).then(tokio::time::Instant::now);
+        self.heard.write().unwrap_or_else(PoisonError::into_inner).note(is_whole);
         let (status, body) = answered?;
         let body = body.map_err(|error| self.unreachable(format!("stopped in mid-answer: {error}")))?;
         if status.is_server_error() || status == 429 {

@@ -37,7 +37,7 @@ pub struct Which {
     /// At most this many, the log's oldest first
     #[arg(long, default_value_t = 100)]
     limit: i64,
-    /// Also those already replayed or discarded
+    /// Also those already replayed, discarded or superseded
     #[arg(long)]
     all: bool,
 }

@@ -9,8 +9,9 @@ create index dead_letter_event on millrace.dead_letter (pipeline, event_id);
 -- Letters from before: the header as it was kept, where it is an id as publishers write it.
 update millrace.dead_letter l set event_id = case when said.id ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then said.id::uuid end
 from (
-    select id as letter, encode(decode(header ->> 1, 'base64'), 'escape') as id
-    from millrace.dead_letter, jsonb_array_elements(headers) as header
+    select distinct on (dead_letter.id) dead_letter.id as letter, encode(decode(header ->> 1, 'base64'), 'escape') as id
+    from millrace.dead_letter, jsonb_array_elements(headers) with ordinality as it (header, place)
     where header ->> 0 = 'ce_id' and header ->> 1 is not null
+    order by dead_letter.id, place
 ) said
 where l.id = said.letter;

@@ -209,9 +209,9 @@ impl<H: Handler> Worker<H> {
         let (letters, trying) = (self.letters(), self.metrics.trying());
         let ask = async || {
             let found = letters.set_aside(&self.claim.pipeline, Some(&before)).await;
-            self.told(to, &trying, found.map(Arc::new)).await
+            found.map(Arc::new).inspect_err(|_| trying.has_failed()) // nothing is in hand that would be held up
         };
-        retry_until(&self.abort, "could not read which records were set aside", ask).await
+        retry_until(&self.closing, "could not read which records were set aside", ask).await
     }
 
     fn letters(&self) -> DeadLetters {

@@ -70,9 +70,10 @@ impl SetAside {
 }
 
 impl Unapplied {
-    /// A letter of a former log of this name, from before logs were told apart, is most likely another event's.
+    /// A letter of a former log of this name, from before logs were told apart, is most likely another event's, or of
+    /// a record that said no event.
     fn is(&self, event_id: Option<Uuid>) -> bool {
-        self.event_id.zip(event_id).is_none_or(|(known, found)| known == found)
+        event_id.is_none_or(|found| self.event_id == Some(found))
     }
 }
 
@@ -148,6 +149,7 @@ impl DeadLetters {
             select.push(" and topic = ").push_bind(topic).push(" and partition = ").push_bind(partition);
             select.push(" and l.\"offset\" >= ").push_bind(from).push(" and l.\"offset\" < ").push_bind(to);
         }
+        select.push(" order by l.topic_id"); // where both logs have one at a place, this one's is the last
         let rows: Vec<(String, i32, i64, Option<Uuid>, bool)> =
             answered(&self.pool, async |connection| Ok(select.build_query_as().fetch_all(connection).await?)).await?;
         let one = |(topic, partition, offset, event_id, given_up): (String, i32, i64, Option<Uuid>, bool)| {
@@ -259,7 +261,10 @@ pub(crate) async fn settle_replayed(tx: &mut PgConnection, letter: i64) -> Resul
          where id = $1 and state = 'open' and not {TOOK_EFFECT}"
     )));
     if done.bind(letter).execute(&mut *tx).await?.rows_affected() != 1 {
-        return Err(Failure::stop(anyhow::anyhow!("dead letter {letter} is no longer open; it was not applied again")));
+        return Err(Failure::stop(anyhow::anyhow!(
+            "dead letter {letter} is no longer open; it was not applied again. Where it is a row in ClickHouse all the \
+             same, `millrace verify clickhouse` names it"
+        )));
     }
     // Two that are replayed at once wait for each other here, and Postgres gives one of them up.
     let others = sqlx::query(

@@ -1,8 +1,9 @@
 //! How often inserts may begin, all tables together.
 //!
 //! What an insert costs a server beside its rows (a part, its merges) is the same for one row and for a hundred
-//! thousand. So while few tables are busy each insert begins at once, and the more there are, the longer each waits
-//! for more rows: nobody tunes anything for the day when there are many.
+//! thousand. So while few tables are busy each insert begins at once, or half a second after one of few rows into the
+//! same table; and the more tables there are, the longer each waits for more rows: nobody tunes anything for the day
+//! when there are many.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -31,8 +31,8 @@ const NEWEST: (u32, u32) = (26, 7);
 /// Compressed and sent at once; bounds what one block costs beside itself.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Of events in one question, more than a year of them: they are part of its URL, of which servers take a megabyte.
-const HOURS_MAX: usize = 10_000;
+/// Of events in one question, nearly a year of them: servers take 128 KiB in one parameter (`http_max_field_value_size`).
+const HOURS_MAX: usize = 8_000;
 
 /// `reachable` answers within this.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(3);

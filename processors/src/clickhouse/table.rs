@@ -387,7 +387,8 @@ impl Table {
         (!found.tells_events_apart(layer)).then(|| {
             format!(
                 "{name} is {engine_full}: other events would be taken for duplicates, or duplicates for other events, \
-                 since its keys must be `{}` and its engine have no version; drop it and run `millrace migrate`",
+                 since its keys must be `{}` and its engine have no version; rename it, run `millrace migrate`, and \
+                 insert its rows into the table that this makes",
                 KEYS.join(" ")
             )
         })
@@ -441,7 +442,10 @@ impl Described {
         let one_line = self.engine_full.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
         let keys = format!(" {}", KEYS.join(" ").to_lowercase());
         let engine = one_line.split_once(&keys).map(|(engine, _)| engine);
-        engine.is_some_and(|engine| engine.ends_with(&layer.kind.to_lowercase()) || engine.ends_with("')"))
+        engine.is_some_and(|engine| {
+            let engine = engine.strip_suffix("()").unwrap_or(engine);
+            engine.ends_with(&layer.kind.to_lowercase()) || engine.ends_with("')")
+        })
     }
 
     /// Of a table that says nothing of it, 0: ours say it, whatever the server's default is.

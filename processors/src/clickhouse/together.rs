@@ -159,7 +159,7 @@ impl Queue {
         let (inserts, answers): (Vec<_>, Vec<_>) =
             self.next().into_iter().map(|next| (next.insert, next.answer)).unzip();
         let Some(insert) = inserts.into_iter().reduce(Insert::and) else { return };
-        if insert.rows < FEW_ROWS {
+        if insert.rows < FEW_ROWS && !behind {
             *turn = Instant::now() + FOR_MORE;
         }
         let inserted = server.insert(&insert).await;

@@ -6,7 +6,8 @@
 //!
 //! Who waits for whom: a batch first locks its own checkpoint row (or its dead letter), which no other batch
 //! wants; then missing rows are inserted in key order, by batches that hold no row they did not insert; then
-//! existing rows are locked in key order. Nobody waits for somebody who waits for them, so no deadlocks.
+//! existing rows are locked in key order. Nobody waits for somebody who waits for them, so no deadlocks. But for dead
+//! letters of one event, which whoever gives it its effect settles: Postgres gives one of two up, and it tries again.
 
 use super::body::Body;
 use super::projection::{Projection, Rows, Sharing};

@@ -219,7 +219,8 @@ impl Work<'_> {
 
     async fn scan<H: Handler>(&self, handler: Arc<H>, range: &Range, reached: impl Fn(i64)) -> Result<(), Failure> {
         let config = self.rebuild.pipeline.clone();
-        scan(self.spine, "rebuild", handler, config, range.clone(), self.set_aside.clone(), reached).await
+        // Boxed: it is large, and the compiler gives up on what would hold several of it within each other.
+        Box::pin(scan(self.spine, "rebuild", handler, config, range.clone(), self.set_aside.clone(), reached)).await
     }
 
     async fn compare(&self, range: &Range) -> anyhow::Result<()> {
