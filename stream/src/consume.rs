@@ -157,7 +157,8 @@ impl<H: Handler> Worker<H> {
         };
         while let Some(batch) = next().await {
             let batch = batch?;
-            if !self.apply_until_settled(&batch).await? {
+            // One that was not begun is whole for who comes next.
+            if self.closing.is_cancelled() || !self.apply_until_settled(&batch).await? {
                 break;
             }
             batch.range().iter().for_each(|(_, to)| settled(*to));
