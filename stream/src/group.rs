@@ -56,8 +56,9 @@ const BROKER_DEADLINE: Duration = Duration::from_secs(10);
 const ASSIGNED_WITHIN: Duration = Duration::from_mins(2);
 /// How long we may go on in a topic that was recreated under its name; a question this rare costs nothing.
 const TOPICS_EVERY: Duration = Duration::from_secs(15);
-/// A restarted broker fences a member once or twice; so often within so long, somebody else has our place.
-const FENCED_MAX: usize = 3;
+/// A restarted broker fences a member once or twice, and a cluster restarts its brokers one after the other. Somebody
+/// else who has our place does so at every heartbeat, so this is soon reached.
+const FENCED_MAX: usize = 10;
 const FENCED_WITHIN: Duration = Duration::from_mins(5);
 
 /// What every pipeline of a process stands on.
