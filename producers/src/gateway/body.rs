@@ -73,9 +73,10 @@ impl Held {
     pub fn keep(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         let spare = self.permit.num_permits() - bytes.div_ceil(PERMIT_BYTES);
-        drop(self.permit.split(spare));
+        // First what is shown: whoever gets them next shows them as well.
         self.gauge.dec_by((self.bytes - bytes) as i64);
         self.bytes = bytes;
+        drop(self.permit.split(spare));
     }
 }
 
