@@ -37,6 +37,7 @@ pub struct GatewayMetrics {
     /// 1 while it is configured and does not answer.
     pub(super) redis_away: Gauge,
     pub(super) redis_lost: Counter,
+    pub(super) redis_late: Counter,
     pub(super) spool: SpoolMetrics,
 }
 
@@ -71,7 +72,8 @@ impl GatewayMetrics {
     pub fn register(registry: &mut Registry, events: client::Metrics) -> Self {
         let histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
         let requests = Family::new_with_constructor(histogram as fn() -> Histogram);
-        let (inflight_bytes, connections, tls_stale, redis_away, redis_lost) = Default::default();
+        let (inflight_bytes, connections, tls_stale) = Default::default();
+        let (redis_away, redis_lost, redis_late) = Default::default();
         let (refusals, spool) = (Family::default(), SpoolMetrics::register(registry));
         let quarantine = quarantine::Metrics::register(registry);
         let metrics = Self {
@@ -84,6 +86,7 @@ impl GatewayMetrics {
             quarantine,
             redis_away,
             redis_lost,
+            redis_late,
             spool,
         };
         registry.register(
@@ -109,6 +112,11 @@ impl GatewayMetrics {
             metrics.redis_away.clone(),
         );
         registry.register("millrace_gateway_redis_lost", "Times that Redis was lost", metrics.redis_lost.clone());
+        registry.register(
+            "millrace_gateway_redis_late",
+            "Questions it did not answer in time",
+            metrics.redis_late.clone(),
+        );
         metrics
     }
 

@@ -199,8 +199,12 @@ impl Redis {
                 return Some(answer);
             }
             Ok(Err(error)) => self.lose(reached.since, &error.to_string()),
-            Err(_) if self.is_late_for_long(asked) => self.lose(reached.since, &self.too_slow().to_string()),
-            Err(_) => tracing::debug!("Redis: {}", self.too_slow()),
+            Err(_) => {
+                self.metrics.redis_late.inc();
+                if self.is_late_for_long(asked) {
+                    self.lose(reached.since, &self.too_slow().to_string());
+                }
+            }
         }
         None
     }
@@ -265,7 +269,7 @@ mod tests {
             command.arg("PAUSE").arg(time.as_millis() as u64).query_async::<()>(&mut other).await.unwrap();
         };
         let ask = async || redis.ask(async |to| redis::cmd("PING").query_async::<()>(to).await).await;
-        pause(DEADLINE * 5 / 4).await;
+        pause(DEADLINE * 2).await; // a machine may be busy: long before and long after there is no answer in time
         assert!(ask().await.is_none());
         while ask().await.is_none() {
             assert!(redis.is_reached(), "one late answer took it away");
