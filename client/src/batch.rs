@@ -168,13 +168,13 @@ fn is_passing(status: u16) -> bool {
 }
 
 /// The event again, if it is to be sent again.
-fn judge(mut pending: Pending, Verdict { status, errors }: Verdict) -> Option<Pending> {
+fn judge(mut pending: Pending, Verdict { status, errors, quarantine }: Verdict) -> Option<Pending> {
     let id = pending.id;
     match status {
         Status::Accepted => pending.answer(Ok(Published::Accepted)),
         Status::Duplicate => pending.answer(Ok(Published::Duplicate)),
         Status::Spooled => pending.answer(Ok(Published::Spooled)),
-        Status::Invalid => pending.fail(PublishError::Invalid { id, violations: errors }),
+        Status::Invalid => pending.fail(PublishError::Invalid { id, violations: errors, quarantine }),
         Status::Unauthorized => pending.fail(PublishError::Unauthorized { id }),
         Status::Throttled => return Some(pending),
         Status::Retry => {

@@ -19,6 +19,25 @@ impl fmt::Display for Violation {
     }
 }
 
+/// What became of an invalid event that was to be kept ([`crate::Options::keep_invalid`]).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quarantine {
+    /// Under this id, for `millrace quarantine show` and `replay`.
+    Kept(String),
+    /// Why not.
+    NotKept(String),
+}
+
+impl fmt::Display for Quarantine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kept(id) => write!(f, "kept in quarantine as {id}"),
+            Self::NotKept(why) => write!(f, "not kept in quarantine: {why}"),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
     #[error("the client's options: {0}")]
@@ -28,8 +47,8 @@ pub enum PublishError {
     #[error("the `{event_type}` takes {bytes} bytes as JSON, at most {bytes_max} fit a request (batch_bytes)")]
     TooLarge { event_type: &'static str, bytes: usize, bytes_max: usize },
     /// It will never fit: repair it.
-    #[error("event {id} does not fit its contract: {}", listed(.violations))]
-    Invalid { id: Uuid, violations: Vec<Violation> },
+    #[error("event {id} does not fit its contract: {}", told(.violations, .quarantine.as_ref()))]
+    Invalid { id: Uuid, violations: Vec<Violation>, quarantine: Option<Quarantine> },
     #[error("event {id} is in no scope of this service's key or token: ask for publish:<its topic>")]
     Unauthorized { id: Uuid },
     /// The gateway takes no request of this client, such as for want of a good key. Nothing of it is in the log.
@@ -48,8 +67,8 @@ impl PublishError {
     pub(crate) fn unsure(self, attempts: u32) -> Self {
         let (id, reason) = match self {
             Self::Refused { id, status, detail } => (id, format!("the last attempt was answered {status}: {detail}")),
-            Self::Invalid { id, violations } => {
-                (id, format!("the last attempt was `invalid`: {}", listed(&violations)))
+            Self::Invalid { id, violations, quarantine } => {
+                (id, format!("the last attempt was `invalid`: {}", told(&violations, quarantine.as_ref())))
             }
             Self::Unauthorized { id } => {
                 (id, "the last attempt was `unauthorized`: ask for publish:<its topic>".into())
@@ -61,6 +80,7 @@ impl PublishError {
     }
 }
 
-fn listed(violations: &[Violation]) -> String {
-    violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+fn told(violations: &[Violation], quarantine: Option<&Quarantine>) -> String {
+    let violations = violations.iter().map(ToString::to_string);
+    violations.chain(quarantine.map(ToString::to_string)).collect::<Vec<_>>().join("; ")
 }

@@ -2,7 +2,7 @@
 
 use crate::batch::Pending;
 use crate::credential::Bearer;
-use crate::{Options, PublishError, Violation};
+use crate::{Options, PublishError, Quarantine, Violation};
 use reqwest::Response;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
@@ -24,6 +24,7 @@ pub(crate) struct Verdict {
     pub status: Status,
     #[serde(default)]
     pub errors: Vec<Violation>,
+    pub quarantine: Option<Quarantine>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -54,6 +55,7 @@ pub(crate) struct Gateway {
     http: reqwest::Client,
     url: String,
     attempt: Duration,
+    keep_invalid: bool,
     bearer: Bearer,
 }
 
@@ -75,7 +77,7 @@ impl Gateway {
         }
         let http = http.build().map_err(|error| PublishError::Options(format!("no HTTP client: {}", told(error))))?;
         let bearer = Bearer::new(options.credential.clone(), http.clone());
-        Ok(Self { http, url, attempt: options.attempt, bearer })
+        Ok(Self { http, url, attempt: options.attempt, keep_invalid: options.keep_invalid, bearer })
     }
 
     pub async fn post(&mut self, batch: &[Pending]) -> Answer {
@@ -93,7 +95,10 @@ impl Gateway {
     }
 
     async fn ask(&self, batch: &[Pending], token: Option<String>) -> Answer {
-        let request = self.http.post(&self.url).header(CONTENT_TYPE, "application/cloudevents-batch+json");
+        let mut request = self.http.post(&self.url).header(CONTENT_TYPE, "application/cloudevents-batch+json");
+        if self.keep_invalid {
+            request = request.header("millrace-quarantine", "invalid");
+        }
         let request = token.into_iter().fold(request, |request, token| request.bearer_auth(token));
         match request.body(body(batch)).send().await {
             Ok(answer) => heard(answer, batch.len()).await.unwrap_or_else(Answer::Broken),

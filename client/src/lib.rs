@@ -36,7 +36,7 @@ mod pem;
 mod trace;
 
 pub use credential::{Credential, Token};
-pub use error::{PublishError, Violation};
+pub use error::{PublishError, Quarantine, Violation};
 pub use pem::Pem;
 
 use batch::{Pending, Reply, Worker};
@@ -94,6 +94,9 @@ pub struct Options {
     /// How long an event waits for room, and is sent and sent again. It ends with the attempt that is under way then.
     /// Longer than `linger`, at most a day.
     pub deadline: Duration,
+    /// Whether the gateway is asked to keep events that do not fit their contract, for somebody to publish once it was
+    /// repaired ([`PublishError::Invalid`] says what became of it). They stay invalid.
+    pub keep_invalid: bool,
 }
 
 impl Options {
@@ -111,6 +114,7 @@ impl Options {
             queue_bytes: 16 << 20,
             attempt: Duration::from_secs(15),
             deadline: Duration::from_secs(60), // outlives a gateway's restart
+            keep_invalid: false,
         }
     }
 

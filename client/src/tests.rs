@@ -185,7 +185,7 @@ async fn who_publishes_faster_than_the_gateway_takes_waits_and_what_is_too_large
 #[tokio::test]
 async fn what_has_no_answer_in_time_is_unsure_and_its_id_is_told() {
     let (_, options) = Fake::saying((0..100).map(|_| Say::Statuses(&["retry"]))).await;
-    let client = Client::new(Options { deadline: Duration::from_millis(500), ..options }).unwrap();
+    let client = Client::new(Options { deadline: Duration::from_secs(2), ..options }).unwrap();
     let sending = client.send(&Counted { number: 0 }, Occurrence::now()).await.unwrap();
     let sent = sending.id();
     let Err(PublishError::Unsure { id, attempts, reason }) = sending.published().await else { panic!("nobody knows") };
@@ -222,7 +222,7 @@ async fn what_no_request_brought_to_the_gateway_is_not_published_and_not_unsure(
     let nowhere = Options { gateway: "http://127.0.0.1:1".into(), ..options.clone() };
     let without_token = Options { credential: Credential::asked(ask), ..options };
     for (options, expected) in [(nowhere, "refused"), (without_token, "could not get a token: the issuer is away")] {
-        let client = Client::new(Options { deadline: Duration::from_millis(500), ..options }).unwrap();
+        let client = Client::new(Options { deadline: Duration::from_secs(2), ..options }).unwrap();
         let told = client.publish(&Counted { number: 0 }).await;
         let Err(PublishError::NotPublished { attempts, reason, .. }) = told else { panic!("{expected}: {told:?}") };
         assert!(attempts > 1 && reason.contains(expected), "{attempts} {reason}");

@@ -2,7 +2,7 @@
 
 use crate::gateway::{Door, headers, log};
 use crate::platform::{eventually, shared};
-use millrace_client::{Client, Credential, Event, Occurrence, Options, PublishError, Published};
+use millrace_client::{Client, Credential, Event, Occurrence, Options, PublishError, Published, Quarantine};
 use millrace_local::issuer_secret_file;
 use serde::Serialize;
 use serde_json::json;
@@ -87,7 +87,7 @@ async fn with_a_token_of_the_development_issuer_a_service_publishes_what_its_sco
     let client = |secret: &str, scope: &str| {
         let credential = Credential::client_credentials(&token_url, "accounts", secret, scope);
         let options = Options::new(&door.url, "/it", credential);
-        Client::new(Options { deadline: Duration::from_secs(30), ..options }).unwrap()
+        Client::new(Options { deadline: Duration::from_secs(30), keep_invalid: true, ..options }).unwrap()
     };
     let accounts = client(&secret, "publish:shop.account.*");
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -100,7 +100,10 @@ async fn with_a_token_of_the_development_issuer_a_service_publishes_what_its_sco
 
     let nobody = UserErased { user_id: "nobody".into(), requested_by: "client" };
     let refused = accounts.publish(&nobody).await;
-    let Err(PublishError::Invalid { violations, .. }) = refused else { panic!("`nobody` is no uuid") };
+    let Err(PublishError::Invalid { violations, quarantine, .. }) = refused else { panic!("`nobody` is no uuid") };
+    let Some(Quarantine::Kept(kept)) = quarantine else { panic!("{quarantine:?}") };
+    let shown = platform.run(&["quarantine", "show", &kept]);
+    assert_eq!(shown.code(), 0, "{}", shown.err);
     let [violation] = &violations[..] else { panic!("{violations:?}") };
     assert_eq!(
         json!([violation.pointer, violation.expected, violation.found]),
