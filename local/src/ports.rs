@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn a_port_on_which_somebody_listens_is_not_free() {
-        let port = FreePorts::default().take().unwrap();
+        let mut reserved = FreePorts::default(); // until the end, or the other test may try this port
+        let port = reserved.take().unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
         assert!(!is_free(port));
         drop(listener);

@@ -68,10 +68,10 @@ fn configure(directory: &Path, user: &str) {
     };
     let admin = "<access_management>1</access_management>".to_owned();
     let grants = if user == "analyst" { format!("<grants>{grants}</grants>") } else { admin };
-    let query = [("max_execution_time", 5), ("max_bytes_to_read", 100_000_000), ("max_memory_usage", 300_000_000)];
+    let query = [("max_execution_time", 15), ("max_bytes_to_read", 100_000_000), ("max_memory_usage", 300_000_000)];
     let users = format!(
         "<clickhouse><profiles><default/><admin/><analyst>{}</analyst></profiles>\
-         <quotas><admin/><analyst><interval><duration>3600</duration>{}</interval></analyst></quotas>\
+         <quotas><admin/><analyst><interval><duration>360000</duration>{}</interval></analyst></quotas>\
          <roles><analyst/></roles><users>{}{}</users></clickhouse>",
         elements(&smaller(limits(), &query)),
         elements(&smaller(hour(), &[("read_rows", 50_000_000), ("errors", 30)])),
@@ -132,7 +132,7 @@ async fn an_analyst_reads_all_views_and_nothing_else_and_too_much_has_the_docume
         ("set max_rows_to_read = 0", "164"),
         ("select 1 settings max_rows_to_read = 0", "164"),
         // Too much.
-        ("select sleep(3), sleep(2.9)", "159"),
+        ("select sleep(3), sleep(2.9), sleep(2.8), sleep(2.7), sleep(2.6), sleep(2.5)", "159"),
         ("select max(number) from numbers(1000000001)", "158"),
         ("select count() from numbers(20000000) where number % 2 = 0", "307"),
         ("select length(groupArray(repeat('x', 100))) from numbers(10000000)", "241"),

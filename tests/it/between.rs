@@ -53,7 +53,9 @@ pub struct Engine {
 
 impl Engine {
     pub fn at(url: &str) -> Self {
-        Self { url: url.trim_end_matches('/').to_owned(), client: reqwest::Client::new() }
+        // The engine may close one that waits just when it is used again.
+        let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+        Self { url: url.trim_end_matches('/').to_owned(), client }
     }
 
     /// Its answer, and the body that belongs into it.

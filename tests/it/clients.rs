@@ -103,8 +103,12 @@ pub async fn published() {
         let finished = tokio::task::spawn_blocking(move || shared().platform.run(&simulate)).await.unwrap();
         assert_eq!(finished.code(), 0, "{}{}", finished.out, finished.err);
         eventually("every pipeline has caught up, and something is delivered", async || {
-            let status = || shared().platform.run(&["status", "--json"]).json();
+            let status = || shared().platform.run(&["status", "--json"]);
             let status = tokio::task::spawn_blocking(status).await.unwrap();
+            if status.code() != 0 {
+                return false; // a server was slow
+            }
+            let status = status.json();
             let pipelines = status["pipelines"].as_array().unwrap();
             // A sink has caught up once what is to be delivered is in its ledger.
             let delivered = status["deliveries"].as_array().unwrap().iter().any(|row| row["state"] == "delivered");

@@ -55,6 +55,7 @@ async fn in_a_cluster_every_number_is_the_oracles_whatever_dies_or_comes_twice()
     let mut crashed = shop.member("clickhouse", &["process", "clickhouse"], &crash);
     shop.publish(3_000, &[]);
     assert_eq!(crashed.ended().await.signal(), Some(Signal::ABORT.as_raw()), "{}", crashed.log());
+    shop.inserts_have_ended().await; // or they come behind the look for them, and are there twice
     let process = shop.member("clickhouse", &["process", "clickhouse"], &in_cluster);
     shop.assert_equals_the_oracle();
     assert_eq!(

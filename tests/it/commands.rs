@@ -335,7 +335,8 @@ async fn logs_are_json_lines_and_never_hold_a_payload() {
     for role in [&shared().process, &shared().sink] {
         let log = role.log();
         assert!(!log.is_empty(), "{}", role.log.display());
-        for line in log.lines() {
+        let whole = log.rfind('\n').map_or("", |end| &log[..end]); // it is still written
+        for line in whole.lines() {
             let entry: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
             for field in ["timestamp", "level", "message", "target"] {
                 assert!(entry[field].is_string(), "no {field} in {line}");
@@ -353,23 +354,33 @@ pub struct Frozen(Vec<Pid>);
 
 impl Frozen {
     pub fn new(pid: u32) -> Self {
-        let mut pids = vec![pid];
-        pids.extend(children(pid));
-        let frozen = Self(pids.into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).collect());
-        frozen.send(Signal::STOP);
+        let mut frozen = Self(Vec::new());
+        frozen.stop(pid); // first, so that it has no more children
+        children(pid).into_iter().for_each(|child| frozen.stop(child));
         frozen
     }
 
-    fn send(&self, signal: Signal) {
-        for pid in &self.0 {
-            let _ = kill_process(*pid, signal); // one that has ended meanwhile needs no signal
-        }
+    /// Kills a server, and lets the next one get no further than its beginning.
+    pub async fn down(platform: &Platform, server: Server) -> Self {
+        let killed = platform.stack.pid(server);
+        platform.stack.kill(server);
+        let next = || platform.stack.pid(server).filter(|pid| Some(*pid) != killed);
+        eventually("another is started", async || next().is_some()).await;
+        Self::new(next().unwrap())
+    }
+
+    fn stop(&mut self, pid: u32) {
+        let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+        let _ = kill_process(pid, Signal::STOP); // one that has ended meanwhile needs no signal
+        self.0.push(pid);
     }
 }
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        self.send(Signal::CONT);
+        for pid in &self.0 {
+            let _ = kill_process(*pid, Signal::CONT);
+        }
     }
 }
 

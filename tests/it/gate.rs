@@ -18,7 +18,7 @@ impl Gate {
         let (open, opened) = watch::channel(true);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (Ok(server), opened) = (TcpStream::connect(&server).await, opened.clone()) else { return };
+                let (Ok(server), opened) = (TcpStream::connect(&server).await, opened.clone()) else { continue };
                 let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
                 tokio::spawn(pass(from_client, to_server, opened.clone()));
                 tokio::spawn(pass(from_server, to_client, opened));

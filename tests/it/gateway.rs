@@ -8,7 +8,9 @@ mod spool;
 mod tls;
 mod tokens;
 
+use crate::backpressure::metric;
 use crate::clients::{judge, run};
+use crate::commands::Frozen;
 use crate::platform::{Platform, Role, eventually, shared};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -387,8 +389,14 @@ async fn who_asks_before_sending_a_body_that_is_too_large_is_told_so_and_sends_n
 async fn a_burst_beyond_the_memory_hears_429_and_when_to_come_again() {
     let limits = [("MILLRACE_GATEWAY__BODY_BYTES", "65536"), ("MILLRACE_GATEWAY__INFLIGHT_BYTES", "81920")];
     let door = Door::open(&shared().platform, &limits).await;
-    let held = door.begin(60_000, &[b' '; 59_000]).await;
+    let inflight = async || metric(&door.role, "millrace_gateway_inflight_bytes").await;
+    let mut held = None;
     let busy = async || {
+        // It has so long for its body, and then it begins anew.
+        if inflight().await < 59_000 {
+            held = Some(door.begin(60_000, &[b' '; 59_000]).await);
+            eventually("it is read", async || inflight().await >= 59_000).await;
+        }
         let answer = door.post(ONE, new_event().to_string()).send().await.unwrap();
         answer.status() == StatusCode::TOO_MANY_REQUESTS && answer.headers().contains_key("retry-after")
     };
@@ -537,34 +545,23 @@ async fn while_kafka_is_away_the_answer_is_503_within_the_deadline_and_never_acc
     let platform = Platform::start().await;
     let door = Door::open(&platform, &[("MILLRACE_GATEWAY__DEADLINE_MS", "2000")]).await;
     let (before, unsure) = (new_event(), new_event());
-    assert_eq!(answered(door.post(ONE, before.to_string())).await.0, 202);
-    let kept_down = AtomicU64::new(1);
-    let stack = &platform.stack;
-    let keep_down = async {
-        while kept_down.load(Ordering::Relaxed) == 1 {
-            stack.kill(Server::Kafka);
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let ask = async {
-        eventually("Kafka is down", async || stack.pid(Server::Kafka).is_none()).await;
-        for _ in 0..3 {
-            let since = Instant::now();
-            let answer = door.post(ONE, unsure.to_string()).send().await.unwrap();
-            assert!(since.elapsed() < Duration::from_secs(3) + SLACK, "{:?}", since.elapsed());
-            assert!(answer.headers().contains_key("retry-after"));
-            let (status, answer) = (answer.status().as_u16(), answer.json::<Value>().await.unwrap());
-            assert_eq!((status, &answer["status"]), (503, &json!("retry")), "{answer}");
-        }
-        kept_down.store(0, Ordering::Relaxed);
-    };
-    tokio::join!(keep_down, ask);
+    let is_accepted = async |event: &Value| answered(door.post(ONE, event.to_string())).await.1["status"] == "accepted";
+    eventually("the log answers in time", async || is_accepted(&before).await).await;
+    let kept_down = Frozen::down(&platform, Server::Kafka).await;
+    for _ in 0..3 {
+        let since = Instant::now();
+        let answer = door.post(ONE, unsure.to_string()).send().await.unwrap();
+        assert!(since.elapsed() < Duration::from_secs(3) + SLACK, "{:?}", since.elapsed());
+        assert!(answer.headers().contains_key("retry-after"));
+        let (status, answer) = (answer.status().as_u16(), answer.json::<Value>().await.unwrap());
+        assert_eq!((status, &answer["status"]), (503, &json!("retry")), "{answer}");
+    }
+    drop(kept_down);
     platform.stack.wait_ready(Server::Kafka).await.unwrap();
     let again = new_event();
-    let served = async || answered(door.post(ONE, again.to_string())).await.0 == 202;
-    eventually("it goes on by itself", served).await;
-    let (_, answer) = answered(door.post(ONE, unsure.to_string())).await;
-    assert_eq!(answer["status"], "accepted", "what was `retry` is no duplicate");
+    eventually("it goes on by itself", async || is_accepted(&again).await).await;
+    // It has a partition of its own, which may need longer.
+    eventually("what was `retry` is no duplicate", async || is_accepted(&unsure).await).await;
     let found = log(&platform.addresses().kafka);
     for event in [before, unsure, again] {
         assert!(found.iter().any(|(_, id)| event["id"] == **id));

@@ -2,6 +2,7 @@
 //! until it is let go, as it would in a server that hangs, also when whoever sent it is dead.
 
 use crate::between::{Asked, Engine, serve, taken_apart};
+use crate::platform::DEADLINE;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -10,6 +11,7 @@ use axum::response::Response;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 pub struct HeldBack {
     /// For `MILLRACE_CLICKHOUSE__URL`.
@@ -38,14 +40,16 @@ impl HeldBack {
 
     /// Waits until such a statement was sent.
     pub async fn arrived(&self) {
-        self.between.arrived.subscribe().wait_for(|arrived| *arrived).await.unwrap();
+        let mut arrived = self.between.arrived.subscribe();
+        timeout(DEADLINE, arrived.wait_for(|arrived| *arrived)).await.expect("nobody asked").unwrap();
     }
 
     /// Lets it go on; what the engine said to it, nothing where all was well.
     pub async fn let_go(&self) -> String {
         self.between.gate.add_permits(1);
         let mut answered = self.between.answered.subscribe();
-        answered.wait_for(Option::is_some).await.unwrap().clone().unwrap()
+        let answered = timeout(DEADLINE, answered.wait_for(Option::is_some)).await.expect("it was not answered");
+        answered.unwrap().clone().unwrap()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Whatever dies in the middle of the flow, ClickHouse, Postgres and the receiver end up equal to the oracle.
 
+use crate::commands::Frozen;
 use crate::exactly_once::owning_everything;
 use crate::platform::{Platform, Role, ask_clickhouse, eventually};
 use crate::shop::Shop;
@@ -113,12 +114,11 @@ async fn a_killed_kafka_loses_nothing_that_was_acknowledged() {
 async fn a_kafka_that_is_away_for_longer_than_a_session_loses_nothing_that_was_acknowledged() {
     let mut flow = Flow::midway(rand_seed()).await;
     flow.assert_still_flowing().await;
-    eventually("every group's session has ended", async || {
-        flow.platform.stack.kill(Server::Kafka); // as soon as it is up again
-        let log = flow.process.log();
-        log.matches("session timed out").count() == log.matches(r#""took "#).count()
-    })
-    .await;
+    let groups = flow.process.log().matches(r#""took "#).count();
+    let kept_down = Frozen::down(&flow.platform, Server::Kafka).await;
+    let ended = || flow.process.log().matches("session timed out").count();
+    eventually("every group's session has ended", async || ended() >= groups).await;
+    drop(kept_down);
     flow.platform.stack.wait_ready(Server::Kafka).await.unwrap();
     flow.assert_equals_the_oracle().await;
 }
@@ -231,7 +231,9 @@ impl UnderFire {
     fn start_again_what_could_not_start(&mut self) {
         for (role, name) in [(&mut self.process, "process"), (&mut self.sink, "sink")] {
             if !role.is_running() {
-                assert!(!has_started(role), "{name} ended by itself:\n{}", role.log());
+                let log = role.log(); // one that could not begin in time says so, for whoever starts it again
+                let is_told = log.contains("could not take partitions over within");
+                assert!(!has_started(role) || is_told, "{name} ended by itself:\n{log}");
                 *role = self.shop.member(name, &[name], &[]);
             }
         }

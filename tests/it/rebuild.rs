@@ -1,7 +1,7 @@
 //! A table made anew from the log takes the old one's place, and nobody notices but by what is right again.
 
 use crate::erasure;
-use crate::exactly_once::planned;
+use crate::exactly_once::{applied, planned};
 use crate::gate::Gate;
 use crate::held_back::HeldBack;
 use crate::platform::{Finished, Platform, Role, eventually};
@@ -233,7 +233,8 @@ async fn what_a_compacted_log_let_go_of_is_kept() {
     let mut shop = Shop::open().await;
     let process = shop.member("process", &["process", "clickhouse"], &[]);
     shop.publish(3_000, &[]);
-    eventually("all is there", async || events(&shop).await == 3_000).await;
+    let postgres = shop.platform.postgres().await;
+    eventually("all is settled", async || applied(&postgres).await == 3_000).await;
     // A tombstone has no row: the place of a record that is gone.
     let before = settled(&shop).await;
     kcat(&shop, &["-Z", "-K", "|", "-l"], "gone|\n");
@@ -241,7 +242,6 @@ async fn what_a_compacted_log_let_go_of_is_kept() {
     let (partition, next) = settled(&shop).await.into_iter().find(|place| !before.contains(place)).unwrap();
     kcat(&shop, &["-k", "unreadable"], "no Avro");
     let letters = "select count(*) from millrace.dead_letter where pipeline = 'clickhouse'";
-    let postgres = shop.platform.postgres().await;
     eventually("it is a dead letter", async || {
         sqlx::query_scalar::<_, i64>(letters).fetch_one(&postgres).await.unwrap() == 1
     })

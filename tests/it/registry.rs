@@ -37,9 +37,15 @@ impl Registry<'_> {
     }
 
     async fn id(&self, subject: &str, schema: &Value) -> i64 {
-        let (status, answer) = self.register(subject, schema).await;
-        assert_eq!(status, 200, "{answer}");
-        answer["id"].as_i64().unwrap()
+        loop {
+            match self.register(subject, schema).await {
+                (503, _) => {} // too many at once for a busy machine: as it says, again
+                (status, answer) => {
+                    assert_eq!(status, 200, "{answer}");
+                    return answer["id"].as_i64().unwrap();
+                }
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A platform with one seed's traffic, published piece by piece, and the oracle's verdict on all of it so far.
 
-use crate::platform::{Finished, Platform, Role};
+use crate::platform::{Finished, Platform, Role, eventually};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -37,6 +37,12 @@ impl Shop {
     /// Starts a role as the group member of this name.
     pub fn member(&self, name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Role {
         self.platform.member(name, arguments, environment)
+    }
+
+    /// Waits for what a dead client had sent: the engine carries it out to its end.
+    pub async fn inserts_have_ended(&self) {
+        let inserts = "select count() from system.processes where query_kind = 'Insert'";
+        eventually("no insert is under way", async || self.platform.number(inserts).await == 0).await;
     }
 
     /// The next events of the seed, as fast as the log takes them; the simulator's report.

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 TYPE, TOPIC, NAME = "thing.measured", "shop.thing.v1", "shop.thing.ThingMeasured"
 FIELDS, EVENTS = 200, 150
-WAIT_SECONDS = 60
+WAIT_SECONDS = 120
 UTC = timezone.utc
 SYMBOLS = ["UNKNOWN", "A", "B_2"]
 TEXTS = ["", "\0", "één", "日本語", "👩‍👩‍👧‍👦", "e\u0301", "\u202eright to left", "\n\t'\"\\`", "\U0010ffff", "x" * 5_000]
@@ -218,7 +218,7 @@ def publish(brokers, registry, seed):
                       "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
         headers = [("content-type", b"application/avro")] + [(f"ce_{name}", str(text).encode()) for name, text in attributes.items()]
         producer.produce(TOPIC, b"\0" + struct.pack(">I", schema_id) + sent[event], str(thing["thing_id"]), headers=headers)
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
     return sent
 
 

@@ -2,7 +2,7 @@
 
 usage: spoil_topic.py BROKERS TOPIC [BYTES]   no record may be larger; without BYTES the topic is deleted. prints true
 """
-import sys
+import sys, time
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 brokers, topic, *size = sys.argv[1:]
@@ -15,4 +15,6 @@ else:
     changes = admin.delete_topics([topic])
 for change in changes.values():
     change.result(30)
+while not size and topic in admin.list_topics(timeout=30).topics:
+    time.sleep(0.1)  # the controller knows before the brokers do
 print("true")

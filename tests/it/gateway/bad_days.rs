@@ -9,6 +9,7 @@ use reqwest::StatusCode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -137,6 +138,10 @@ async fn idle(door: &Door, connections: usize) -> Vec<TcpStream> {
     idle
 }
 
+fn is_open(stream: &TcpStream) -> bool {
+    stream.try_read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
 /// All that the other side says, to its end.
 async fn heard(stream: &mut TcpStream) -> String {
     let mut heard = Vec::new();
@@ -163,11 +168,11 @@ async fn thousands_who_say_nothing_take_little_memory_and_make_room_and_one_more
     eventually("nobody is there", async || open().await == 0).await;
     let before = memory_bytes(&door.role);
     let mut silent = Vec::new();
-    // Some may be closed while others still come: a machine may be busy.
+    // Some may be closed while others still come, and some not be counted yet: a machine may be busy.
     let mut fill = async || {
-        let missing = CONNECTIONS.saturating_sub(usize::try_from(open().await).unwrap());
-        silent.extend(idle(&door, missing).await);
-        missing == 0
+        silent.retain(is_open);
+        silent.extend(idle(&door, CONNECTIONS - silent.len()).await);
+        open().await == CONNECTIONS as i64
     };
     eventually("all are let in", &mut fill).await;
     let grown = memory_bytes(&door.role).saturating_sub(before);
@@ -190,7 +195,8 @@ async fn thousands_who_say_nothing_take_little_memory_and_make_room_and_one_more
     .await;
 
     for stream in &mut silent {
-        assert_eq!(heard(stream).await, "", "who says nothing is closed without a word");
+        let heard = heard(stream).await; // one came while another's end was not noticed yet
+        assert!(heard.is_empty() || heard.starts_with("HTTP/1.1 503"), "closed without a word: {heard}");
     }
     assert_eq!(answered(door.post(ONE, new_event().to_string())).await.0, 202, "there is room again");
     assert_eq!(door.role.stop(), 0);

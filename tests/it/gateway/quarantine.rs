@@ -81,6 +81,20 @@ fn in_visits(platform: &Platform, id: &Value) -> bool {
     run(Command::new("kcat").args(["-C", "-b", brokers]).args(topic)).contains(id.as_str().unwrap())
 }
 
+/// The answer, of a store that was in time: on a busy machine an event may have to be sent again to be kept.
+async fn kept_in_time(request: impl Fn() -> RequestBuilder) -> (u16, Value) {
+    let mut found = None;
+    eventually("the store is in time", async || {
+        let (status, answer) = answered(request()).await;
+        let text = answer.to_string();
+        let is_late = text.contains("the store does not answer") || text.contains("there was no time left");
+        found = Some((status, answer));
+        !is_late
+    })
+    .await;
+    found.unwrap()
+}
+
 fn id(verdict: &Value) -> String {
     verdict["quarantine"]["kept"].as_str().unwrap_or_else(|| panic!("{verdict}")).to_owned()
 }
@@ -111,13 +125,13 @@ async fn an_invalid_event_that_was_kept_is_published_under_its_id_and_time_once_
     let (registered, started) = (registered(), started());
     let (status, answer) = answered(sealing.post(ONE, registered.to_string())).await;
     assert_eq!((status, &answer["quarantine"]), (400, &Value::Null), "nobody asked for it");
-    let (status, answer) = answered(asking(sealing.post(ONE, registered.to_string()))).await;
+    let (status, answer) = kept_in_time(|| asking(sealing.post(ONE, registered.to_string()))).await;
     assert_eq!((status, &answer["status"]), (400, &json!("invalid")), "it is no accepted one: {answer}");
     let first = id(&answer);
-    let (_, answer) = answered(asking(sealing.post(BATCH, json!([new_event(), registered]).to_string()))).await;
+    let (_, answer) = kept_in_time(|| asking(sealing.post(BATCH, json!([new_event(), registered]).to_string()))).await;
     assert_eq!(answer["results"][0].get("quarantine"), None);
     assert_eq!(id(&answer["results"][1]), first, "sent again it takes its own place");
-    let (_, answer) = answered(asking(dropping.post(ONE, started.to_string()))).await;
+    let (_, answer) = kept_in_time(|| asking(dropping.post(ONE, started.to_string()))).await;
     let second = id(&answer);
     let rows = table(&platform).await;
     assert!(rows.len() == 2 && !has(&rows, EMAIL) && !has(&rows, "Anna"), "{rows:?}");
@@ -153,8 +167,8 @@ async fn an_invalid_event_that_was_kept_is_published_under_its_id_and_time_once_
     // Another sender's event under an id that the first one's was published under.
     let (first, mut other) = (self::started(), self::started());
     other["id"] = first["id"].clone();
-    id(&answered(asking(dropping.post(ONE, first.to_string()))).await.1);
-    let other = id(&answered(asking(as_key(&dropping, "rival-key", &other))).await.1);
+    id(&kept_in_time(|| asking(dropping.post(ONE, first.to_string()))).await.1);
+    let other = id(&kept_in_time(|| asking(as_key(&dropping, "rival-key", &other))).await.1);
     for (attempt, published) in [1, 0].into_iter().enumerate() {
         let replayed = quarantine(&["replay", "--project", project]);
         assert_eq!((replayed.code(), replayed.out.matches("published").count()), (2, published), "{}", replayed.out);
@@ -223,10 +237,14 @@ async fn what_is_personal_is_taken_out(platform: &Platform, door: &Door) {
     for attribute in attributes {
         wrong[attribute] = json!(format!("/users/{EMAIL}"));
     }
-    let kept = id(&answered(door.post(ONE, wrong.to_string())).await.1);
-    let broken = door.post("application/json", format!("{{\"email\": \"{EMAIL}\"")).header("ce-specversion", "1.0");
-    let broken = broken.header("ce-id", Uuid::now_v7().to_string()).header("ce-source", "/it");
-    let broken = id(&answered(broken.header("ce-type", "user.registered")).await.1);
+    let kept = id(&kept_in_time(|| door.post(ONE, wrong.to_string())).await.1);
+    let event_id = Uuid::now_v7().to_string();
+    let broken = || {
+        let request = door.post("application/json", format!("{{\"email\": \"{EMAIL}\""));
+        let request = request.header("ce-specversion", "1.0").header("ce-id", &event_id).header("ce-source", "/it");
+        request.header("ce-type", "user.registered")
+    };
+    let broken = id(&kept_in_time(broken).await.1);
     let rows = table(platform).await;
     assert!(rows.len() == 2 && !has(&rows, EMAIL) && !has(&rows, "Anna"), "{rows:?}");
     let shown = platform.run(&["quarantine", "show", &kept, "--json"]).json();
@@ -255,7 +273,7 @@ async fn bounds_hold(platform: &Platform, door: &Door) {
     for (sender, refused) in [(token.as_str(), "half of what may be kept"), ("other-key", "as much is kept as may be")]
     {
         let events: Vec<Value> = (0..12).map(|_| started()).collect();
-        let answers = join_all(events.iter().map(|event| answered(as_key(door, sender, event)))).await;
+        let answers = join_all(events.iter().map(|event| kept_in_time(|| as_key(door, sender, event)))).await;
         let (kept, not): (Vec<_>, Vec<_>) =
             events.iter().zip(&answers).partition(|(_, (_, answer))| answer["quarantine"].get("kept").is_some());
         assert_eq!(kept.len(), 4, "{answers:?}");
@@ -266,7 +284,7 @@ async fn bounds_hold(platform: &Platform, door: &Door) {
     assert_eq!(table(platform).await.len(), 8);
     let mut large = started();
     large["data"]["utm_source"] = json!("x".repeat(70_000));
-    assert!(not_kept(&answered(door.post(ONE, large.to_string())).await.1).starts_with("it is larger"));
+    assert!(not_kept(&kept_in_time(|| door.post(ONE, large.to_string())).await.1).starts_with("it is larger"));
     assert_eq!(metric(&door.role, "millrace_quarantine_events ").await, 8);
     assert_eq!(metric(&door.role, "millrace_quarantined_events_total{result=\"kept\"}").await, 20);
     assert_eq!(metric(&door.role, "millrace_quarantined_events_total{result=\"full\"}").await, 12);
@@ -276,8 +294,11 @@ async fn bounds_hold(platform: &Platform, door: &Door) {
 async fn at_the_bound_only_what_is_there_has_a_place(door: &Door, key: &str, kept: &[Value]) {
     let new: Vec<Value> = kept.iter().map(|_| started()).collect();
     let batch = json!([&new[..], kept, &kept[..1]].concat()).to_string();
-    let request = reqwest::Client::new().post(format!("{}/v1/events", door.url)).header("content-type", BATCH);
-    let (_, answer) = answered(request.header("x-api-key", key).body(batch)).await;
+    let request = || {
+        let request = reqwest::Client::new().post(format!("{}/v1/events", door.url)).header("content-type", BATCH);
+        request.header("x-api-key", key).body(batch.clone())
+    };
+    let (_, answer) = kept_in_time(request).await;
     let fates = answer["results"].as_array().unwrap().iter().map(|verdict| verdict["quarantine"].get("kept").is_some());
     let expected = [vec![false; new.len()], vec![true; kept.len() + 1]].concat();
     assert_eq!(fates.collect::<Vec<_>>(), expected, "{answer}");
