@@ -160,10 +160,9 @@ impl DeadLetters {
 
     /// Has an event of which a record was set aside taken effect since?
     pub(crate) async fn took_effect(&self, claim: &Claim, event_id: Uuid) -> Result<bool, Failure> {
-        let took = sqlx::query_scalar(
-            "select exists (select from millrace.dead_letter where pipeline = $1 and topic = $2 and event_id = $3
-             and state in ('replayed', 'superseded'))",
-        );
+        let took = sqlx::query_scalar(AssertSqlSafe(format!(
+            "select {TOOK_EFFECT} from (select $1::text as pipeline, $2::text as topic, $3::uuid as event_id) l"
+        )));
         let took = took.bind(&*claim.pipeline).bind(&*claim.topic).bind(event_id);
         answered(&self.pool, async |connection| Ok(took.fetch_one(connection).await?)).await
     }
@@ -215,7 +214,7 @@ pub(crate) async fn write(tx: &mut PgConnection, claim: &Claim, rejected: &[Reje
     Ok(())
 }
 
-/// Of the letter `l`: has its event taken effect by another record?
+/// Of a letter `l`, or what would be one: has its event taken effect by another record?
 const TOOK_EFFECT: &str = "exists (select from millrace.dead_letter other where other.pipeline = l.pipeline
     and other.topic = l.topic and other.event_id = l.event_id and other.state in ('replayed', 'superseded'))";
 
