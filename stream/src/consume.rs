@@ -157,11 +157,13 @@ impl<H: Handler> Worker<H> {
         };
         while let Some(batch) = next().await {
             let batch = batch?;
-            // One that was not begun is whole for who comes next.
-            if self.closing.is_cancelled() || !self.apply_until_settled(&batch).await? {
+            if !self.apply_until_settled(&batch).await? {
                 break;
             }
             batch.range().iter().for_each(|(_, to)| settled(*to));
+            if self.closing.is_cancelled() {
+                break; // the one behind it is whole for whoever comes next
+            }
         }
         Ok(())
     }
@@ -268,7 +270,6 @@ impl<H: Handler> Worker<H> {
             Decoded::Event => batch.count(&record),
             Decoded::Ignored => {}
             Decoded::Rejected(reject) => {
-                self.metrics.dead_letter(reject.reason);
                 tracing::warn!(
                     pipeline = %batch.pipeline, topic = %record.position.topic, partition = record.position.partition,
                     offset = record.position.offset, reason = reject.reason.as_str(), "is a dead letter: {}", reject.error
@@ -423,6 +424,7 @@ impl<H: Handler> Worker<H> {
     }
 
     fn count(&self, batch: &Batch<H::Block>, took: Duration) {
+        batch.rejected.iter().for_each(|rejected| self.metrics.dead_letter(rejected.reject.reason));
         self.metrics.applied.inc_by(batch.events as u64);
         self.metrics.duration.observe(took.as_secs_f64());
         if let Some(oldest) = batch.oldest {

@@ -164,7 +164,7 @@ impl PipelineHandle {
         why_it_stopped(&mut self.failure, &format!("{}: the polling thread ended", self.name)).await
     }
 
-    /// Stops pulling, lets batches in hand settle, leaves the group. False when [`DRAIN_DEADLINE`] passed first.
+    /// Stops pulling, lets each partition's batch in hand settle, leaves the group. False when [`DRAIN_DEADLINE`] passed first.
     pub async fn drain(mut self) -> bool {
         self.stop.cancel();
         let Some(poller) = self.poller.take() else { return true };
@@ -698,8 +698,8 @@ fn fail(failed: &watch::Sender<Option<Arc<Failure>>>, name: &str, failure: Failu
     failed.send_if_modified(|slot| slot.is_none() && slot.replace(Arc::new(failure)).is_none());
 }
 
-/// Lets the batches in hand settle, all partitions at once; what is late is given up and read again. False when
-/// anything was late.
+/// Lets each partition's batch in hand settle, all at once; what is late, and what was gathered behind it, is given up
+/// and read again. False when anything was late.
 ///
 /// A late worker ends by itself at its next step; the next owner's epoch makes that step harmless. Ending its task
 /// instead would not be: cut off within a BEGIN, sqlx puts the connection back with its transaction open, and
