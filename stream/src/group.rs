@@ -59,7 +59,7 @@ const TOPICS_EVERY: Duration = Duration::from_secs(15);
 /// A restarted broker fences a member once or twice, and a cluster restarts its brokers one after the other. Somebody
 /// else who has our place does so at every heartbeat, so this is soon reached.
 const FENCED_MAX: usize = 10;
-const FENCED_WITHIN: Duration = Duration::from_mins(5);
+const FENCED_WITHIN: Duration = Duration::from_mins(15);
 
 /// What every pipeline of a process stands on.
 #[derive(Clone)]
@@ -877,6 +877,13 @@ mod tests {
         group.stop.cancel();
         tokio::task::spawn_blocking(move || poller.join().unwrap()).await.unwrap();
         assert!(group.failed.borrow().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_member_that_is_fenced_now_and_then_goes_on_and_one_that_has_a_rival_does_not() {
+        let group = idle_group(KafkaConfig::default());
+        assert!((0..FENCED_MAX).all(|_| group.may_join_again()));
+        assert!(!group.may_join_again());
     }
 
     #[tokio::test(start_paused = true)]
