@@ -187,6 +187,9 @@ impl<H: Handler> Worker<H> {
     /// Fills the windows from the records before the checkpoint. False when the source ended meanwhile.
     async fn warm(&self, source: &mut Puller<impl Source>, partition: &mut Partition) -> Result<bool, Failure> {
         let Some(set_aside) = self.set_aside().await? else { return Ok(false) };
+        if let Some(storm) = &mut partition.storm {
+            storm.go_on(self.claim.next, &set_aside);
+        }
         while let Some(record) = source.next().await {
             if record.position.offset >= self.claim.next {
                 source.hold(record);
@@ -208,7 +211,8 @@ impl<H: Handler> Worker<H> {
             return Ok(Some(set_aside.clone()));
         }
         let (topic, partition, to) = (self.claim.topic.to_string(), self.claim.partition, self.claim.next);
-        let before = Range { topic, partition, from: Window::warm_from(self.config.dedup_window, to, 0), to };
+        let from = Window::warm_from(self.config.dedup_window, to, 0).min(Storm::counts_from(to));
+        let before = Range { topic, partition, from, to };
         let (letters, trying) = (self.letters(), self.metrics.trying());
         let ask = async || {
             let found = letters.set_aside(&self.claim.pipeline, Some(&before)).await;

@@ -64,6 +64,17 @@ impl SetAside {
         self.0.get(place).is_some_and(|found| found.is(Some(event_id)))
     }
 
+    #[cfg(test)]
+    pub(crate) fn of(places: impl IntoIterator<Item = Position>) -> Self {
+        let unapplied = Unapplied { event_id: None, given_up: false };
+        Self(places.into_iter().map(|place| (place, unapplied)).collect())
+    }
+
+    /// How many lie at this offset or behind it.
+    pub(crate) fn count_from(&self, offset: i64) -> usize {
+        self.0.keys().filter(|place| place.offset >= offset).count()
+    }
+
     pub(crate) fn is_given_up(&self, place: &Position, event_id: Option<Uuid>) -> bool {
         self.0.get(place).is_some_and(|found| found.given_up && found.is(event_id))
     }

@@ -1,10 +1,12 @@
 //! Stops a pipeline before a flood of bad records becomes a table full of dead letters.
 
+use crate::dead_letter::SetAside;
 use crate::decode::Decoded;
 use crate::{Failure, Record};
 use std::sync::Arc;
 
-/// Records of a partition that are counted together, each such window on its own.
+/// Positions of a partition's log that are counted together, from a multiple of it on: whoever starts again goes on
+/// counting, and stops at the same place.
 pub(crate) const STORM_WINDOW: u32 = 1_000;
 
 /// Watches the share of records that are set aside. Where it is large something is wrong with the project or the
@@ -14,28 +16,41 @@ pub(crate) struct Storm {
     section: Arc<str>,
     /// One more stops the pipeline.
     rejected_max: u32,
-    seen: u32,
+    /// Where those begin that are counted now.
+    from: i64,
     rejected: u32,
 }
 
 impl Storm {
     pub fn new(section: Arc<str>, rejected_max: u32) -> Self {
-        Self { section, rejected_max, seen: 0, rejected: 0 }
+        Self { section, rejected_max, from: 0, rejected: 0 }
+    }
+
+    /// Where those begin that are counted with this one.
+    pub fn counts_from(offset: i64) -> i64 {
+        offset - offset.rem_euclid(STORM_WINDOW.into())
+    }
+
+    /// From here on, where these were set aside before.
+    pub fn go_on(&mut self, next: i64, set_aside: &SetAside) {
+        self.from = Self::counts_from(next);
+        self.rejected = u32::try_from(set_aside.count_from(self.from)).unwrap_or(u32::MAX);
     }
 
     /// # Errors
     /// When too many were set aside: before those of the batch in hand are written.
     pub fn note(&mut self, record: &Record, decoded: &Decoded) -> Result<(), Failure> {
-        if self.seen >= STORM_WINDOW {
-            (self.seen, self.rejected) = (0, 0);
+        let from = Self::counts_from(record.position.offset);
+        if from != self.from {
+            (self.from, self.rejected) = (from, 0);
         }
-        self.seen += 1;
         let Decoded::Rejected(newest) = decoded else { return Ok(()) };
-        self.rejected += 1;
+        self.rejected = self.rejected.saturating_add(1);
         if self.rejected <= self.rejected_max {
             return Ok(());
         }
-        let Self { section, rejected_max, seen, rejected } = self;
+        let Self { section, rejected_max, rejected, .. } = self;
+        let seen = record.position.offset - from + 1;
         let (reason, error) = (newest.reason.as_str(), &newest.error);
         Err(Failure::stop(anyhow::anyhow!(
             "{rejected} of the last {seen} records would become dead letters: stopped before they do. \
@@ -52,10 +67,16 @@ mod tests {
     use crate::{Position, Reason, RecordBuilder, Reject};
 
     fn storm_after(rejected_max: u32, records: impl IntoIterator<Item = Decoded>) -> Result<(), Failure> {
-        let position = Position { topic: "t".into(), partition: 0, offset: 7 };
-        let record = RecordBuilder::new(&mut bytes::BytesMut::new(), None, None).build(position, None);
         let mut storm = Storm::new("process.clickhouse".into(), rejected_max);
-        records.into_iter().try_for_each(|decoded| storm.note(&record, &decoded))
+        (0..).zip(records).try_for_each(|(offset, decoded)| storm.note(&record(offset), &decoded))
+    }
+
+    fn at(offset: i64) -> Position {
+        Position { topic: "t".into(), partition: 0, offset }
+    }
+
+    fn record(offset: i64) -> Record {
+        RecordBuilder::new(&mut bytes::BytesMut::new(), None, None).build(at(offset), None)
     }
 
     fn bad() -> Decoded {
@@ -66,7 +87,7 @@ mod tests {
     fn a_storm_of_bad_records_stops_before_they_fill_the_table_and_names_the_setting_that_lets_them() {
         let stopped = storm_after(500, (0..501).map(|_| bad())).unwrap_err().to_string();
         assert!(stopped.starts_with("501 of the last 501 records"), "{stopped}");
-        assert!(stopped.contains("t[0]@7: bad_framing: no Avro"), "{stopped}");
+        assert!(stopped.contains("t[0]@500: bad_framing: no Avro"), "{stopped}");
         assert!(
             stopped.contains("start with `process.clickhouse.dead_letters_per_1000` = 1000 (it is 500)"),
             "{stopped}"
@@ -77,6 +98,17 @@ mod tests {
     fn bad_records_among_many_that_are_not_for_a_pipeline_are_no_storm() {
         let one_in_ten = (0..20_000).map(|at| if at % 10 == 0 { bad() } else { Decoded::Ignored });
         assert!(storm_after(500, one_in_ten).is_ok());
+    }
+
+    #[test]
+    fn whoever_starts_again_stops_at_the_same_place() {
+        let set_aside = SetAside::of((1_990..2_400).map(at)); // ten of them belong to those before
+        for _start in 0..2 {
+            let mut storm = Storm::new("process.clickhouse".into(), 500);
+            storm.go_on(2_400, &set_aside);
+            let stopped = (2_400..).find_map(|offset| storm.note(&record(offset), &bad()).err()).unwrap().to_string();
+            assert!(stopped.starts_with("501 of the last 501 records") && stopped.contains("t[0]@2500"), "{stopped}");
+        }
     }
 
     #[test]
