@@ -19,7 +19,9 @@ use std::time::Duration;
 /// One question to a broker that answers; a page waits no longer.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// A broker that came up a moment ago creates its first topics slowly; `migrate` would rather wait than begin again.
-const CREATE_DEADLINE: Duration = Duration::from_secs(60);
+const CREATE_DEADLINE: Duration = Duration::from_secs(55);
+/// So that it can still say why it did not.
+const CREATE_ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 /// Fact topics keep their records this long unless told otherwise: history is in ClickHouse.
 const RETENTION_DAYS: u32 = 30;
 
@@ -81,7 +83,7 @@ impl Admin {
         let wanted: Vec<NewTopic<'_>> =
             topics.iter().zip(&settings).map(|(topic, set)| self.new_topic(topic, set)).collect();
         let options =
-            AdminOptions::new().operation_timeout(Some(CREATE_DEADLINE)).request_timeout(Some(CREATE_DEADLINE));
+            AdminOptions::new().operation_timeout(Some(CREATE_DEADLINE)).request_timeout(Some(CREATE_ANSWER_DEADLINE));
         let results = admin.create_topics(&wanted, &options).await.context("could not create topics")?;
         let mut created = Vec::new();
         for result in results {
