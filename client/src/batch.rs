@@ -168,13 +168,16 @@ fn is_passing(status: u16) -> bool {
 }
 
 /// The event again, if it is to be sent again.
-fn judge(mut pending: Pending, Verdict { status, errors, quarantine }: Verdict) -> Option<Pending> {
+fn judge(mut pending: Pending, mut verdict: Verdict) -> Option<Pending> {
     let id = pending.id;
-    match status {
+    match verdict.status {
         Status::Accepted => pending.answer(Ok(Published::Accepted)),
         Status::Duplicate => pending.answer(Ok(Published::Duplicate)),
         Status::Spooled => pending.answer(Ok(Published::Spooled)),
-        Status::Invalid => pending.fail(PublishError::Invalid { id, violations: errors, quarantine }),
+        Status::Invalid => {
+            let quarantine = verdict.quarantine();
+            pending.fail(PublishError::Invalid { id, violations: verdict.errors, quarantine });
+        }
         Status::Unauthorized => pending.fail(PublishError::Unauthorized { id }),
         Status::Throttled => return Some(pending),
         Status::Retry => {

@@ -19,9 +19,9 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What became of an invalid event that was to be kept ([`crate::Options::keep_invalid`]).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// What became of an invalid event that was to be kept: as [`crate::Options::keep_invalid`] asks, or as the gateway
+/// does with all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Quarantine {
     /// Under this id, for `millrace quarantine show` and `replay`.
     Kept(String),

@@ -24,7 +24,21 @@ pub(crate) struct Verdict {
     pub status: Status,
     #[serde(default)]
     pub errors: Vec<Violation>,
-    pub quarantine: Option<Quarantine>,
+    quarantine: Option<Quarantined>,
+}
+
+/// A gateway may come to say more; what it says of the events must be understood all the same.
+#[derive(Debug, Deserialize)]
+struct Quarantined {
+    kept: Option<String>,
+    not_kept: Option<String>,
+}
+
+impl Verdict {
+    pub fn quarantine(&mut self) -> Option<Quarantine> {
+        let Quarantined { kept, not_kept } = self.quarantine.take()?;
+        kept.map(Quarantine::Kept).or(not_kept.map(Quarantine::NotKept))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

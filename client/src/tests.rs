@@ -88,6 +88,9 @@ async fn answer(State(fake): State<Arc<Fake>>, headers: HeaderMap, body: String)
             let errors = json!([{ "pointer": "/data/number", "expected": "less", "found": "more" }]);
             let verdict = |n| match status(n) {
                 "invalid" => json!({ "status": "invalid", "errors": errors }),
+                "not kept" => {
+                    json!({ "status": "invalid", "errors": errors, "quarantine": { "not_kept": "full", "until": 7 } })
+                }
                 other => json!({ "status": other }),
             };
             (207, json!({ "results": (0..count).map(verdict).collect::<Vec<_>>() }))
@@ -121,13 +124,15 @@ async fn events_go_together_and_what_must_go_again_goes_first_and_in_order() {
 
 #[tokio::test]
 async fn each_event_hears_what_is_wrong_with_it() {
-    let (_, options) = Fake::saying([Say::Statuses(&["invalid", "unauthorized", "spooled"])]).await;
-    let client = Client::new(Options { batch_events: 3, linger: Duration::from_secs(9), ..options }).unwrap();
-    let [invalid, unauthorized, good] = <[Sending; 3]>::try_from(sent(&client, 0..3).await).unwrap();
+    let (_, options) = Fake::saying([Say::Statuses(&["invalid", "unauthorized", "spooled", "not kept"])]).await;
+    let client = Client::new(Options { batch_events: 4, linger: Duration::from_secs(9), ..options }).unwrap();
+    let [invalid, unauthorized, good, lost] = <[Sending; 4]>::try_from(sent(&client, 0..4).await).unwrap();
     let told = invalid.published().await.unwrap_err().to_string();
     assert!(told.ends_with("does not fit its contract: /data/number: expected less, found more"), "{told}");
     assert!(matches!(unauthorized.published().await, Err(PublishError::Unauthorized { .. })));
     assert_eq!(good.published().await, Ok(Published::Spooled));
+    let told = lost.published().await.unwrap_err().to_string();
+    assert!(told.ends_with("found more; not kept in quarantine: full"), "{told}");
 }
 
 #[tokio::test]
