@@ -15,6 +15,7 @@ mod body;
 pub(crate) mod cloudevent;
 mod contracts;
 mod jwt;
+mod memory;
 mod metrics;
 pub(crate) mod prepare;
 mod publish;
@@ -238,6 +239,7 @@ impl Gateway {
         let (kept, tidied, asking) = (state.clone(), state.clone(), state.clone());
         in_background(&stop, async move { kept.access.keep_fresh().await });
         in_background(&stop, async move { tidied.quarantine.keep_tidy().await });
+        in_background(&stop, memory::keep_given_back(state.metrics.inflight_bytes.clone()));
         in_background(&stop, async move {
             let names = asking.routes.contracts.topics().into_keys().collect();
             topics.keep_known(kafka, names, || asking.desk.forget_ids()).await;
