@@ -69,6 +69,7 @@ fn configure(directory: &Path, user: &str) {
     let admin = "<access_management>1</access_management>".to_owned();
     let grants = if user == "analyst" { format!("<grants>{grants}</grants>") } else { admin };
     let query = [("max_execution_time", 15), ("max_bytes_to_read", 100_000_000), ("max_memory_usage", 300_000_000)];
+    // Not an hour, which ends for everybody at once: it might do so in mid-test.
     let users = format!(
         "<clickhouse><profiles><default/><admin/><analyst>{}</analyst></profiles>\
          <quotas><admin/><analyst><interval><duration>360000</duration>{}</interval></analyst></quotas>\

@@ -226,13 +226,14 @@ impl UnderFire {
         .await;
     }
 
-    /// A role that finds a server down when it starts says so and ends: somebody starts it again. One that had started
-    /// never ends by itself.
+    /// A role that finds a server down when it starts says so and ends: somebody starts it again. So does one that can
+    /// take nothing over for a minute. One that had started never ends otherwise.
     fn start_again_what_could_not_start(&mut self) {
         for (role, name) in [(&mut self.process, "process"), (&mut self.sink, "sink")] {
             if !role.is_running() {
-                let log = role.log(); // one that could not begin in time says so, for whoever starts it again
-                let is_told = log.contains("could not take partitions over within");
+                let log = role.log();
+                let why = log.lines().find(|line| line.contains(r#""stopped: "#)).unwrap_or_default();
+                let is_told = why.contains("could not take partitions over within");
                 assert!(!has_started(role) || is_told, "{name} ended by itself:\n{log}");
                 *role = self.shop.member(name, &[name], &[]);
             }

@@ -37,15 +37,14 @@ impl Registry<'_> {
     }
 
     async fn id(&self, subject: &str, schema: &Value) -> i64 {
-        loop {
-            match self.register(subject, schema).await {
-                (503, _) => {} // too many at once for a busy machine: as it says, again
-                (status, answer) => {
-                    assert_eq!(status, 200, "{answer}");
-                    return answer["id"].as_i64().unwrap();
-                }
-            }
-        }
+        let mut found = (503, Value::Null);
+        eventually("it is not too much at once for a busy machine", async || {
+            found = self.register(subject, schema).await;
+            found.0 != 503
+        })
+        .await;
+        assert_eq!(found.0, 200, "{}", found.1);
+        found.1["id"].as_i64().unwrap()
     }
 }
 

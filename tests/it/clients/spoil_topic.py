@@ -15,6 +15,8 @@ else:
     changes = admin.delete_topics([topic])
 for change in changes.values():
     change.result(30)
-while not size and topic in admin.list_topics(timeout=30).topics:
-    time.sleep(0.1)  # the controller knows before the brokers do
+deadline = time.monotonic() + 60
+while not size and topic in admin.list_topics(timeout=30).topics:  # the controller knows before the brokers do
+    assert time.monotonic() < deadline, f"{topic} is still there"
+    time.sleep(0.1)
 print("true")

@@ -130,7 +130,7 @@ async fn where_senders_must_show_a_certificate_only_the_authoritys_are_let_in_an
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_says_nothing_takes_a_connection_and_neither_keeps_it_nor_holds_a_stop_up() {
-    let secure = Secure::open_with(&[], &[("CONNECTIONS", "1"), ("DEADLINE_MS", "3000")]).await;
+    let secure = Secure::open_with(&[], &[("CONNECTIONS", "1"), ("DEADLINE_MS", "2000")]).await;
     let (token, ops) = (&secure.door.token, secure.door.role.ops().await);
     let silent = async || TcpStream::connect(secure.door.host()).await.unwrap();
     let counted = async |what: &str, count: &str| {
@@ -151,5 +151,5 @@ async fn who_says_nothing_takes_a_connection_and_neither_keeps_it_nor_holds_a_st
     open("0").await;
     let _second = silent().await;
     open("1").await;
-    assert_eq!(secure.door.role.stop(), 0, "the drain has 8 s, a handshake 10");
+    assert_eq!(secure.door.role.stop(), 0, "the drain has 7 s, a handshake 10");
 }
