@@ -47,7 +47,7 @@ pub enum PublishError {
     #[error("the `{event_type}` takes {bytes} bytes as JSON, at most {bytes_max} fit a request (batch_bytes)")]
     TooLarge { event_type: &'static str, bytes: usize, bytes_max: usize },
     /// It will never fit: repair it.
-    #[error("event {id} does not fit its contract: {}", told(.violations, .quarantine.as_ref()))]
+    #[error("event {id} does not fit its contract: {}", listed(.violations, .quarantine.as_ref()))]
     Invalid { id: Uuid, violations: Vec<Violation>, quarantine: Option<Quarantine> },
     #[error("event {id} is in no scope of this service's key or token: ask for publish:<its topic>")]
     Unauthorized { id: Uuid },
@@ -68,7 +68,7 @@ impl PublishError {
         let (id, reason) = match self {
             Self::Refused { id, status, detail } => (id, format!("the last attempt was answered {status}: {detail}")),
             Self::Invalid { id, violations, quarantine } => {
-                (id, format!("the last attempt was `invalid`: {}", told(&violations, quarantine.as_ref())))
+                (id, format!("the last attempt was `invalid`: {}", listed(&violations, quarantine.as_ref())))
             }
             Self::Unauthorized { id } => {
                 (id, "the last attempt was `unauthorized`: ask for publish:<its topic>".into())
@@ -80,7 +80,7 @@ impl PublishError {
     }
 }
 
-fn told(violations: &[Violation], quarantine: Option<&Quarantine>) -> String {
+fn listed(violations: &[Violation], quarantine: Option<&Quarantine>) -> String {
     let violations = violations.iter().map(ToString::to_string);
     violations.chain(quarantine.map(ToString::to_string)).collect::<Vec<_>>().join("; ")
 }
