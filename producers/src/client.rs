@@ -273,7 +273,7 @@ async fn settle(
 }
 
 async fn answer(enqueued: Result<Acknowledgement, PublishError>) -> Result<(), PublishError> {
-    enqueued?.wait().await
+    enqueued?.await
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ use cloudevent::Mode;
 use contracts::Site;
 use millrace_schemas::registry::Registry;
 use millrace_stream::{Admin, KafkaConfig};
-use prepare::{Ready, Routes};
+use prepare::{Arrival, Ready, Routes};
 use publish::Desk;
 use quarantine::{Quarantine, QuarantineConfig, Sent};
 use redis::Redis;
@@ -324,8 +324,8 @@ async fn publish(shared: &Shared, headers: &HeaderMap, body: &mut Body) -> Resul
     let mode = Mode::of(headers)?;
     let (body, mut held) = body::read(headers, body, &shared.limits, &shared.inflight).await?;
     let submitted = mode.read(headers, &body)?;
-    let trace = cloudevent::trace(headers);
-    let prepare = |event| shared.routes.prepare(event, &principal, trace);
+    let arrival = Arrival::now(cloudevent::trace(headers));
+    let prepare = |event| shared.routes.prepare(event, &principal, arrival);
     let events = within(&mut held, body.len(), submitted.into_iter().map(prepare))?;
     let (mut allowance, until) = (shared.throttle.allowance(&principal), Instant::now() + shared.deadline);
     let mut verdicts = shared.desk.settle(events, &mut allowance, &shared.metrics).await;
@@ -353,13 +353,13 @@ fn within<'a>(
     Ok(ready)
 }
 
-fn count(shared: &Shared, principal: &Principal, verdicts: &[Verdict]) {
-    let alike = |one: &Verdict, next: &Verdict| (one.status, &one.event_type) == (next.status, &next.event_type);
+fn count(shared: &Shared, principal: &Principal, verdicts: &[Verdict<'_>]) {
+    let alike = |one: &Verdict<'_>, next: &Verdict<'_>| (one.status, one.event_type) == (next.status, next.event_type);
     verdicts.chunk_by(alike).for_each(|verdicts| shared.metrics.events(&verdicts[0], verdicts.len()));
     for (status, reason) in [(Status::Unauthorized, "scope"), (Status::Throttled, "throttled")] {
         let mut refused = verdicts.iter().filter(|verdict| verdict.status == status);
         let Some(first) = refused.next() else { continue };
-        let contract = first.event_type.as_deref().and_then(|event_type| shared.routes.contracts.get(event_type));
+        let contract = first.event_type.and_then(|event_type| shared.routes.contracts.get(event_type));
         let topic = contract.map_or("", |contract| &contract.topic);
         let (name, way, events) = (&principal.name, principal.way.word(), 1 + refused.count());
         let refusal = Refusal { reason, principal: name, way, topic, events };

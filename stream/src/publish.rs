@@ -7,7 +7,9 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -173,15 +175,16 @@ impl Publisher {
     }
 }
 
-impl Acknowledgement {
-    /// # Errors
-    /// When the log did not confirm it in time: it may be there or not; publish again with the same id.
-    pub async fn wait(self) -> Result<(), PublishError> {
-        match self.delivery.await {
+/// Fails when the log did not confirm it in time: it may be there or not; publish again with the same id.
+impl Future for Acknowledgement {
+    type Output = Result<(), PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.delivery).poll(context).map(|answer| match answer {
             Ok(Ok(_)) => Ok(()),
             Ok(Err((error, record))) => Err(PublishError::Kafka { topic: record.topic().to_owned(), error }),
             Err(_) => Err(PublishError::Cancelled),
-        }
+        })
     }
 }
 
@@ -195,10 +198,9 @@ async fn keep_in_reach(producer: Weak<Producing>, reach: Arc<Reach>, kafka: Kafk
 }
 
 fn record<'a>(outgoing: &Outgoing<'a>) -> FutureRecord<'a, str, [u8]> {
-    let mut headers = OwnedHeaders::new_with_capacity(HEADERS_MAX);
-    for (key, value) in outgoing.envelope.to_headers() {
-        headers = headers.insert(Header { key, value: Some(&*value) });
-    }
+    let headers = OwnedHeaders::new_with_capacity(HEADERS_MAX);
+    let headers =
+        outgoing.envelope.put_headers(headers, |all, key, value| all.insert(Header { key, value: Some(value) }));
     let record = FutureRecord::to(outgoing.topic).key(outgoing.key).headers(headers);
     match outgoing.value {
         Some(value) => record.payload(value),

@@ -80,7 +80,7 @@ impl Sensors {
         let mut envelope = Envelope::new("/judge", "reading.taken", key);
         envelope.occurred_at = at.parse().unwrap();
         let outgoing = Outgoing { topic: TOPIC, key, envelope: &envelope, value: Some(&value) };
-        self.publisher.enqueue(&outgoing).await.unwrap().wait().await.unwrap();
+        self.publisher.enqueue(&outgoing).await.unwrap().await.unwrap();
     }
 
     /// What a gateway says of a reading with this temperature, sent as JSON and as Avro: status and errors.

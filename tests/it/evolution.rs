@@ -52,7 +52,7 @@ impl<'p> Service<'p> {
             sent.push(self.publisher.enqueue(&outgoing).await.unwrap());
         }
         for acknowledgement in sent {
-            acknowledgement.wait().await.unwrap();
+            acknowledgement.await.unwrap();
         }
     }
 }
@@ -72,7 +72,7 @@ impl Service<'_> {
         writer.encode_value(&value_from_json(writer.schema, &asked).unwrap(), &mut value).unwrap();
         let envelope = Envelope::new("/judge", "user.erased", user);
         let outgoing = Outgoing { topic: "shop.account.v1", key: user, envelope: &envelope, value: Some(&value) };
-        self.publisher.enqueue(&outgoing).await.unwrap().wait().await.unwrap();
+        self.publisher.enqueue(&outgoing).await.unwrap().await.unwrap();
     }
 }
 

@@ -547,7 +547,7 @@ async fn publish_a_payment_under_an_unknown_schema(shop: &Shop, envelope: &Envel
     let key = contract.example["order_id"].as_str().unwrap();
     let kafka = KafkaConfig { brokers: shop.platform.addresses().kafka.clone(), ..KafkaConfig::default() };
     let outgoing = Outgoing { topic: TOPIC, key, envelope, value: Some(&value) };
-    Publisher::new(&kafka).unwrap().enqueue(&outgoing).await.unwrap().wait().await.unwrap();
+    Publisher::new(&kafka).unwrap().enqueue(&outgoing).await.unwrap().await.unwrap();
 }
 
 /// Both are held up at the letter's row, with their effect prepared; then both may go on.

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use millrace_schemas::Violation;
 use serde::Serialize;
 use serde_json::json;
-use std::sync::Arc;
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// Seconds until another try makes sense: memory is free again soon, a broker takes a little to come back.
@@ -80,9 +80,9 @@ impl Status {
 
 /// One event's answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Verdict {
+pub(super) struct Verdict<'a> {
     /// As it was sent; none where there was none.
-    pub id: Option<String>,
+    pub id: Option<Cow<'a, str>>,
     pub status: Status,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<Violation>,
@@ -93,14 +93,14 @@ pub(super) struct Verdict {
     pub quarantine: Option<Box<Quarantined>>,
     /// The contract's, for the count; none for a type that nobody described.
     #[serde(skip)]
-    pub event_type: Option<Arc<str>>,
+    pub event_type: Option<&'a str>,
     /// The id stands for another event already.
     #[serde(skip)]
     pub conflict: bool,
 }
 
-impl Verdict {
-    pub fn new(id: Option<String>, status: Status) -> Self {
+impl<'a> Verdict<'a> {
+    pub fn new(id: Option<Cow<'a, str>>, status: Status) -> Self {
         Self { id, status, errors: Vec::new(), message: None, quarantine: None, event_type: None, conflict: false }
     }
 
@@ -125,21 +125,21 @@ pub(super) struct Answer {
 }
 
 /// Of the one event.
-pub(super) fn for_one(verdicts: &[Verdict]) -> Answer {
+pub(super) fn for_one(verdicts: &[Verdict<'_>]) -> Answer {
     answer(verdicts, serde_json::to_string(&verdicts.first()))
 }
 
 /// Of each event, in the order of the batch.
-pub(super) fn for_batch(verdicts: &[Verdict]) -> Answer {
+pub(super) fn for_batch(verdicts: &[Verdict<'_>]) -> Answer {
     #[derive(Serialize)]
     struct Results<'a> {
-        results: &'a [Verdict],
+        results: &'a [Verdict<'a>],
     }
     answer(verdicts, serde_json::to_string(&Results { results: verdicts }))
 }
 
 /// One status for all events is the answer's; else it says that there are several.
-fn answer(verdicts: &[Verdict], body: serde_json::Result<String>) -> Answer {
+fn answer(verdicts: &[Verdict<'_>], body: serde_json::Result<String>) -> Answer {
     let mut statuses = verdicts.iter().map(Verdict::http);
     let first = statuses.next().unwrap_or(StatusCode::ACCEPTED);
     let status = if statuses.all(|other| other == first) { first } else { StatusCode::MULTI_STATUS };
@@ -261,7 +261,7 @@ mod tests {
     use crate::gateway::body::Inflight;
     use crate::gateway::metrics::GatewayMetrics;
 
-    fn verdict(status: Status) -> Verdict {
+    fn verdict(status: Status) -> Verdict<'static> {
         Verdict::new(None, status)
     }
 

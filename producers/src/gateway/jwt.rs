@@ -168,13 +168,13 @@ impl Tokens {
         let known = self.keys.having(header.kid.as_deref(), header.alg).await?;
         let verified = self.verify(token, header.kid.as_deref(), header.alg, &known)?;
         let principal = verified.principal.clone();
-        self.verified.remember(hash, verified);
+        self.verified.open().remember(hash, verified);
         Ok(principal)
     }
 
     /// A token that has ended is looked at anew, and so is each when the keys have changed or are too old.
     fn verified_lately(&self, hash: &Hash, now: u64) -> Option<Arc<Principal>> {
-        let found = self.verified.find(hash)?;
+        let found = self.verified.open().find(hash)?;
         (now < found.ends && found.generation == self.keys.known().generation).then_some(found.principal)
     }
 

@@ -121,8 +121,8 @@ impl GatewayMetrics {
     }
 
     /// So many that are alike.
-    pub(super) fn events(&self, verdict: &Verdict, events: usize) {
-        self.events.count(verdict.event_type.as_deref(), verdict.status.word(), events as u64);
+    pub(super) fn events(&self, verdict: &Verdict<'_>, events: usize) {
+        self.events.count(verdict.event_type, verdict.status.word(), events as u64);
     }
 
     pub(super) fn refused(&self, reason: &'static str) {

@@ -24,7 +24,7 @@ const AHEAD_MAX: TimeDelta = TimeDelta::days(1);
 /// Between a registry's address and a schema's id.
 pub(super) const SCHEMAS: &str = "/schemas/ids/";
 /// Of most records: no second allocation.
-const VALUE_BYTES_USUAL: usize = 256;
+const VALUE_BYTES_USUAL: usize = 512;
 
 /// How events of each type are written, and where they go.
 pub(crate) struct Routes {
@@ -34,7 +34,6 @@ pub(crate) struct Routes {
 
 struct Route {
     contract: Arc<Contract>,
-    event_type: Arc<str>,
     /// Oldest first, as the contract has them; never empty.
     versions: Vec<Writer>,
 }
@@ -47,21 +46,33 @@ struct Writer {
     dataschema: String,
 }
 
+/// When events came, and in which trace.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival<'a> {
+    at: DateTime<Utc>,
+    trace: Trace<'a>,
+}
+
+impl<'a> Arrival<'a> {
+    pub fn now(trace: Trace<'a>) -> Self {
+        Self { at: Utc::now(), trace }
+    }
+}
+
 /// A record, ready for the log.
 pub(crate) struct Prepared<'a> {
     /// As it was sent: by it the sender finds the answer.
     pub id: Cow<'a, str>,
     pub topic: &'a str,
     /// The contract's, for the count.
-    pub event_type: Arc<str>,
+    pub event_type: &'a str,
     /// Its subject is the record's key.
     pub envelope: Envelope<'a>,
     pub value: Vec<u8>,
 }
 
-type Refused = Box<Verdict>;
 /// One that is ready, or what is wrong with it.
-pub(super) type Ready<'a> = Result<Prepared<'a>, Refused>;
+pub(super) type Ready<'a> = Result<Prepared<'a>, Box<Verdict<'a>>>;
 
 impl Routes {
     /// Asks for the id of every version; afterwards the registry may be away.
@@ -80,30 +91,35 @@ impl Routes {
         Ok(Self { contracts, routes })
     }
 
-    pub(super) fn prepare<'a>(&'a self, event: Submitted<'a>, principal: &Principal, trace: Trace<'a>) -> Ready<'a> {
+    pub(super) fn prepare<'a>(
+        &'a self,
+        event: Submitted<'a>,
+        principal: &Principal,
+        arrival: Arrival<'a>,
+    ) -> Ready<'a> {
         let id = event.get("id").cloned();
         let route = self.route(&event);
         let refused = |status, errors, message| {
-            let (id, event_type) = (id.map(Cow::into_owned), route.map(|route| route.event_type.clone()));
+            let event_type = route.map(|route| &*route.contract.event_type);
             Box::new(Verdict { errors, message, event_type, ..Verdict::new(id, status) })
         };
         if let Some(topic) = route.map(|route| &route.contract.topic).filter(|topic| !principal.may_publish(topic)) {
             let message = format!("the scopes don't cover `publish:{topic}`");
             return Err(refused(Status::Unauthorized, vec![], Some(message)));
         }
-        self.prepare_trusted(event, trace).map_err(|violations| refused(Status::Invalid, violations, None))
+        self.prepare_trusted(event, arrival).map_err(|violations| refused(Status::Invalid, violations, None))
     }
 
     /// The same for a source that may publish everything.
     pub fn prepare_trusted<'a>(
         &'a self,
         mut event: Submitted<'a>,
-        trace: Trace<'a>,
+        arrival: Arrival<'a>,
     ) -> Result<Prepared<'a>, Vec<Violation>> {
         if let Some(route) = self.route(&event) {
-            return route.prepare(event, trace);
+            return route.prepare(event, arrival);
         }
-        identity(&mut event);
+        identity(&mut event, arrival.at);
         event.wrong("/type", &self.known_types(&event), &quoted(event.get("type")));
         Err(event.violations)
     }
@@ -137,11 +153,11 @@ impl Routes {
 
 impl Route {
     fn new(contract: &Arc<Contract>, versions: Vec<Writer>) -> Self {
-        Self { contract: contract.clone(), event_type: contract.event_type.as_str().into(), versions }
+        Self { contract: contract.clone(), versions }
     }
 
-    fn prepare<'a>(&'a self, mut event: Submitted<'a>, trace: Trace<'a>) -> Result<Prepared<'a>, Vec<Violation>> {
-        let identity = identity(&mut event);
+    fn prepare<'a>(&'a self, mut event: Submitted<'a>, arrival: Arrival<'a>) -> Result<Prepared<'a>, Vec<Violation>> {
+        let identity = identity(&mut event, arrival.at);
         let written = self.write(&mut event);
         let key = written.as_ref().map_or("", |(_, _, key)| key.as_str());
         for name in ["subject", "partitionkey"] {
@@ -158,8 +174,8 @@ impl Route {
             return Err(event.violations);
         }
         let id = event.take("id").unwrap_or_default();
-        let envelope = envelope(event, identity, subject, writer, trace);
-        Ok(Prepared { id, topic: &self.contract.topic, event_type: self.event_type.clone(), envelope, value })
+        let envelope = envelope(event, identity, subject, writer, arrival);
+        Ok(Prepared { id, topic: &self.contract.topic, event_type: &self.contract.event_type, envelope, value })
     }
 
     /// The framed datum and its key.
@@ -224,7 +240,7 @@ fn envelope<'a>(
     (id, occurred_at): (Uuid, DateTime<Utc>),
     subject: String,
     writer: &'a Writer,
-    (traceparent, tracestate): Trace<'a>,
+    Arrival { at, trace: (traceparent, tracestate) }: Arrival<'a>,
 ) -> Envelope<'a> {
     // Where the event has no trace of its own, the request's state belongs to the request's parent.
     let own = event.take("traceparent").filter(|parent| is_traceparent(parent));
@@ -238,7 +254,7 @@ fn envelope<'a>(
         event_type: event.take("type").unwrap_or_default(),
         subject: subject.into(),
         occurred_at,
-        recorded_at: Some(Utc::now()),
+        recorded_at: Some(at),
         dataschema: Some(writer.dataschema.as_str().into()),
         correlation_id: event.take("correlationid"),
         causation_id: event.take("causationid"),
@@ -252,13 +268,13 @@ fn quoted(value: Option<&Cow<'_, str>>) -> String {
 }
 
 /// Which event it is and when it happened; with what else every event must say, whatever its contract.
-fn identity(event: &mut Submitted<'_>) -> Option<(Uuid, DateTime<Utc>)> {
+fn identity(event: &mut Submitted<'_>, now: DateTime<Utc>) -> Option<(Uuid, DateTime<Utc>)> {
     let id = event.get("id").and_then(|id| Uuid::try_parse(id).ok());
     if id.is_none() {
         let found = quoted(event.get("id"));
         event.wrong("/id", "a UUID, best a UUIDv7, the same when it is sent again", &found);
     }
-    let occurred_at = happened(event, id);
+    let occurred_at = happened(event, id, now);
     if event.get("specversion").is_none_or(|version| version != "1.0") {
         let found = quoted(event.get("specversion"));
         event.wrong("/specversion", "1.0", &found);
@@ -270,12 +286,12 @@ fn identity(event: &mut Submitted<'_>) -> Option<(Uuid, DateTime<Utc>)> {
 }
 
 /// As `time` says, or as a UUIDv7 does. Where both are missing it is the id that is wrong.
-fn happened(event: &mut Submitted<'_>, id: Option<Uuid>) -> Option<DateTime<Utc>> {
+fn happened(event: &mut Submitted<'_>, id: Option<Uuid>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let time = match event.get("time") {
         Some(text) => DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc()),
         None => Envelope::time_of(id?),
     };
-    let latest = Utc::now() + AHEAD_MAX;
+    let latest = now + AHEAD_MAX;
     let time = time.filter(|time| OCCURRED.contains(&time.timestamp()) && *time <= latest);
     if time.is_none() {
         let found = quoted(event.get("time"));
@@ -338,7 +354,7 @@ pub(super) mod tests {
         let none = HeaderMap::new();
         let submitted = Mode::Structured.read(&none, text.as_bytes()).unwrap().remove(0);
         let routes = routes();
-        match routes.prepare(submitted, &principal("publish:*"), (None, None)) {
+        match routes.prepare(submitted, &principal("publish:*"), Arrival::now((None, None))) {
             Ok(prepared) => {
                 assert_eq!(wire::unframe(&prepared.value).unwrap().0, 7);
                 Ok(prepared.envelope.into_owned())
@@ -464,7 +480,10 @@ pub(super) mod tests {
             let none = HeaderMap::new();
             let event = Mode::Structured.read(&none, text.as_bytes()).unwrap().remove(0);
             let routes = routes();
-            routes.prepare(event, &principal(scope), (None, None)).map(|_| ()).map_err(|verdict| verdict.status)
+            routes
+                .prepare(event, &principal(scope), Arrival::now((None, None)))
+                .map(|_| ())
+                .map_err(|verdict| verdict.status)
         };
         assert_eq!(status("publish:shop.account.v1"), Ok(()));
         assert_eq!(status("publish:shop.order.*"), Err(Status::Unauthorized));

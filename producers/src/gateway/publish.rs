@@ -11,6 +11,7 @@ use hashbrown::hash_map::Entry;
 use hashbrown::{DefaultHashBuilder, HashMap, HashSet};
 use millrace_schemas::Violation;
 use millrace_stream::{Acknowledgement, KafkaConfig, Outgoing, PublishError, Publisher};
+use std::borrow::Cow;
 use std::hash::BuildHasher;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,23 +68,28 @@ impl Trouble {
     }
 }
 
-/// Where an event of a batch is.
-enum Stage {
-    Known(Fate),
-    Sent(Sent),
-}
-
-/// What became of it.
-enum Fate {
-    Done(Verdict),
+/// What becomes of an event of a batch.
+enum Fate<'a> {
+    /// The log has not answered yet.
+    Sent(Sent<'a>),
+    Done(Verdict<'a>),
     /// The log is there and did not take it: `retry`. It is not spooled, where it would hold up all that is behind it.
-    Refused(Verdict),
+    Refused(Verdict<'a>),
     /// It has the id of an earlier one of the same batch, and that one's fate.
-    Same(usize, Box<Verdict>),
+    Same(usize, Box<Verdict<'a>>),
 }
 
 /// An event's id within its topic: what another one publishes to another topic under the same id is its own affair.
 pub(super) type Name = (u64, Uuid);
+
+/// What an event is known by and told apart by.
+#[derive(Clone, Copy, Default)]
+struct Identity {
+    name: Name,
+    fingerprint: Fingerprint,
+    /// What an earlier event had that was accepted under the name.
+    earlier: Option<Fingerprint>,
+}
 
 /// Each name's first event of a batch: its place there, and what it is told apart by.
 type Firsts = HashMap<Name, (usize, Fingerprint)>;
@@ -99,13 +105,13 @@ struct Batch<'a> {
 }
 
 /// On its way, with what it is told once the log has it.
-struct Sent {
+struct Sent<'a> {
     acknowledgement: Acknowledgement,
-    fingerprint: Fingerprint,
     name: Name,
+    fingerprint: Fingerprint,
     /// As it was sent.
-    id: String,
-    event_type: Arc<str>,
+    id: Cow<'a, str>,
+    event_type: &'a str,
 }
 
 impl Batch<'_> {
@@ -134,7 +140,7 @@ impl Desk {
 
     /// A topic was made anew, and the window does not tell it from what it was.
     pub fn forget_ids(&self) {
-        self.window.forget_all();
+        self.window.open().forget_all();
     }
 
     pub fn log_is_away(&self) -> bool {
@@ -142,59 +148,59 @@ impl Desk {
     }
 
     /// One verdict for each event, in their order. `accepted` is what all in-sync replicas have, and nothing else.
-    pub async fn settle(
+    pub async fn settle<'a>(
         &self,
-        events: Vec<Ready<'_>>,
+        events: Vec<Ready<'a>>,
         allowance: &mut Allowance<'_>,
         metrics: &GatewayMetrics,
-    ) -> Vec<Verdict> {
+    ) -> Vec<Verdict<'a>> {
         let since = Instant::now();
         let (marks, firsts) = self.ask_redis(&events, allowance).await;
         let mut batch = Batch::new(since + self.deadline, firsts);
-        let stages = self.hand_over(events, allowance, &mut batch).await;
+        let mut fates = self.hand_over(events, allowance, &mut batch).await;
         let given_up = since + self.deadline + ANSWER_SLACK;
-        let (mut fates, acknowledged) = self.answers(stages, given_up, &mut batch.trouble).await;
+        let acknowledged = self.answers(&mut fates, given_up, &mut batch.trouble).await;
         if !acknowledged.is_empty() {
+            self.away.store(false, Ordering::Relaxed);
             metrics.settled(since.elapsed());
         }
+        self.remember(&acknowledged);
         if let Some(redis) = &self.redis {
-            redis.remember(&acknowledged, &marks).await;
+            redis.remember(acknowledged.iter().map(|(name, _)| name), &marks).await;
         }
         self.report(batch.trouble);
         self.spool(&mut fates, batch.kept).await;
         verdicts(fates)
     }
 
-    /// What became of each, in their order; and which of them the log has.
-    async fn answers(&self, stages: Vec<Stage>, given_up: Instant, trouble: &mut Trouble) -> (Vec<Fate>, Vec<Name>) {
+    /// Waits for what the log says of those that were sent. Returns which of them it has.
+    async fn answers(
+        &self,
+        fates: &mut [Fate<'_>],
+        given_up: Instant,
+        trouble: &mut Trouble,
+    ) -> Vec<(Name, Fingerprint)> {
         let mut given_up = pin!(tokio::time::sleep_until(given_up)); // one for all of them
-        let (mut fates, mut acknowledged) = (Vec::with_capacity(stages.len()), Vec::with_capacity(stages.len()));
+        let mut acknowledged = Vec::with_capacity(fates.len());
         // The last first: once it has its answer most others have theirs, and are not waited for one by one.
-        for stage in stages.into_iter().rev() {
-            fates.push(match stage {
-                Stage::Known(fate) => fate,
-                Stage::Sent(Sent { acknowledgement, fingerprint, name, id, event_type }) => {
-                    let answer = answer(acknowledgement, given_up.as_mut()).await;
-                    let verdict = accepted(id, event_type);
-                    match answer {
-                        Some(Ok(())) => {
-                            self.accepted(name, fingerprint);
-                            acknowledged.push(name);
-                            Fate::Done(verdict)
-                        }
-                        Some(Err(error)) if !error.is_away() => refused(verdict, &error, trouble),
-                        unsure => {
-                            let error = unsure.and_then(Result::err).map(|error| error.to_string());
-                            trouble.note(error.unwrap_or_else(|| "the Kafka client did not answer".to_owned()));
-                            let why = "the log did not answer in time: it may have the event or not";
-                            Fate::Done(retry(verdict, why))
-                        }
-                    }
+        for fate in fates.iter_mut().rev() {
+            let Fate::Sent(Sent { acknowledgement, name, fingerprint, id, event_type }) = fate else { continue };
+            let answer = answer(acknowledgement, given_up.as_mut()).await;
+            let verdict = accepted(std::mem::take(id), event_type);
+            *fate = match answer {
+                Some(Ok(())) => {
+                    acknowledged.push((*name, *fingerprint));
+                    Fate::Done(verdict)
                 }
-            });
+                Some(Err(error)) if !error.is_away() => refused(verdict, &error, trouble),
+                unsure => {
+                    let error = unsure.and_then(Result::err).map(|error| error.to_string());
+                    trouble.note(error.unwrap_or_else(|| "the Kafka client did not answer".to_owned()));
+                    Fate::Done(retry(verdict, "the log did not answer in time: it may have the event or not"))
+                }
+            };
         }
-        fates.reverse();
-        (fates, acknowledged)
+        acknowledged
     }
 
     /// Which ids other gateways accepted, as if this one had; and how much the principal may publish at all of them.
@@ -202,17 +208,17 @@ impl Desk {
         let (mut marks, mut taken) = (Marks::default(), Firsts::new());
         let Some(redis) = &self.redis else { return (marks, taken) };
         let mut names = HashSet::with_capacity(events.len());
-        let is_new = |(name, _): &(Name, &Prepared<'_>)| self.window.find(name).is_none();
+        let is_new = |(name, _): &(Name, &Prepared<'_>)| self.window.open().find(name).is_none();
         let is_first = |(name, _): &(Name, &Prepared<'_>)| names.insert(*name);
         let named = events.iter().flatten().map(|event| (self.name(event), event));
         let mut new: Vec<(Name, &Prepared<'_>)> = named.filter(is_new).filter(is_first).collect();
-        if !self.window.is_off() {
+        if !self.window.open().is_off() {
             let known;
             (known, marks) = redis.find(&new).await;
             for Known { name, event, same } in known {
                 let fingerprint = self.fingerprint(event);
                 if same {
-                    self.window.remember(name, fingerprint);
+                    self.window.open().remember(name, fingerprint);
                 } else {
                     taken.insert(name, (0, !fingerprint)); // by an event that is none of these
                 }
@@ -231,46 +237,47 @@ impl Desk {
         events: Vec<Ready<'a>>,
         allowance: &mut Allowance<'_>,
         batch: &mut Batch<'a>,
-    ) -> Vec<Stage> {
+    ) -> Vec<Fate<'a>> {
         let publisher = self.publisher.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut stages = Vec::with_capacity(events.len());
+        let mut fates = Vec::with_capacity(events.len());
         batch.firsts.reserve(events.len());
         let (now, mut full, mut begun) = (std::time::Instant::now(), false, false);
         let is_spooling = match &self.spool {
             Some(spool) => spool.holds_any().await,
             None => false,
         };
-        for (at, event) in events.into_iter().enumerate() {
-            let stage = match event {
-                Err(refused) => done(*refused),
-                Ok(prepared) => match self.known(&prepared, &mut batch.firsts, at) {
-                    Err(fate) => Stage::Known(fate),
-                    Ok(_) if full => self.not_tried(prepared, at, batch),
-                    Ok(_) if !allowance.take(prepared.value.len(), now) => done(throttled(verdict(&prepared))),
-                    Ok(_) if is_spooling => self.not_tried(prepared, at, batch),
-                    Ok(known) => {
-                        let stage = send(&publisher, &prepared, known, batch).await;
+        let identities = self.identities(&events);
+        for (at, (event, identity)) in events.into_iter().zip(identities).enumerate() {
+            let fate = match event {
+                Err(refused) => Fate::Done(*refused),
+                Ok(prepared) => match repetition(&prepared, identity, &mut batch.firsts, at) {
+                    Some(fate) => fate,
+                    None if full => self.not_tried(prepared, at, batch),
+                    None if !allowance.take(prepared.value.len(), now) => Fate::Done(throttled(verdict(&prepared))),
+                    None if is_spooling => self.not_tried(prepared, at, batch),
+                    None => {
+                        let fate = send(&publisher, &prepared, identity, batch).await;
                         self.keep(prepared, at, batch);
-                        match &stage {
-                            Stage::Known(Fate::Done(verdict)) => full = verdict.status == Status::Retry,
+                        match &fate {
+                            Fate::Done(verdict) => full = verdict.status == Status::Retry,
                             _ if !begun => {
                                 (batch.until, begun) = (batch.until.min(Instant::now() + ROOM_DEADLINE), true);
                             }
                             _ => {}
                         }
-                        stage
+                        fate
                     }
                 },
             };
-            stages.push(stage);
+            fates.push(fate);
         }
-        stages
+        fates
     }
 
-    fn not_tried<'a>(&self, event: Prepared<'a>, at: usize, batch: &mut Batch<'a>) -> Stage {
-        let stage = done(retry(verdict(&event), "it was not tried"));
+    fn not_tried<'a>(&self, event: Prepared<'a>, at: usize, batch: &mut Batch<'a>) -> Fate<'a> {
+        let fate = Fate::Done(retry(verdict(&event), "it was not tried"));
         self.keep(event, at, batch);
-        stage
+        fate
     }
 
     fn keep<'a>(&self, event: Prepared<'a>, at: usize, batch: &mut Batch<'a>) {
@@ -280,7 +287,7 @@ impl Desk {
     }
 
     /// What would be `retry` waits on disk instead: all of it or nothing, or one event could pass another.
-    async fn spool(&self, fates: &mut [Fate], kept: Vec<(usize, Prepared<'_>)>) {
+    async fn spool<'a>(&self, fates: &mut [Fate<'a>], kept: Vec<(usize, Prepared<'a>)>) {
         let Some(spool) = &self.spool else { return };
         let (mut frames, mut spooled) = (Frames::default(), Vec::new());
         for (at, event) in kept {
@@ -307,22 +314,19 @@ impl Desk {
         }
     }
 
-    /// What the event is known and told apart by, or its fate where an earlier one had its id.
-    fn known(&self, event: &Prepared<'_>, firsts: &mut Firsts, at: usize) -> Result<(Name, Fingerprint), Fate> {
-        let (name, fingerprint) = (self.name(event), self.fingerprint(event));
-        if let Some(found) = self.window.find(&name) {
-            return Err(Fate::Done(repeated(verdict(event), found == fingerprint)));
+    /// Of each event, in their order; of what is none, nothing that counts. All are looked up at once: one after the
+    /// other, each would wait for memory by itself.
+    fn identities(&self, events: &[Ready<'_>]) -> Vec<Identity> {
+        let identity = |event: &Ready<'_>| match event {
+            Ok(event) => Identity { name: self.name(event), fingerprint: self.fingerprint(event), earlier: None },
+            Err(_) => Identity::default(),
+        };
+        let mut identities: Vec<_> = events.iter().map(identity).collect();
+        let window = self.window.open();
+        for identity in &mut identities {
+            identity.earlier = window.find(&identity.name);
         }
-        match firsts.entry(name) {
-            Entry::Vacant(vacant) => {
-                vacant.insert((at, fingerprint));
-                Ok((name, fingerprint))
-            }
-            Entry::Occupied(first) if first.get().1 == fingerprint => {
-                Err(Fate::Same(first.get().0, Box::new(repeated(verdict(event), true))))
-            }
-            Entry::Occupied(_) => Err(Fate::Done(repeated(verdict(event), false))),
-        }
+        identities
     }
 
     fn name(&self, event: &Prepared<'_>) -> Name {
@@ -333,10 +337,12 @@ impl Desk {
         self.hashes.hash_one((&*event.envelope.event_type, &event.value))
     }
 
-    /// What has no answer is not remembered.
-    fn accepted(&self, name: Name, fingerprint: Fingerprint) {
-        self.away.store(false, Ordering::Relaxed);
-        self.window.remember(name, fingerprint);
+    /// What has no answer is not remembered; nor is anything of a sender who goes before the last answer.
+    fn remember(&self, acknowledged: &[(Name, Fingerprint)]) {
+        let mut window = self.window.open();
+        for (name, fingerprint) in acknowledged {
+            window.remember(*name, *fingerprint);
+        }
     }
 
     fn report(&self, trouble: Trouble) {
@@ -356,42 +362,58 @@ impl Desk {
         match Publisher::new(&self.kafka) {
             Ok(fresh) => {
                 let broken = std::mem::replace(&mut *publisher, fresh);
-                tokio::task::spawn_blocking(move || drop(broken)); // which waits for its thread
+                tokio::task::spawn_blocking(move || drop(broken)); // which waits for the client's end
             }
             Err(error) => tracing::error!("no new Kafka producer: {error:#}"),
         }
     }
 }
 
-async fn send(
+async fn send<'a>(
     publisher: &Publisher,
-    event: &Prepared<'_>,
-    (name, fingerprint): (Name, Fingerprint),
+    event: &Prepared<'a>,
+    Identity { name, fingerprint, .. }: Identity,
     Batch { until, trouble, .. }: &mut Batch<'_>,
-) -> Stage {
+) -> Fate<'a> {
     let Prepared { topic, envelope, value, .. } = event;
     let outgoing = Outgoing { topic, key: &envelope.subject, envelope, value: Some(value) };
-    let (id, event_type) = (event.id.to_string(), event.event_type.clone());
     match tokio::time::timeout_at(*until, publisher.enqueue(&outgoing)).await {
-        Ok(Ok(acknowledgement)) => Stage::Sent(Sent { acknowledgement, fingerprint, name, id, event_type }),
-        Ok(Err(error)) if error.is_too_large() => done(too_large(verdict(event), value.len())),
-        Ok(Err(error)) if !error.is_away() => Stage::Known(refused(verdict(event), &error, trouble)),
+        Ok(Ok(acknowledgement)) => {
+            let (id, event_type) = (event.id.clone(), event.event_type);
+            Fate::Sent(Sent { acknowledgement, name, fingerprint, id, event_type })
+        }
+        Ok(Err(error)) if error.is_too_large() => Fate::Done(too_large(verdict(event), value.len())),
+        Ok(Err(error)) if !error.is_away() => refused(verdict(event), &error, trouble),
         Ok(Err(error)) => {
             trouble.note(error.to_string());
-            done(retry(verdict(event), "the Kafka client did not take it"))
+            Fate::Done(retry(verdict(event), "the Kafka client did not take it"))
         }
         Err(_) => {
             trouble.note("the Kafka client's queue is full".to_owned());
-            done(retry(verdict(event), "the Kafka client's queue was full"))
+            Fate::Done(retry(verdict(event), "the Kafka client's queue was full"))
         }
     }
 }
 
-fn done(verdict: Verdict) -> Stage {
-    Stage::Known(Fate::Done(verdict))
+/// The fate of an event whose id an earlier one had. One with a new id is the first with it from now on.
+fn repetition<'a>(event: &Prepared<'a>, identity: Identity, firsts: &mut Firsts, at: usize) -> Option<Fate<'a>> {
+    let Identity { name, fingerprint, earlier } = identity;
+    if let Some(earlier) = earlier {
+        return Some(Fate::Done(repeated(verdict(event), earlier == fingerprint)));
+    }
+    match firsts.entry(name) {
+        Entry::Vacant(vacant) => {
+            vacant.insert((at, fingerprint));
+            None
+        }
+        Entry::Occupied(first) if first.get().1 == fingerprint => {
+            Some(Fate::Same(first.get().0, Box::new(repeated(verdict(event), true))))
+        }
+        Entry::Occupied(_) => Some(Fate::Done(repeated(verdict(event), false))),
+    }
 }
 
-fn refused(verdict: Verdict, error: &PublishError, trouble: &mut Trouble) -> Fate {
+fn refused<'a>(verdict: Verdict<'a>, error: &PublishError, trouble: &mut Trouble) -> Fate<'a> {
     trouble.refused(error);
     let why = if error.is_too_large() {
         // The broker answers for all the records that came to it as one batch.
@@ -404,18 +426,19 @@ fn refused(verdict: Verdict, error: &PublishError, trouble: &mut Trouble) -> Fat
 }
 
 /// None where the client has none.
-async fn answer(acknowledgement: Acknowledgement, given_up: Pin<&mut Sleep>) -> Option<Result<(), PublishError>> {
+async fn answer(acknowledgement: &mut Acknowledgement, given_up: Pin<&mut Sleep>) -> Option<Result<(), PublishError>> {
     tokio::select! {
         biased;
-        answer = acknowledgement.wait() => Some(answer),
+        answer = acknowledgement => Some(answer),
         () = given_up => None,
     }
 }
 
-fn verdicts(fates: Vec<Fate>) -> Vec<Verdict> {
-    let mut verdicts: Vec<Verdict> = Vec::with_capacity(fates.len());
+fn verdicts(fates: Vec<Fate<'_>>) -> Vec<Verdict<'_>> {
+    let mut verdicts: Vec<Verdict<'_>> = Vec::with_capacity(fates.len());
     for fate in fates {
         verdicts.push(match fate {
+            Fate::Sent(Sent { id, event_type, .. }) => retry(accepted(id, event_type), "the log was not waited for"),
             Fate::Done(verdict) | Fate::Refused(verdict) => verdict,
             Fate::Same(at, verdict) => as_the_first(&verdicts[at], *verdict),
         });
@@ -424,32 +447,32 @@ fn verdicts(fates: Vec<Fate>) -> Vec<Verdict> {
 }
 
 /// Of an event that fits and was not sent yet: what it will be when the log has it.
-fn verdict(event: &Prepared<'_>) -> Verdict {
-    accepted(event.id.to_string(), event.event_type.clone())
+fn verdict<'a>(event: &Prepared<'a>) -> Verdict<'a> {
+    accepted(event.id.clone(), event.event_type)
 }
 
-fn accepted(id: String, event_type: Arc<str>) -> Verdict {
+fn accepted<'a>(id: Cow<'a, str>, event_type: &'a str) -> Verdict<'a> {
     Verdict { event_type: Some(event_type), ..Verdict::new(Some(id), Status::Accepted) }
 }
 
-fn throttled(verdict: Verdict) -> Verdict {
+fn throttled(verdict: Verdict<'_>) -> Verdict<'_> {
     let message =
         "as much was published as may be for now; send it and what follows again with the same ids".to_owned();
     Verdict { status: Status::Throttled, message: Some(message), ..verdict }
 }
 
-fn retry(verdict: Verdict, why: &str) -> Verdict {
+fn retry<'a>(verdict: Verdict<'a>, why: &str) -> Verdict<'a> {
     let message = format!("{why}; send it again with the same id");
     Verdict { status: Status::Retry, message: Some(message), ..verdict }
 }
 
 /// Where the project allows smaller records than the contracts are checked against.
-fn too_large(verdict: Verdict, bytes: usize) -> Verdict {
+fn too_large(verdict: Verdict<'_>, bytes: usize) -> Verdict<'_> {
     let error = Violation::new("/data", "an event that fits a record of the log", format!("{bytes} bytes as Avro"));
     Verdict { status: Status::Invalid, errors: vec![error], ..verdict }
 }
 
-fn repeated(verdict: Verdict, same: bool) -> Verdict {
+fn repeated(verdict: Verdict<'_>, same: bool) -> Verdict<'_> {
     if same {
         return Verdict { status: Status::Duplicate, ..verdict };
     }
@@ -458,7 +481,7 @@ fn repeated(verdict: Verdict, same: bool) -> Verdict {
 }
 
 /// A repetition of what is not in the log is not there either.
-fn as_the_first(first: &Verdict, repetition: Verdict) -> Verdict {
+fn as_the_first<'a>(first: &Verdict<'_>, repetition: Verdict<'a>) -> Verdict<'a> {
     match first.status {
         Status::Accepted | Status::Duplicate => repetition,
         _ => {
@@ -491,7 +514,7 @@ mod tests {
         let id = Uuid::from_u128(n);
         let envelope = Envelope { id, ..Envelope::new("/it", "a.b", "key") };
         let id = id.to_string().to_uppercase().into();
-        Ok(Prepared { id, topic: "a.v1", event_type: "a.b".into(), envelope, value: vec![0; bytes] })
+        Ok(Prepared { id, topic: "a.v1", event_type: "a.b", envelope, value: vec![0; bytes] })
     }
 
     fn batch(bytes: &[usize]) -> Vec<Ready<'static>> {
@@ -520,9 +543,9 @@ mod tests {
         let desk = desk(Duration::from_secs(300), &[("queue.buffering.max.messages", "2")]);
         let (since, unlimited) = (Instant::now(), Throttle::default());
         let mut handed = Batch::new(since + desk.deadline, Firsts::new());
-        let stages = desk.hand_over(batch(&[1; 5]), &mut unlimited.allowance(&it()), &mut handed).await;
+        let fates = desk.hand_over(batch(&[1; 5]), &mut unlimited.allowance(&it()), &mut handed).await;
         assert!(since.elapsed() < Duration::from_secs(60), "it does not wait for the deadline with half a batch sent");
-        let sent: Vec<bool> = stages.iter().map(|stage| matches!(stage, Stage::Sent(_))).collect();
+        let sent: Vec<bool> = fates.iter().map(|fate| matches!(fate, Fate::Sent(_))).collect();
         assert_eq!((sent, handed.trouble.events), (vec![true, true, false, false, false], 1));
     }
 
@@ -530,13 +553,13 @@ mod tests {
     async fn an_event_that_the_client_never_takes_is_invalid_and_keeps_nobody_out() {
         let desk = desk(Duration::from_secs(300), &[("message.max.bytes", "1000")]);
         let (unlimited, mut handed) = (Throttle::default(), Batch::new(Instant::now() + desk.deadline, Firsts::new()));
-        let stages = desk.hand_over(batch(&[1, 2000, 1]), &mut unlimited.allowance(&it()), &mut handed).await;
-        let status = |stage: &Stage| match stage {
-            Stage::Known(Fate::Done(verdict)) => Some((verdict.status, verdict.errors[0].found.clone())),
+        let fates = desk.hand_over(batch(&[1, 2000, 1]), &mut unlimited.allowance(&it()), &mut handed).await;
+        let status = |fate: &Fate<'_>| match fate {
+            Fate::Done(verdict) => Some((verdict.status, verdict.errors[0].found.clone())),
             _ => None,
         };
         let invalid = Some((Status::Invalid, "2000 bytes as Avro".to_owned()));
-        assert_eq!(stages.iter().map(status).collect::<Vec<_>>(), [None, invalid, None]);
+        assert_eq!(fates.iter().map(status).collect::<Vec<_>>(), [None, invalid, None]);
         assert_eq!(handed.trouble.events, 0);
         let same = vec![event(1, 2000), event(1, 2000)];
         let verdicts = desk.settle(same, &mut unlimited.allowance(&it()), &GatewayMetrics::default()).await;
@@ -546,11 +569,11 @@ mod tests {
     #[tokio::test]
     async fn one_topics_ids_are_nothing_to_another_topic() {
         let desk = desk(Duration::from_secs(1), &[]);
-        let Ok(event) = event(1, 1) else { unreachable!() };
-        desk.window.remember(desk.name(&event), desk.fingerprint(&event));
-        assert!(desk.known(&event, &mut Firsts::new(), 0).is_err());
-        let elsewhere = Prepared { topic: "b.v1", value: vec![1], ..event };
-        assert!(desk.known(&elsewhere, &mut Firsts::new(), 0).is_ok());
+        let (Ok(here), Ok(elsewhere)) = (event(1, 1), event(1, 1)) else { unreachable!() };
+        desk.remember(&[(desk.name(&here), desk.fingerprint(&here))]);
+        let identities = desk.identities(&[Ok(here), Ok(Prepared { topic: "b.v1", ..elsewhere })]);
+        let known: Vec<_> = identities.iter().map(|identity| identity.earlier.is_some()).collect();
+        assert_eq!(known, [true, false]);
     }
 
     #[tokio::test]
@@ -574,16 +597,16 @@ mod tests {
         let throttle = Throttle::new(LimitsConfig { default, ..LimitsConfig::default() });
         let mut events = batch(&[1; 6]);
         let Ok(first) = &events[0] else { unreachable!() };
-        desk.window.remember(desk.name(first), desk.fingerprint(first));
+        desk.remember(&[(desk.name(first), desk.fingerprint(first))]);
         events.push(event(15, 1)); // as the one before it
         let mut handed = Batch::new(Instant::now() + desk.deadline, Firsts::new());
-        let stages = desk.hand_over(events, &mut throttle.allowance(&it()), &mut handed).await;
-        let status = |stage: &Stage| match stage {
-            Stage::Known(Fate::Done(verdict) | Fate::Refused(verdict)) => verdict.status.word(),
-            Stage::Known(Fate::Same(..)) => "as the first",
-            Stage::Sent(_) => "sent",
+        let fates = desk.hand_over(events, &mut throttle.allowance(&it()), &mut handed).await;
+        let status = |fate: &Fate<'_>| match fate {
+            Fate::Done(verdict) | Fate::Refused(verdict) => verdict.status.word(),
+            Fate::Same(..) => "as the first",
+            Fate::Sent(_) => "sent",
         };
-        let statuses: Vec<_> = stages.iter().map(status).collect();
+        let statuses: Vec<_> = fates.iter().map(status).collect();
         let expected = ["duplicate", "sent", "sent", "throttled", "throttled", "throttled", "as the first"];
         assert_eq!((statuses, handed.trouble.events), (expected.to_vec(), 0));
     }

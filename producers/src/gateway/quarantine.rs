@@ -221,7 +221,7 @@ impl Quarantine {
 
     /// Keeps the invalid events of a request that are to be kept, and says in their verdicts what came of it, at the
     /// latest at `until`.
-    pub async fn keep(&self, sent: &Sent<'_>, routes: &Routes, verdicts: &mut [Verdict], until: Instant) {
+    pub async fn keep(&self, sent: &Sent<'_>, routes: &Routes, verdicts: &mut [Verdict<'_>], until: Instant) {
         let invalid = verdicts.iter().filter(|verdict| is_candidate(verdict)).count();
         if invalid == 0 {
             return;
@@ -258,7 +258,7 @@ impl Quarantine {
         &self,
         sent: &Sent<'_>,
         routes: &Routes,
-        verdicts: &[Verdict],
+        verdicts: &[Verdict<'_>],
         until: Instant,
     ) -> Result<Vec<Quarantined>, NotKept> {
         if self.is_away() {
@@ -293,7 +293,7 @@ impl Quarantine {
         Ok(refused)
     }
 
-    fn formed(&self, sent: &Sent<'_>, routes: &Routes, verdicts: &[Verdict]) -> Vec<Result<Row, NotKept>> {
+    fn formed(&self, sent: &Sent<'_>, routes: &Routes, verdicts: &[Verdict<'_>]) -> Vec<Result<Row, NotKept>> {
         let submitted = sent.mode.read(sent.headers, sent.body).unwrap_or_default(); // it was read before
         let invalid = submitted.into_iter().zip(verdicts).filter(|(_, verdict)| is_candidate(verdict));
         let form = Form { routes, principal: sent.principal, key: self.key.as_ref() };
@@ -344,7 +344,7 @@ impl Quarantine {
 }
 
 /// One whose id stands for another event already will be invalid for ever.
-fn is_candidate(verdict: &Verdict) -> bool {
+fn is_candidate(verdict: &Verdict<'_>) -> bool {
     verdict.status == Status::Invalid && !verdict.conflict
 }
 

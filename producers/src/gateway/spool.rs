@@ -287,7 +287,7 @@ async fn publish(events: &[Spooled], publisher: &Publisher) -> anyhow::Result<()
         acknowledgements.push(publisher.enqueue(&outgoing).await.with_context(|| which(event))?);
     }
     for (event, acknowledgement) in events.iter().zip(acknowledgements) {
-        acknowledgement.wait().await.with_context(|| which(event))?;
+        acknowledgement.await.with_context(|| which(event))?;
     }
     Ok(())
 }

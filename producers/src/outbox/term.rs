@@ -8,7 +8,7 @@ use super::fences::Fences;
 use super::metrics::Meter;
 use super::row::Row;
 use super::store::{self, SetAside, Store};
-use crate::gateway::prepare::{Prepared, Routes};
+use crate::gateway::prepare::{Arrival, Prepared, Routes};
 use millrace_schemas::Violation;
 use millrace_stream::{Acknowledgement, Failure, KafkaConfig, Outgoing, PublishError, Publisher, crash_at};
 use sqlx::postgres::{PgConnectOptions, PgListener};
@@ -55,9 +55,9 @@ pub(super) struct Term<'a> {
 
 /// What a batch became: on its way, or not for the log.
 #[derive(Default)]
-struct Sent {
+struct Sent<'a> {
     acknowledgements: Vec<Acknowledgement>,
-    types: Vec<Arc<str>>,
+    types: Vec<&'a str>,
     refused: Vec<SetAside>,
 }
 
@@ -102,7 +102,7 @@ impl<'a> Term<'a> {
     pub async fn release(self) {
         let Self { source, mut store, publisher, .. } = self;
         source.meter.not_leading();
-        let _ended = tokio::task::spawn_blocking(move || drop(publisher)).await; // which waits for its thread
+        let _ended = tokio::task::spawn_blocking(move || drop(publisher)).await; // which waits for the client's end
         if let Err(failure) = store.release().await {
             tracing::debug!(outbox = source.name, "its lease ends by itself: {failure}");
         }
@@ -158,12 +158,12 @@ impl<'a> Term<'a> {
         meter.client.took(since.elapsed());
         meter.published.inc_by(types.len() as u64);
         let alike = types.chunk_by(|one, next| one == next);
-        alike.for_each(|types| meter.client.count(Some(&types[0]), "acknowledged", types.len() as u64));
+        alike.for_each(|types| meter.client.count(Some(types[0]), "acknowledged", types.len() as u64));
         Ok(())
     }
 
     /// All of it, in order, before any answer is awaited.
-    async fn send(&self, rows: &[Row]) -> Result<Sent, Failure> {
+    async fn send<'r>(&self, rows: &'r [Row]) -> Result<Sent<'r>, Failure> {
         let mut sent = Sent::default();
         for row in rows {
             if let Some(reason) = &row.unfit {
@@ -171,11 +171,11 @@ impl<'a> Term<'a> {
                 continue;
             }
             let submitted = row.submitted(&self.source.config.source);
-            match self.source.routes.prepare_trusted(submitted, (None, None)) {
+            match self.source.routes.prepare_trusted(submitted, Arrival::now((None, None))) {
                 Ok(prepared) => match self.enqueue(&prepared).await {
                     Ok(acknowledgement) => {
                         sent.acknowledgements.push(acknowledgement);
-                        sent.types.push(prepared.event_type);
+                        sent.types.push(&*row.event_type);
                     }
                     Err(error) if error.is_too_large() => sent.refused.push(self.refused(row, &error.to_string())),
                     Err(error) => return Err(Failure::retry(error)),
@@ -203,7 +203,7 @@ impl<'a> Term<'a> {
         let mut all = std::pin::pin!(async {
             // The last first: once it has its answer most others have theirs, and are not waited for one by one.
             for acknowledgement in acknowledgements.into_iter().rev() {
-                acknowledgement.wait().await?;
+                acknowledgement.await?;
             }
             Ok::<_, PublishError>(())
         });

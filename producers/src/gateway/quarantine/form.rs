@@ -8,7 +8,7 @@ use super::seal::Key;
 use crate::gateway::access::{Principal, Way};
 use crate::gateway::answer::Verdict;
 use crate::gateway::cloudevent::{Data, Mode, NAMES, Submitted};
-use crate::gateway::prepare::{Routes, SCHEMAS, is_traceparent, schema_id};
+use crate::gateway::prepare::{Arrival, Routes, SCHEMAS, is_traceparent, schema_id};
 use axum::http::HeaderMap;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -81,7 +81,7 @@ struct Draft {
 }
 
 impl Form<'_> {
-    pub fn row(&self, mut event: Submitted<'_>, verdict: &Verdict) -> Result<Row, NotKept> {
+    pub fn row(&self, mut event: Submitted<'_>, verdict: &Verdict<'_>) -> Result<Row, NotKept> {
         let contract = self.routes.contract(&event).cloned();
         // Whoever may not publish a type is `unauthorized`; of one that nobody described nobody can tell.
         let entitled =
@@ -192,7 +192,7 @@ impl Draft {
 
     /// What is not wrong in this form and was in the event is not in it as it was: a field that came twice, say.
     fn faults_that_vanished(&mut self, errors: &[Violation], text: &str, routes: &Routes) {
-        let left = match submitted(text).map(|event| routes.prepare_trusted(event, (None, None))) {
+        let left = match submitted(text).map(|event| routes.prepare_trusted(event, Arrival::now((None, None)))) {
             Some(Err(violations)) => pointers(&violations),
             _ => Vec::new(),
         };
@@ -280,7 +280,7 @@ mod tests {
     /// What is kept of an event without personal data, or why nothing is.
     fn kept(principal: &Principal, text: &str) -> Result<(Row, Json), NotKept> {
         let (routes, event) = (routes(), || submitted(text).unwrap());
-        let verdict = routes.prepare(event(), principal, (None, None)).err().expect("the event fits");
+        let verdict = routes.prepare(event(), principal, Arrival::now((None, None))).err().expect("the event fits");
         assert_eq!(verdict.status, Status::Invalid, "{verdict:?}");
         let row = Form { routes: &routes, principal, key: None }.row(event(), &verdict)?;
         let Content::Plain(text) = &row.content else { unreachable!() };
@@ -397,7 +397,7 @@ mod tests {
         let key = Key::parse(&"0b".repeat(32)).unwrap();
         let (routes, principal) = (routes(), it("publish:*"));
         let text = erased(r#", "subject": "anna@example.com""#, r#", "by" : [7.0e1, 1, {"by": 1, "by": 2}]"#);
-        let verdict = routes.prepare(submitted(&text).unwrap(), &principal, (None, None)).err().unwrap();
+        let verdict = routes.prepare(submitted(&text).unwrap(), &principal, Arrival::now((None, None))).err().unwrap();
         let form = Form { routes: &routes, principal: &principal, key: Some(&key) };
         let row = form.row(submitted(&text).unwrap(), &verdict).unwrap();
         let Content::Sealed { sealed, by } = &row.content else { panic!("it lies open") };

@@ -8,7 +8,7 @@ use crate::gateway::GatewayConfig;
 use crate::gateway::access::{Principal, Way};
 use crate::gateway::answer::{Status, Verdict};
 use crate::gateway::metrics::GatewayMetrics;
-use crate::gateway::prepare::{Prepared, Routes};
+use crate::gateway::prepare::{Arrival, Prepared, Routes};
 use crate::gateway::publish::{Desk, OWN_ID};
 use crate::gateway::throttle::Throttle;
 use millrace_schemas::registry::Registry;
@@ -94,7 +94,7 @@ impl Replay {
         let submitted = form::submitted(text).ok_or_else(|| Outcome::Refused("it is no event".into()))?;
         let missing =
             missing(self.routes.contract(&submitted).map(|contract| &**contract), &event.lost, &event.personal);
-        let prepared = self.routes.prepare_trusted(submitted, (None, None));
+        let prepared = self.routes.prepare_trusted(submitted, Arrival::now((None, None)));
         match prepared {
             // What is missing is why it does not fit, or would be missing without a word.
             _ if !missing.is_empty() => Err(Outcome::Refused(format!(
@@ -142,7 +142,7 @@ fn named(pointer: &str) -> String {
     if pointer.is_empty() { "all of it".to_owned() } else { pointer.to_owned() }
 }
 
-fn settled(verdict: Verdict, personal: &[String]) -> Outcome {
+fn settled(verdict: Verdict<'_>, personal: &[String]) -> Outcome {
     match verdict.status {
         Status::Accepted | Status::Duplicate => Outcome::Published { without: personal.to_vec() },
         Status::Invalid => Outcome::Invalid(verdict.errors.iter().map(form::reason).collect()),

@@ -52,9 +52,9 @@ impl Redis {
     }
 
     /// Only what the log has acknowledged.
-    pub async fn remember(&self, accepted: &[Name], marks: &Marks) {
+    pub async fn remember(&self, accepted: impl Iterator<Item = &Name>, marks: &Marks) {
         let mut pipeline = redis::pipe();
-        for (key, mark) in accepted.iter().filter_map(|name| marks.0.get(name)) {
+        for (key, mark) in accepted.filter_map(|name| marks.0.get(name)) {
             // The first stays: it is what `duplicate` is told by at every gateway.
             let set = pipeline.cmd("SET").arg(key).arg(mark).arg("NX");
             set.arg("PX").arg(self.ids_kept.as_millis() as u64).ignore();
@@ -66,7 +66,7 @@ impl Redis {
 
     fn mark(&self, event: &Prepared<'_>) -> Option<(String, Mark)> {
         let (topic, id) = (self.topics.id(event.topic)?, event.envelope.id);
-        let digest = Sha256::new().chain_update(&*event.event_type).chain_update(&event.value).finalize();
+        let digest = Sha256::new().chain_update(event.event_type).chain_update(&event.value).finalize();
         let schema = event.value.get(..wire::HEADER_BYTES)?.last_chunk::<{ size_of::<u32>() }>()?;
         let mut mark = [0; MARK_BYTES];
         mark[..schema.len()].copy_from_slice(schema);

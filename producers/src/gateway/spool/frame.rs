@@ -31,10 +31,11 @@ pub(super) fn write(event: &Prepared<'_>, frames: &mut Vec<u8>) -> usize {
     frames.extend_from_slice(&[0; HEAD_BYTES]);
     part(event.topic.as_bytes(), frames);
     part(&event.value, frames);
-    for (name, value) in event.envelope.to_headers() {
+    let frames = event.envelope.put_headers(frames, |frames, name, value| {
         part(name.as_bytes(), frames);
-        part(&value, frames);
-    }
+        part(value, frames);
+        frames
+    });
     let payload = &frames[begin + HEAD_BYTES..];
     let head = [payload.len() as u32, crc32fast::hash(payload)];
     for (at, number) in [begin, begin + 4].into_iter().zip(head) {
@@ -123,7 +124,7 @@ pub(super) mod tests {
         Prepared {
             id: envelope.id.to_string().into(),
             topic: "a.v1",
-            event_type: "a.b".into(),
+            event_type: "a.b",
             envelope,
             value: value.to_vec(),
         }
