@@ -16,6 +16,7 @@ mod dead_letter;
 mod deadline;
 mod decode;
 mod dedup;
+mod delivery;
 mod failure;
 #[cfg(test)]
 mod fake_broker;

@@ -1,16 +1,18 @@
 //! Publishing: idempotent, acknowledged by all in-sync replicas, bounded in memory.
 
+use crate::delivery::Heard;
 use crate::reach::{self, Reach, Watched};
 use crate::{Admin, Backoff, KafkaConfig};
 use millrace_schemas::Envelope;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, Message, OwnedHeaders};
-use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
+use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Between tries while the client's queue is full.
@@ -34,6 +36,8 @@ const HEADERS_MAX: usize = 14;
 const FIXED: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
     ("acks", "all"),
+    // Or nobody would ever hear that all went well.
+    ("delivery.report.only.error", "false"),
     // The Java client's partitioner: one key, one partition, whoever publishes.
     ("partitioner", "murmur2_random"),
 ];
@@ -122,27 +126,39 @@ impl PublishError {
 /// A producer: cheap to clone, shared by a whole process.
 #[derive(Clone)]
 pub struct Publisher {
-    producer: Arc<Producing>,
+    producer: Arc<Heard<Watched>>,
     _watched: Arc<DropGuard>,
 }
-
-type Producing = FutureProducer<Watched>;
 
 /// Resolves when all in-sync replicas have the event.
 #[must_use = "an event is in the log only once this says so"]
 pub struct Acknowledgement {
-    delivery: DeliveryFuture,
+    delivery: oneshot::Receiver<Result<(), PublishError>>,
+}
+
+impl ProducerContext for Watched {
+    type DeliveryOpaque = Box<oneshot::Sender<Result<(), PublishError>>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, waiting: Self::DeliveryOpaque) {
+        let failed = |(error, record): &(KafkaError, _)| {
+            let record: &BorrowedMessage<'_> = record;
+            PublishError::Kafka { topic: record.topic().to_owned(), error: error.clone() }
+        };
+        let _ = waiting.send(result.as_ref().map(drop).map_err(failed)); // maybe nobody waits any more
+    }
 }
 
 impl Publisher {
-    /// Needs a tokio runtime.
+    /// Needs a tokio runtime, which must outlive it. Its end, the last clone's, waits for the client's, half a second
+    /// at most: a matter for `spawn_blocking`.
     ///
     /// # Errors
     /// A Kafka property that does not exist or has no such value.
     pub fn new(kafka: &KafkaConfig) -> anyhow::Result<Self> {
         let config = kafka.client_with(DEFAULTS, FIXED)?;
         let reach = Arc::<Reach>::default();
-        let producer = Arc::new(Producing::from_config_and_context(&config, Watched(reach.clone()))?);
+        let producer = BaseProducer::from_config_and_context(&config, Watched(reach.clone()))?;
+        let producer = Arc::new(Heard::new(producer));
         let watched = CancellationToken::new();
         let keeping = keep_in_reach(Arc::downgrade(&producer), reach, kafka.clone());
         tokio::spawn(watched.clone().run_until_cancelled_owned(keeping));
@@ -153,8 +169,9 @@ impl Publisher {
     pub async fn enqueue(&self, outgoing: &Outgoing<'_>) -> Result<Acknowledgement, PublishError> {
         let mut backoff = Backoff::between(QUEUE_FULL_WAITS.0, QUEUE_FULL_WAITS.1);
         loop {
-            match self.producer.send_result(record(outgoing)) {
-                Ok(delivery) => return Ok(Acknowledgement { delivery }),
+            let (waiting, delivery) = oneshot::channel();
+            match self.producer.send(record(outgoing, Box::new(waiting))) {
+                Ok(()) => return Ok(Acknowledgement { delivery }),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
                     tokio::time::sleep(backoff.next_wait()).await;
                 }
@@ -167,12 +184,6 @@ impl Publisher {
     pub fn fatal_error(&self) -> Option<String> {
         self.producer.client().fatal_error().map(|(code, reason)| format!("{code}: {reason}"))
     }
-
-    /// Waits until everything enqueued has an answer, at most this long; false if something has not.
-    pub async fn flush(&self, deadline: Duration) -> bool {
-        let producer = self.producer.clone();
-        tokio::task::spawn_blocking(move || producer.flush(deadline).is_ok()).await.unwrap_or(false)
-    }
 }
 
 /// Fails when the log did not confirm it in time: it may be there or not; publish again with the same id.
@@ -180,15 +191,11 @@ impl Future for Acknowledgement {
     type Output = Result<(), PublishError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.delivery).poll(context).map(|answer| match answer {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err((error, record))) => Err(PublishError::Kafka { topic: record.topic().to_owned(), error }),
-            Err(_) => Err(PublishError::Cancelled),
-        })
+        Pin::new(&mut self.delivery).poll(context).map(|answer| answer.unwrap_or(Err(PublishError::Cancelled)))
     }
 }
 
-async fn keep_in_reach(producer: Weak<Producing>, reach: Arc<Reach>, kafka: KafkaConfig) {
+async fn keep_in_reach(producer: Weak<Heard<Watched>>, reach: Arc<Reach>, kafka: KafkaConfig) {
     let admin = Admin::new(kafka.clone());
     loop {
         reach.back(&admin).await;
@@ -197,11 +204,13 @@ async fn keep_in_reach(producer: Weak<Producing>, reach: Arc<Reach>, kafka: Kafk
     }
 }
 
-fn record<'a>(outgoing: &Outgoing<'a>) -> FutureRecord<'a, str, [u8]> {
+type Record<'a> = BaseRecord<'a, str, [u8], <Watched as ProducerContext>::DeliveryOpaque>;
+
+fn record<'a>(outgoing: &Outgoing<'a>, waiting: <Watched as ProducerContext>::DeliveryOpaque) -> Record<'a> {
     let headers = OwnedHeaders::new_with_capacity(HEADERS_MAX);
     let headers =
         outgoing.envelope.put_headers(headers, |all, key, value| all.insert(Header { key, value: Some(value) }));
-    let record = FutureRecord::to(outgoing.topic).key(outgoing.key).headers(headers);
+    let record = BaseRecord::with_opaque_to(outgoing.topic, waiting).key(outgoing.key).headers(headers);
     match outgoing.value {
         Some(value) => record.payload(value),
         None => record,
@@ -214,6 +223,21 @@ mod tests {
 
     fn because(code: RDKafkaErrorCode) -> PublishError {
         PublishError::Kafka { topic: "a.v1".into(), error: KafkaError::MessageProduction(code) }
+    }
+
+    #[tokio::test]
+    async fn a_publisher_that_ends_answers_for_what_it_has_and_leaves_nobody_behind() {
+        let kafka = KafkaConfig { brokers: "127.0.0.1:1".into(), ..KafkaConfig::default() };
+        let publisher = Publisher::new(&kafka).unwrap();
+        let envelope = Envelope::new("/it", "a.b", "key");
+        let outgoing = Outgoing { topic: "a.v1", key: "key", envelope: &envelope, value: None };
+        let acknowledgement = publisher.enqueue(&outgoing).await.unwrap();
+        tokio::task::spawn_blocking(move || drop(publisher)).await.unwrap();
+        assert!(acknowledgement.await.unwrap_err().is_away(), "it is not in the log, or nobody knows");
+        let metrics = tokio::runtime::Handle::current().metrics();
+        while metrics.num_alive_tasks() > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[test]

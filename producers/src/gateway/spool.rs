@@ -207,7 +207,7 @@ impl Spool {
                     self.closing.send_replace(false);
                     tracing::error!("spooled events are not in the log yet: {error:#}");
                     let broken = (log.publisher.take(), log.answered.take()).0; // a new one begins anew
-                    tokio::task::spawn_blocking(move || drop(broken)); // which waits for its thread
+                    tokio::task::spawn_blocking(move || drop(broken)); // which waits for the client's end
                     tokio::time::sleep(waits.next_wait()).await;
                 }
             }
