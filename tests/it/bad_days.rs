@@ -3,6 +3,7 @@
 use crate::commands::{finished, millrace, temporary};
 use crate::exactly_once::owning_everything;
 use crate::platform::{Finished, Role, ask_clickhouse, eventually, shared};
+use crate::small_disk::with_a_disk;
 use futures_util::StreamExt;
 use millrace_local::Addresses;
 use std::collections::BTreeMap;
@@ -436,7 +437,7 @@ async fn a_second_stack_on_one_directory_is_told_who_holds_it() {
 
 // ---- a full disk ----
 
-/// A stack whose data lies on a disk of its own that only it sees, and that goes with it: no leftovers.
+/// A stack whose data lies on a disk of its own.
 struct SmallDisk {
     stack: Role,
     /// Its data directory, from outside.
@@ -445,21 +446,13 @@ struct SmallDisk {
 
 impl SmallDisk {
     /// The servers ask for half a gigabyte before they start.
-    const SIZE: &str = "size=600m,mode=0755";
+    const SIZE: &str = "600m";
 
     async fn start(place: &Path) -> Self {
         let data = place.join("data");
         std::fs::create_dir(&data).unwrap();
-        let mut unshare = Command::new("unshare");
-        unshare.arg("--mount");
-        if !rustix::process::geteuid().is_root() {
-            unshare.args(["--user", "--map-current-user", "--keep-caps"]); // what an ordinary user needs to mount
-        }
-        let mount = "mount -t tmpfs -o \"$1\" none \"$2\" && shift 2 && exec setpriv --pdeathsig KILL \"$@\"";
-        unshare.args(["sh", "-c", mount, "sh", Self::SIZE]).arg(&data);
-        let local = local(&data, &["--ports", "auto"]);
-        unshare.arg(local.get_program()).args(local.get_args());
-        let mut stack = Role::start(&mut unshare, place, "local");
+        let mut local = with_a_disk(&data, Self::SIZE, &local(&data, &["--ports", "auto"]));
+        let mut stack = Role::start(&mut local, place, "local");
         let data = PathBuf::from(format!("/proc/{}/root{}", stack.pid(), data.display()));
         eventually("the stack is there", async || {
             assert!(stack.is_running(), "mounts are for root and for users with namespaces: {}", stack.log());

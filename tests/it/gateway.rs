@@ -12,6 +12,7 @@ use crate::backpressure::metric;
 use crate::clients::{judge, run};
 use crate::commands::Frozen;
 use crate::platform::{Platform, Role, eventually, shared};
+use crate::small_disk::with_a_disk;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use millrace_local::{FreePorts, Server, token_file};
@@ -20,6 +21,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -46,10 +48,24 @@ impl Door {
     }
 
     async fn open_at(scheme: &str, platform: &Platform, environment: &[(&str, &str)]) -> Self {
+        Self::open_by(scheme, platform, environment, |command| command).await
+    }
+
+    /// One whose process sees a disk of its own at `place`, of this size.
+    async fn open_with_a_disk((place, size): (&Path, &str), platform: &Platform, environment: &[(&str, &str)]) -> Self {
+        Self::open_by("http", platform, environment, |command| with_a_disk(place, size, &command)).await
+    }
+
+    async fn open_by(
+        scheme: &str,
+        platform: &Platform,
+        environment: &[(&str, &str)],
+        around: impl FnOnce(Command) -> Command,
+    ) -> Self {
         let mut ports = FreePorts::default();
         let url = format!("{scheme}://127.0.0.1:{}", ports.take().unwrap());
         let token = std::fs::read_to_string(token_file(&platform.data)).unwrap();
-        let role = start(platform, &url, environment).await;
+        let role = started(around(command(platform, &url, environment)), platform, &url).await;
         Self { role, url, token, _ports: ports }
     }
 
@@ -83,9 +99,17 @@ impl Door {
 }
 
 async fn start(platform: &Platform, url: &str, environment: &[(&str, &str)]) -> Role {
+    started(command(platform, url, environment), platform, url).await
+}
+
+fn command(platform: &Platform, url: &str, environment: &[(&str, &str)]) -> Command {
     let mut command = platform.command();
-    command.arg("gateway").env("MILLRACE_GATEWAY__LISTEN", host(url));
-    let role = Role::start(command.envs(environment.iter().copied()), &platform.data, "gateway");
+    command.arg("gateway").env("MILLRACE_GATEWAY__LISTEN", host(url)).envs(environment.iter().copied());
+    command
+}
+
+async fn started(mut command: Command, platform: &Platform, url: &str) -> Role {
+    let role = Role::start(&mut command, &platform.data, "gateway");
     let serves = format!("gateway on {url}");
     eventually("the gateway serves", async || role.log().contains(&serves)).await;
     role

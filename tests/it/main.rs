@@ -34,4 +34,5 @@ mod rebuild;
 mod refusals;
 mod registry;
 mod shop;
+mod small_disk;
 mod verify;

@@ -217,12 +217,20 @@ fn statuses(answer: &Value) -> Vec<&str> {
     answer["results"].as_array().unwrap().iter().map(|result| result["status"].as_str().unwrap()).collect()
 }
 
-/// A small one takes what fits; the rest hears 503, and nothing of it is lost by its sender.
+/// A spool that is full, or whose disk is.
 async fn full(platform: &Platform) {
-    let spool = directory().join("spool");
+    let (soon, spool, disk) = ((DEADLINE.0, "500"), directory().join("spool"), directory());
     let bound = ("MILLRACE_GATEWAY__SPOOL__MAX_BYTES", "1048576");
-    let soon = (DEADLINE.0, "500");
     let door = Door::open(platform, &[soon, bound, (DIRECTORY, spool.to_str().unwrap())]).await;
+    takes_what_fits(door, "the spool is full").await;
+    let on_disk = disk.join("spool");
+    let settings = [soon, (DIRECTORY, on_disk.to_str().unwrap())];
+    let door = Door::open_with_a_disk((&disk, "1m"), platform, &settings).await;
+    takes_what_fits(door, "the spool could not be written: No space left on device").await;
+}
+
+/// The rest hears 503, and nothing of it is lost by its sender.
+async fn takes_what_fits(door: Door, why: &str) {
     let large = "x".repeat(100 << 10);
     let mut spooled = 0;
     let refused = loop {
@@ -236,7 +244,7 @@ async fn full(platform: &Platform) {
     };
     assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (503, "5"));
     let answer = refused.json::<Value>().await.unwrap();
-    assert!(answer["message"].as_str().unwrap().contains("the spool is full"), "{answer}");
+    assert!(answer["message"].as_str().unwrap().contains(why), "{answer}");
     assert_eq!((spooled, waiting(&door.role).await), (10, 10));
     let (status, answer) = answered(door.post(ONE, new_event().to_string())).await;
     assert_eq!((status, &answer["status"]), (202, &json!("spooled")), "there is room for a small one: {answer}");
