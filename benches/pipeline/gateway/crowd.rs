@@ -28,7 +28,9 @@ const CONNECTIONS: usize = 10_000;
 const FILES: u64 = 12_000;
 /// Longer than the gateway bears with any of them.
 const SLOW_FOR: Duration = Duration::from_secs(20);
-const COUNTED_EVERY: Duration = Duration::from_secs(1);
+/// At once, so that the last connections come before the first have been borne with for too long.
+const OPENERS: usize = 64;
+const COUNTED_EVERY: Duration = Duration::from_millis(500);
 /// Who sends what no gateway should read to its end, all at once.
 const HOSTILE: usize = 64;
 const HOSTILE_FOR: Duration = Duration::from_secs(5);
@@ -112,17 +114,25 @@ async fn slow(gateway: &Gateway) -> anyhow::Result<f64> {
     let half_a_body = &whole[..whole.len() - 200];
     let pipelined = whole.repeat(8);
     let says: [&[u8]; 4] = [b"", &whole[..40], half_a_body, &pipelined];
-    let mut streams = Vec::with_capacity(CONNECTIONS);
-    for at in 0..CONNECTIONS {
-        let mut stream = TcpStream::connect(&gateway.target.address).await?;
-        stream.write_all(says[at % says.len()]).await?;
-        streams.push(stream);
-    }
-    let (until, mut open) = (Instant::now() + SLOW_FOR, 0.0_f64);
-    while Instant::now() < until {
-        open = open.max(crate::metric(&gateway.role, "millrace_gateway_connections").await?);
-        sleep(COUNTED_EVERY).await;
-    }
+    let opened_by = |opener: usize| async move {
+        let mut streams = Vec::new();
+        for at in (opener..CONNECTIONS).step_by(OPENERS) {
+            let mut stream = TcpStream::connect(&gateway.target.address).await?;
+            stream.write_all(says[at / OPENERS % says.len()]).await?;
+            streams.push(stream);
+        }
+        anyhow::Ok(streams)
+    };
+    let counted = async {
+        let (until, mut open) = (Instant::now() + SLOW_FOR, 0.0_f64);
+        while Instant::now() < until {
+            open = open.max(crate::metric(&gateway.role, "millrace_gateway_connections").await?);
+            sleep(COUNTED_EVERY).await;
+        }
+        Ok(open)
+    };
+    let opened = futures_util::future::try_join_all((0..OPENERS).map(opened_by));
+    let (_streams, open) = tokio::try_join!(opened, counted)?; // until all are counted they stay open
     Ok(open)
 }
 
