@@ -24,6 +24,8 @@ const AWAY_FOR: Duration = Duration::from_secs(5);
 const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 /// Unknown ids remembered at once; a garbage stream could invent four billion.
 const UNKNOWN_MAX: usize = 10_000;
+/// Ids that it gave out, of which it must have one to be believed.
+const GIVEN_OUT_ASKED: usize = 3;
 const STILL_SILENT: &str = "did not answer a moment ago";
 /// A schema larger than this is a mistake.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -127,14 +129,42 @@ impl Registry {
         if let Some(schema) = self.is_silent().then(kept).flatten() {
             return self.recall(id, schema, &self.unreachable(STILL_SILENT));
         }
-        match self.ask_for(id).await {
-            Ok(answer) => self.learn(id, &answer),
-            Err(RegistryError::UnknownId(_)) => Err(self.note_unknown(id)),
-            Err(away) => match kept() {
-                Some(schema) => self.recall(id, schema, &away),
-                None => Err(away),
+        let away = match self.ask_for(id).await {
+            Ok(answer) => return self.learn(id, &answer),
+            Err(RegistryError::UnknownId(_)) => match self.is_itself().await {
+                Ok(()) => return Err(self.note_unknown(id)),
+                Err(not_yet) => not_yet,
             },
+            Err(away) => away,
+        };
+        match kept() {
+            Some(schema) => self.recall(id, schema, &away),
+            None => Err(away),
         }
+    }
+
+    /// Before it is believed that an id is unknown. One that has only just come up may answer before it has read what it
+    /// has, and so may a follower that lags: it denies ids that it gave out before, or has no subject at all.
+    async fn is_itself(&self) -> Result<(), RegistryError> {
+        let given_out = self.given_out();
+        if given_out.is_empty() {
+            let has_any = self.subjects().await?.is_some_and(|subjects| !subjects.is_empty());
+            return if has_any { Ok(()) } else { Err(self.unreachable("has no subject yet")) };
+        }
+        for id in &given_out {
+            match self.ask_for(*id).await {
+                Err(RegistryError::UnknownId(_)) => {} // some are deleted for good
+                answer => return answer.map(drop),
+            }
+        }
+        Err(self.unreachable(format!("denies schema {}, which it had", given_out[0])))
+    }
+
+    /// Some of the ids that it is known to have had.
+    fn given_out(&self) -> Vec<u32> {
+        let known: Vec<u32> = read(&self.known).keys().copied().take(GIVEN_OUT_ASKED).collect();
+        let kept = || self.kept.as_deref().map(|kept| kept.ids().take(GIVEN_OUT_ASKED).collect()).unwrap_or_default();
+        if known.is_empty() { kept() } else { known }
     }
 
     fn is_silent(&self) -> bool {
@@ -262,9 +292,14 @@ impl Registry {
     /// # Errors
     /// When it does not answer, not to us, or not as a registry does.
     pub async fn reachable(&self) -> Result<(), RegistryError> {
+        self.subjects().await.map(drop)
+    }
+
+    /// Some registries write null for none.
+    async fn subjects(&self) -> Result<Option<Vec<String>>, RegistryError> {
         let answer = self.get("/subjects").send().await;
-        let subjects = self.answer::<Vec<String>>(answer).await?;
-        subjects.map(drop).map_err(|refusal| self.unreachable(refusal.answered()))
+        let subjects = self.answer::<Option<Vec<String>>>(answer).await?;
+        subjects.map_err(|refusal| self.unreachable(refusal.answered()))
     }
 
     fn get(&self, path: &str) -> reqwest::RequestBuilder {
@@ -426,6 +461,13 @@ mod tests {
 
     /// Something that answers every request so; its address, and the last request's head.
     async fn answering(status: &'static str, body: &'static str) -> (String, Arc<RwLock<String>>) {
+        answering_by(move |_| (status, body)).await
+    }
+
+    /// By a request's head.
+    async fn answering_by(
+        answer: impl Fn(&str) -> (&'static str, &'static str) + Send + 'static,
+    ) -> (String, Arc<RwLock<String>>) {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (listener, asked) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Arc::<RwLock<String>>::default());
         let (address, note) = (listener.local_addr().unwrap().to_string(), asked.clone());
@@ -433,7 +475,9 @@ mod tests {
             while let Ok((mut socket, _)) = listener.accept().await {
                 let mut head = vec![0; 4096];
                 let read = socket.read(&mut head).await.unwrap();
-                *note.write().unwrap() = String::from_utf8_lossy(&head[..read]).into_owned();
+                let head = String::from_utf8_lossy(&head[..read]).into_owned();
+                let (status, body) = answer(&head);
+                *note.write().unwrap() = head;
                 let length = body.len();
                 let answer =
                     format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
@@ -450,8 +494,6 @@ mod tests {
 
     #[tokio::test]
     async fn an_id_is_unknown_only_where_a_registry_says_so() {
-        let unknown = by_id("404 Not Found", r#"{"error_code": 40403, "message": "Schema 7 not found"}"#).await;
-        assert!(matches!(unknown, RegistryError::UnknownId(7)), "{unknown}");
         let others = [
             ("404 Not Found", "no such page"),
             ("404 Not Found", r#"{"error_code": 404, "message": "HTTP 404 Not Found"}"#),
@@ -463,6 +505,44 @@ mod tests {
             assert!(matches!(error, RegistryError::Unreachable(_)), "{status} {body}: {error}");
             assert!(error.to_string().contains(&format!(" answered {status}: ")), "{error}");
         }
+    }
+
+    const UNKNOWN: (&str, &str) = ("404 Not Found", r#"{"error_code": 40403, "message": "Schema not found"}"#);
+    const OTHER: &str = r#"{"schema": "{\"type\": \"record\", \"name\": \"R\", \"fields\": []}"}"#;
+
+    #[tokio::test]
+    async fn one_that_denies_what_it_had_is_not_believed_that_it_has_nothing_else() {
+        let subjects = async |subjects: &'static str| {
+            let all = move |head: &str| if head.contains("/subjects") { ("200 OK", subjects) } else { UNKNOWN };
+            let (address, _) = answering_by(all).await;
+            Registry::new(&format!("http://{address}")).unwrap().by_id(7).await.unwrap_err()
+        };
+        assert!(matches!(subjects(r#"["a"]"#).await, RegistryError::UnknownId(7)));
+        for none in ["[]", "null"] {
+            let error = subjects(none).await;
+            assert!(matches!(error, RegistryError::Unreachable(_)), "{none}: {error}");
+        }
+
+        let directory = tempfile::tempdir().unwrap();
+        let is_ready = Arc::<RwLock<bool>>::default();
+        let ready = is_ready.clone();
+        let (address, _) = answering_by(move |head| match head {
+            head if *read(&ready) && head.contains("/ids/7 ") => ("200 OK", OTHER),
+            _ => UNKNOWN,
+        })
+        .await;
+        let registry = || Registry::new(&format!("http://{address}")).unwrap().kept_in(directory.path());
+        *is_ready.write().unwrap() = true;
+        let before = registry();
+        before.by_id(7).await.unwrap();
+        assert!(matches!(before.by_id(8).await, Err(RegistryError::UnknownId(8))));
+        *is_ready.write().unwrap() = false;
+        for registry in [before, registry()] {
+            let error = registry.by_id(9).await.unwrap_err();
+            assert!(matches!(error, RegistryError::Unreachable(_)), "{error}");
+            assert!(error.to_string().ends_with("denies schema 7, which it had"), "{error}");
+        }
+        registry().by_id(7).await.unwrap(); // from the disk
     }
 
     #[tokio::test]
@@ -482,8 +562,10 @@ mod tests {
         assert_eq!(away.writer(&contract).await.unwrap().id, 7);
         assert!(matches!(away.by_id(8).await, Err(RegistryError::Unreachable(_))));
 
-        let (address, _) = answering("404 Not Found", r#"{"error_code": 40403, "message": "not found"}"#).await;
+        let (address, _) =
+            answering_by(|head| if head.contains("/ids/8 ") { ("200 OK", OTHER) } else { UNKNOWN }).await;
         let anew = Registry { base: format!("http://{address}").into(), ..again() };
+        anew.by_id(8).await.unwrap();
         assert!(matches!(anew.by_id(7).await, Err(RegistryError::UnknownId(7))));
         let elsewhere = Registry::new("http://127.0.0.1:1").unwrap().kept_in(directory.path());
         assert!(elsewhere.usable().await.is_err() && elsewhere.by_id(7).await.is_err());

@@ -1,6 +1,6 @@
 //! What a registry has of a contract, held against the contract's files. Registers nothing.
 
-use super::{Refusal, Registry, RegistryError};
+use super::{NO_SUCH_SUBJECT, NO_SUCH_VERSION, Refusal, Registry, RegistryError};
 use crate::avsc::Faults;
 use crate::{Contract, ContractError};
 use reqwest::StatusCode;
@@ -16,8 +16,8 @@ struct Registered {
 #[derive(Deserialize)]
 struct Verdict {
     is_compatible: bool,
-    #[serde(default)]
-    messages: Vec<String>,
+    /// Some registries write null for none.
+    messages: Option<Vec<String>>,
 }
 
 impl Registry {
@@ -67,22 +67,37 @@ impl Registry {
 
     /// Why it would not; nothing when it would.
     async fn would_take(&self, subject: &str, schema: &str) -> Result<Vec<String>, RegistryError> {
-        let request = self.post(&format!("/compatibility/subjects/{subject}/versions?verbose=true"));
-        let answer = self.answer::<Verdict>(request.json(&json!({ "schema": schema })).send().await).await?;
+        let mut answer = self.verdict(subject, "versions", schema).await?;
+        if matches!(answer, Err(Refusal { status: StatusCode::NOT_FOUND, error_code: 0, .. })) {
+            // Not every registry has that path. The others hold it against the latest one as their level says.
+            answer = self.verdict(subject, "versions/latest", schema).await?;
+        }
         Ok(match answer {
             Ok(Verdict { is_compatible: true, .. }) => Vec::new(),
-            Ok(Verdict { messages, .. }) if messages.is_empty() => vec!["it does not say why".to_owned()],
-            Ok(Verdict { messages, .. }) => messages,
-            Err(Refusal { status: StatusCode::NOT_FOUND, error_code: NO_SUCH_SUBJECT, .. }) => Vec::new(),
+            Ok(Verdict { messages, .. }) => {
+                let messages = messages.filter(|messages| !messages.is_empty());
+                messages.unwrap_or_else(|| vec!["it does not say why".to_owned()])
+            }
+            Err(Refusal { status: StatusCode::NOT_FOUND, error_code: NO_SUCH_SUBJECT | NO_SUCH_VERSION, .. }) => {
+                Vec::new()
+            }
             Err(refusal) if refusal.status == StatusCode::UNPROCESSABLE_ENTITY => vec![refusal.message],
             Err(refusal) => return Err(self.unreachable(refusal.answered())),
         })
     }
+
+    async fn verdict(
+        &self,
+        subject: &str,
+        against: &str,
+        schema: &str,
+    ) -> Result<Result<Verdict, Refusal>, RegistryError> {
+        let request = self.post(&format!("/compatibility/subjects/{subject}/{against}?verbose=true"));
+        self.answer(request.json(&json!({ "schema": schema })).send().await).await
+    }
 }
 
 const NEVER_EDITED: &str = "a published version is never edited, put it back and make the change in the next one";
-/// "Subject not found" in Confluent's API.
-const NO_SUCH_SUBJECT: i64 = 40401;
 
 /// However it is spaced.
 fn same(one: &str, other: &str) -> bool {

@@ -66,6 +66,11 @@ impl Kept {
         self.files().filter_map(|file| read(&file)).filter(is_wanted).map(|entry| entry.id)
     }
 
+    /// Of all that is kept.
+    pub fn ids(&self) -> impl Iterator<Item = u32> {
+        self.files().filter_map(|file| file.file_stem()?.to_str()?.parse().ok())
+    }
+
     /// Whole or not at all, whatever dies meanwhile and whoever else keeps the same.
     ///
     /// # Errors
