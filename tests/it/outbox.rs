@@ -42,6 +42,16 @@ fn ids(service: &Service<'_>, account: Uuid) -> Vec<Uuid> {
     service.log(&HashSet::from([account])).0.into_iter().map(|(_, id)| id).collect()
 }
 
+/// A relay that starts now publishes what is written now.
+pub async fn a_relay_publishes(platform: &Platform, name: &str) {
+    let (service, account) = (Service::open(platform, name).await, Uuid::new_v4());
+    let relay = service.relay(&[]);
+    let id = write(&service, "user.erased", &erased(account)).await;
+    service.everything_is_published().await;
+    assert_eq!(ids(&service, account), [id]);
+    assert_eq!(relay.stop(), 0);
+}
+
 async fn published_since(service: &Service<'_>, before: i64, events: i64) {
     eventually("events flow", async || service.published().await > before + events).await;
 }

@@ -1,6 +1,8 @@
 //! The schema registry answers as Confluent's does, keeps one id for one schema, and survives its database's bad days.
 
 use crate::clients::{go_judge, java_judge, judge};
+use crate::gateway::Door;
+use crate::outbox::a_relay_publishes;
 use crate::platform::{Platform, Role, eventually, shared};
 use millrace_local::{FreePorts, Server};
 use rustix::process::Signal;
@@ -347,6 +349,10 @@ async fn while_it_is_away_roles_start_and_events_flow() {
     eventually("orders come in without the registry", async || orders().await > before).await;
     assert!(process.log().contains("comes from the disk"), "{}", process.log());
     assert_eq!(process.stop(), 0);
+    let door = Door::open(&platform, &[]).await;
+    eventually("a gateway accepts events", async || door.accepts().await).await;
+    assert_eq!(door.role.stop(), 0);
+    a_relay_publishes(&platform, "outbox_without_registry").await;
     platform.stop().await;
 }
 
