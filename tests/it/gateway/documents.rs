@@ -43,6 +43,8 @@ async fn open(platform: &Platform, issuer: &Issuer) -> Door {
     let hash = |key: &str| format!("[\"{}\"]", millrace_hash(key));
     let (orders, bulk, [name, audience]) = (hash("only-orders"), hash("bulk-key"), issuer.known());
     let settings = [
+        // A broker that has just come up may need long before it leads all partitions.
+        ("MILLRACE_GATEWAY__DEADLINE_MS", "50000"),
         ALONE,
         name,
         audience,
@@ -66,10 +68,21 @@ async fn every_documented_request_is_accepted_every_documented_answer_seen_and_a
     let (fuzzed, ()) = tokio::join!(fuzz(&door, &document), see_every_answer(&door, &issuer, &mut seen));
     assert_eq!(fuzzed.code(), 0, "{}{}", fuzzed.out, fuzzed.err);
     println!("{}", fuzzed.out);
+    let paths = document["paths"].as_object().unwrap().values();
+    let operations: usize =
+        paths.map(|path| path.as_object().unwrap().keys().filter(|key| *key != "parameters").count()).sum();
+    assert_eq!(number(&fuzzed.out, "Tested: "), operations, "each was tried");
+    assert!(number(&fuzzed.out, "Test cases:\n  ") > 1000, "and more than a little");
     let judged = judged_answers(&document, &seen.0);
     assert_eq!(judged, json!({ "wrong": [], "unseen": [] }));
     assert_eq!(door.role.stop(), 0);
     platform.stop().await;
+}
+
+/// Behind the words.
+fn number(text: &str, words: &str) -> usize {
+    let behind = text.split_once(words).unwrap_or_else(|| panic!("no {words:?}")).1;
+    behind.split(|other: char| !other.is_ascii_digit()).next().unwrap().parse().unwrap()
 }
 
 fn get(door: &Door, path: &str) -> RequestBuilder {
