@@ -1,9 +1,15 @@
 //! examples/accounts: what its README tells to type works, and an account's events are in the log as its changes were.
 
+/// What the example does, in this process.
+#[path = "../../examples/accounts/examples/publish.rs"]
+#[allow(dead_code, clippy::print_stdout)] // its `main`
+mod publishing;
+
 use crate::clients::run;
 use crate::commands::temporary;
 use crate::docs::blocks;
 use crate::erasure::OFTEN;
+use crate::gateway::Door;
 use crate::platform::{DEADLINE, Finished, Platform, eventually, local_engine};
 use millrace_accounts::{Access, Service, migrate, router};
 use millrace_local::issuer_secret_file;
@@ -131,6 +137,10 @@ async fn the_reference_service_publishes_what_it_committed_in_order_and_nothing_
     for block in for_up {
         accounts.follow(block).await;
     }
-    assert_eq!((relay.stop(), process.stop()), (0, 0));
+
+    let door = Door::open(&accounts.platform, &[]).await;
+    let account = publishing::publish(&door.url, &door.token).await.unwrap();
+    assert_eq!(accounts.events(&json!(account)), ["account.registered"], "the client published it");
+    assert_eq!((door.role.stop(), relay.stop(), process.stop()), (0, 0, 0));
     accounts.platform.stop().await;
 }
