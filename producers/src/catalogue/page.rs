@@ -275,6 +275,13 @@ mod tests {
         for told in ["<b>key</b>", "personal data of user_id", "shop.account.v1", "<li>the first</li>", owner] {
             assert!(page.contains(told), "{told}");
         }
+        let id = json!({ "name": "id", "type": "string", "doc": "It." });
+        let colour = json!({ "name": "colour", "type": "string", "doc": "It.", "default": "red" });
+        let (_directory, contracts) = project(&[&[id.clone()], &[id, colour]], &json!({ "id": "1", "colour": "blue" }));
+        let page = one(contracts.get("it.happened").unwrap(), &Readers::default());
+        let second =
+            "<dt>2</dt><dd><ul><li>added <code>colour</code>: string, &quot;red&quot; when left out</li></ul></dd>";
+        assert!(page.contains(second), "{page}");
         assert!(list(&contracts).contains(r#"<a href="/contracts/order.placed">order.placed</a>"#));
     }
 }
