@@ -250,13 +250,14 @@ impl<'a> Resolution<'a> {
         self.found.push(Difference { reader, writer, rule, message });
     }
 
-    /// The one of the same full name, else the first that is the same type, else the first that the value can be
-    /// promoted to.
+    /// The one of the same full name, or that once had it, else the first that is the same type, else the first that
+    /// the value can be promoted to.
     fn branch(&self, union: &'a UnionSchema, writer: &Schema) -> Option<(usize, &'a Schema)> {
         let branches = || union.variants().iter().map(|branch| named(&self.readers, branch)).enumerate();
         let same = || branches().filter(|(_, branch)| base(branch) == base(writer) && is_called(branch, writer));
         let very_same = same().find(|(_, branch)| branch.name() == writer.name());
         very_same
+            .or_else(|| same().find(|(_, branch)| was_called(branch, writer)))
             .or_else(|| same().next())
             .or_else(|| branches().find(|(_, branch)| promotes(base(writer), base(branch))))
     }
@@ -362,8 +363,12 @@ fn promotes(from: &str, to: &str) -> bool {
 
 /// Unqualified names match; a reader's alias is another name for it.
 fn names_match(reader: &Name, aliases: Option<&Vec<Alias>>, writer: &Name) -> bool {
-    let is_alias = |alias: &Alias| alias.fullname(reader.namespace()) == writer.fullname(None);
-    reader.name() == writer.name() || aliases.is_some_and(|aliases| aliases.iter().any(is_alias))
+    reader.name() == writer.name() || is_alias(reader, aliases, writer)
+}
+
+fn is_alias(reader: &Name, aliases: Option<&Vec<Alias>>, writer: &Name) -> bool {
+    let is_it = |alias: &Alias| alias.fullname(reader.namespace()) == writer.fullname(None);
+    aliases.is_some_and(|aliases| aliases.iter().any(is_it))
 }
 
 /// Only named types can be called something else.
@@ -372,6 +377,11 @@ fn is_called(branch: &Schema, writer: &Schema) -> bool {
         (Some(reader), Some(writer)) => names_match(reader, branch.aliases(), writer),
         _ => true,
     }
+}
+
+fn was_called(branch: &Schema, writer: &Schema) -> bool {
+    let names = branch.name().zip(writer.name());
+    names.is_some_and(|(reader, writer)| is_alias(reader, branch.aliases(), writer))
 }
 
 fn described(schema: &Schema) -> String {
@@ -424,6 +434,10 @@ mod tests {
             (
                 "[{'type': 'fixed', 'name': 'm.F', 'size': 5}, {'type': 'fixed', 'name': 'n.F', 'size': 4}]",
                 "{'type': 'fixed', 'name': 'n.F', 'size': 4}",
+            ),
+            (
+                "[{'type': 'fixed', 'name': 'n.F', 'size': 5}, {'type': 'fixed', 'name': 'n.G', 'aliases': ['m.F'], 'size': 4}]",
+                "{'type': 'fixed', 'name': 'm.F', 'size': 4}",
             ),
             (DECIMAL, DECIMAL),
             (LIST, LIST),
