@@ -160,11 +160,15 @@ impl Registry {
         Err(self.unreachable(format!("denies schema {}, which it had", given_out[0])))
     }
 
-    /// Some of the ids that it is known to have had.
+    /// The first of the ids that it is known to have had: one that was made anew has them soonest, too.
     fn given_out(&self) -> Vec<u32> {
-        let known: Vec<u32> = read(&self.known).keys().copied().take(GIVEN_OUT_ASKED).collect();
-        let kept = || self.kept.as_deref().map(|kept| kept.ids().take(GIVEN_OUT_ASKED).collect()).unwrap_or_default();
-        if known.is_empty() { kept() } else { known }
+        let mut ids: Vec<u32> = read(&self.known).keys().copied().collect();
+        if ids.is_empty() {
+            ids.extend(self.kept.iter().flat_map(|kept| kept.ids()));
+        }
+        ids.sort_unstable();
+        ids.truncate(GIVEN_OUT_ASKED);
+        ids
     }
 
     fn is_silent(&self) -> bool {
