@@ -8,6 +8,7 @@ use anyhow::Context;
 use kept::Kept;
 use reqwest::StatusCode;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -132,7 +133,12 @@ impl Registry {
         let away = match self.ask_for(id).await {
             Ok(answer) => return self.learn(id, &answer),
             Err(RegistryError::UnknownId(_)) => match self.is_itself().await {
-                Ok(()) => return Err(self.note_unknown(id)),
+                // It may have become so since it was asked.
+                Ok(()) => match self.ask_for(id).await {
+                    Ok(answer) => return self.learn(id, &answer),
+                    Err(RegistryError::UnknownId(_)) => return Err(self.note_unknown(id)),
+                    Err(away) => away,
+                },
                 Err(not_yet) => not_yet,
             },
             Err(away) => away,
@@ -152,21 +158,31 @@ impl Registry {
             return if has_any { Ok(()) } else { Err(self.unreachable("has no subject yet")) };
         }
         for id in &given_out {
-            match self.ask_for(*id).await {
-                Err(RegistryError::UnknownId(_)) => {} // some are deleted for good
-                answer => return answer.map(drop),
-            }
+            if self.has(*id).await? {
+                return Ok(());
+            } // some may be deleted for good
         }
         Err(self.unreachable(format!("denies schema {}, which it had", given_out[0])))
     }
 
-    /// The first of the ids that it is known to have had: one that was made anew has them soonest, too.
+    async fn has(&self, id: u32) -> Result<bool, RegistryError> {
+        let answer = self.get(&format!("/schemas/ids/{id}")).send().await;
+        match self.answer::<IgnoredAny>(answer).await? {
+            Ok(_) => Ok(true),
+            Err(Refusal { status: StatusCode::NOT_FOUND, error_code: NO_SUCH_ID, .. }) => Ok(false),
+            Err(refusal) => Err(self.unreachable(refusal.answered())),
+        }
+    }
+
+    /// Some of the ids that it is known to have had: the last of those that this process met, which are read last; or the
+    /// first of those on disk, which one that was made anew has soonest.
     fn given_out(&self) -> Vec<u32> {
         let mut ids: Vec<u32> = read(&self.known).keys().copied().collect();
+        ids.sort_unstable_by(|one, other| other.cmp(one));
         if ids.is_empty() {
             ids.extend(self.kept.iter().flat_map(|kept| kept.ids()));
+            ids.sort_unstable();
         }
-        ids.sort_unstable();
         ids.truncate(GIVEN_OUT_ASKED);
         ids
     }

@@ -68,7 +68,7 @@ impl Registry {
     /// Why it would not; nothing when it would.
     async fn would_take(&self, subject: &str, schema: &str) -> Result<Vec<String>, RegistryError> {
         let mut answer = self.verdict(subject, "versions", schema).await?;
-        if matches!(answer, Err(Refusal { status: StatusCode::NOT_FOUND, error_code: 0, .. })) {
+        if matches!(answer, Err(Refusal { status: StatusCode::NOT_FOUND, error_code: 0 | 404, .. })) {
             // Not every registry has that path. The others hold it against the latest one as their level says.
             answer = self.verdict(subject, "versions/latest", schema).await?;
         }

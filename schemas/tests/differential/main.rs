@@ -49,7 +49,8 @@ const WE_DIFFER: &[Rule] = &[
     // The checker is content with any branch of a reader's union that fits. The specification takes the first that is
     // called so, whether it fits or not; and so does the resolver, which reads data. Symbols it leaves to the data.
     ("a reader's union is read by its first branch of the writer's name", |pair| {
-        let is_refused = pair.resolver != 'y' || pair.ours.iter().all(|found| found.rule == "enum-symbols");
+        let is_refused = pair.resolver != 'y'
+            || pair.ours.iter().all(|found| found.rule == "enum-symbols" || is_about_logical_types(found));
         let is_by_name = pair.ours.iter().any(is_in_a_union) && chooses_by_name(pair.reader);
         pair.checker == 'y' && is_refused && is_by_name
     }),
