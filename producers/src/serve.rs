@@ -15,7 +15,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,6 +41,27 @@ const NO_ROOM: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: applica
     connection: close\r\n\r\n{\"title\":\"Service Unavailable\",\"status\":503,\"detail\":";
 /// Files that are no connections of senders: the Kafka client's, the registry's, the ops port's, those turned away.
 const OTHER_FILES: u64 = 256;
+
+/// Who may wait to be let in. Beyond it the kernel lets a sender try again a second later; it allows fewer where it is
+/// set so (`net.core.somaxconn`, 4,096 by default).
+const BACKLOG: u32 = 4096;
+
+/// Where a crowd may come at once, as all senders do after a restart.
+///
+/// # Errors
+/// When the address is none, or somebody has it.
+pub async fn bind(address: &str) -> io::Result<TcpListener> {
+    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "it names no address");
+    for address in tokio::net::lookup_host(address).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
 
 pub struct Limits {
     /// At once.

@@ -8,6 +8,7 @@ use futures_util::future::{BoxFuture, FutureExt, join_all, select_all};
 use millrace_processors::clickhouse::erasure::{self, Erasure, ErasureHandle, ErasureMetrics};
 use millrace_processors::clickhouse::{self, ClickHouse, ClickHouseConfig};
 use millrace_processors::postgres;
+use millrace_producers::serve::bind;
 use millrace_producers::{Catalogue, Gateway, GatewayMetrics, Outbox, OutboxMetrics, Relay, RelayHandle, outbox};
 use millrace_schemas::registry::Registry;
 use millrace_schemas::{Contracts, without_password};
@@ -398,7 +399,7 @@ pub async fn drain_all(running: Vec<Running>) -> Result<(), Exit> {
 /// # Errors
 /// Names the configuration key whose port is taken.
 pub async fn listen(address: &str, key: &str) -> Result<TcpListener, Exit> {
-    TcpListener::bind(address).await.map_err(|error| Exit::usage(format!("{key} = {address}: {error}")))
+    bind(address).await.map_err(|error| Exit::usage(format!("{key} = {address}: {error}")))
 }
 
 /// Before anything is started: a role whose port is taken must not join its group first.
