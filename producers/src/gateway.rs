@@ -94,7 +94,7 @@ pub struct GatewayConfig {
     pub deadline_ms: u64,
     /// Of one request, inflated. Many small events; a record itself is at most 1 MiB.
     pub body_bytes: usize,
-    /// Of all requests in hand, and of answers nobody has read yet; more are sent away. The process takes up to ten
+    /// Of all requests in hand, and of answers nobody has read yet; more are sent away. The process takes up to eleven
     /// times as much, with what encoding, the Kafka client and the connections hold: docs/benchmarks.md.
     pub inflight_bytes: usize,
     /// At once; more are turned away. Fewer where the process may not have as many files.
