@@ -2,7 +2,7 @@
 
 /// What the example does, in this process.
 #[path = "../../examples/accounts/examples/publish.rs"]
-#[allow(dead_code, clippy::print_stdout)] // its `main`
+#[allow(dead_code)] // its `main`
 mod publishing;
 
 use crate::clients::run;

@@ -10,6 +10,7 @@ use millrace_client::{Client, Credential, Options};
 use uuid::Uuid;
 
 #[tokio::main]
+#[allow(clippy::print_stdout, reason = "this program's output")]
 async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let (url, key_file) = arguments.next().zip(arguments.next()).context("usage: publish URL KEY_FILE")?;

@@ -277,7 +277,8 @@ mod tests {
         }
         let id = json!({ "name": "id", "type": "string", "doc": "It." });
         let colour = json!({ "name": "colour", "type": "string", "doc": "It.", "default": "red" });
-        let (_directory, contracts) = project(&[&[id.clone()], &[id, colour]], &json!({ "id": "1", "colour": "blue" }));
+        let (first, second) = ([id.clone()], [id, colour]);
+        let (_directory, contracts) = project(&[&first, &second], &json!({ "id": "1", "colour": "blue" }));
         let page = one(contracts.get("it.happened").unwrap(), &Readers::default());
         let second =
             "<dt>2</dt><dd><ul><li>added <code>colour</code>: string, &quot;red&quot; when left out</li></ul></dd>";
