@@ -130,22 +130,20 @@ impl Registry {
         if let Some(schema) = self.is_silent().then(kept).flatten() {
             return self.recall(id, schema, &self.unreachable(STILL_SILENT));
         }
-        let away = match self.ask_for(id).await {
-            Ok(answer) => return self.learn(id, &answer),
-            Err(RegistryError::UnknownId(_)) => match self.is_itself().await {
-                // It may have become so since it was asked.
-                Ok(()) => match self.ask_for(id).await {
-                    Ok(answer) => return self.learn(id, &answer),
-                    Err(RegistryError::UnknownId(_)) => return Err(self.note_unknown(id)),
-                    Err(away) => away,
-                },
-                Err(not_yet) => not_yet,
+        let mut answer = self.ask_for(id).await;
+        if matches!(answer, Err(RegistryError::UnknownId(_))) {
+            answer = match self.is_itself().await {
+                Ok(()) => self.ask_for(id).await, // it may have become so since it was asked
+                Err(not_yet) => Err(not_yet),
+            };
+        }
+        match answer {
+            Ok(answer) => self.learn(id, &answer),
+            Err(RegistryError::UnknownId(_)) => Err(self.note_unknown(id)),
+            Err(away) => match kept() {
+                Some(schema) => self.recall(id, schema, &away),
+                None => Err(away),
             },
-            Err(away) => away,
-        };
-        match kept() {
-            Some(schema) => self.recall(id, schema, &away),
-            None => Err(away),
         }
     }
 
