@@ -86,7 +86,8 @@ impl<C: ProducerContext + 'static> Producing<C> {
 /// Of one client.
 struct Events {
     queue: NonNull<c::rd_kafka_queue_t>,
-    /// Told when an event comes into the empty queue, and when there will be none any more. The client holds a pointer to this.
+    /// Told when an event comes into the empty queue, and when there will be none any more. The client holds a pointer
+    /// to this.
     came: Arc<Notify>,
 }
 
