@@ -278,8 +278,8 @@ mod tests {
         let id = json!({ "name": "id", "type": "string", "doc": "It." });
         let colour = json!({ "name": "colour", "type": "string", "doc": "It.", "default": "red" });
         let (first, second) = ([id.clone()], [id, colour]);
-        let (_directory, contracts) = project(&[&first, &second], &json!({ "id": "1", "colour": "blue" }));
-        let page = one(contracts.get("it.happened").unwrap(), &Readers::default());
+        let (_directory, project) = project(&[&first, &second], &json!({ "id": "1", "colour": "blue" }));
+        let page = one(project.get("it.happened").unwrap(), &Readers::default());
         let second =
             "<dt>2</dt><dd><ul><li>added <code>colour</code>: string, &quot;red&quot; when left out</li></ul></dd>";
         assert!(page.contains(second), "{page}");
