@@ -7,7 +7,7 @@ use crate::memory_bound::{Held, MemoryBound};
 use crate::metrics::{Shared, Trying};
 use crate::offsets::{Batch, Checkpoints, Claim, Event, Purpose};
 use crate::retry::retry_until;
-use crate::source::{Filling, Pulled, Puller};
+use crate::source::{Agreement, Filling, Pulled, Puller};
 use crate::storm::Storm;
 use crate::{Failure, PipelineConfig, Position, Range, Record, Reject, Source};
 use chrono::{DateTime, Utc};
@@ -15,7 +15,7 @@ use millrace_schemas::{Contract, Envelope, WriterSchema};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -73,6 +73,14 @@ pub trait Handler: Send + Sync + 'static {
         None
     }
 
+    /// Returns when it is time for another batch of this partition, which goes on growing meanwhile. Asked once it has
+    /// lingered or is full, dropped when the partition is given up, and followed by [`Handler::apply`] if all goes well.
+    /// At once by default.
+    fn turn(&self, topic: &str, partition: i32) -> impl Future<Output = ()> + Send {
+        let _ = (topic, partition);
+        async {}
+    }
+
     /// Gives the batch its effect and settles it ([`Batch::settle`]) in the same transaction where there is
     /// one. Called again with the same batch after [`Failure::Retry`]. A key's later events do not wait behind its
     /// dead letter, which may be replayed any time: an effect must not depend on the order (docs/adr/0007).
@@ -116,13 +124,22 @@ impl<H: Handler> Worker<H> {
     /// one before it is applied: at most two are in hand. `settled` is told what has taken effect.
     pub async fn run(self, source: impl Source, settled: impl Fn(i64)) -> Result<(), Failure> {
         let (batches, gathered) = mpsc::channel(1);
-        let (waits, wanted) = watch::channel(false);
-        let source = Puller::new(source, wanted);
-        let (applied, ()) = tokio::join!(self.apply_all(gathered, waits, settled), self.gather_all(source, batches));
+        let agreed = Agreement::new();
+        let source = Puller::new(source, agreed.clone());
+        let gathering = async {
+            self.gather_all(source, batches, &agreed).await;
+            agreed.wants(); // there will be none to wait for
+        };
+        let (applied, ()) = tokio::join!(self.apply_all(gathered, &agreed, settled), gathering);
         applied
     }
 
-    async fn gather_all(&self, mut source: Puller<impl Source>, batches: mpsc::Sender<Gathered<H>>) {
+    async fn gather_all(
+        &self,
+        mut source: Puller<impl Source>,
+        batches: mpsc::Sender<Gathered<H>>,
+        agreed: &Agreement,
+    ) {
         let mut partition = self.partition();
         match self.warm(&mut source, &mut partition).await {
             Ok(true) => {}
@@ -139,6 +156,10 @@ impl<H: Handler> Worker<H> {
                 gathered = self.gather(&mut source, &mut partition) => gathered,
             };
             let Some(gathered) = gathered.transpose() else { return };
+            match &gathered {
+                Ok(_) => agreed.ripens(),
+                Err(_) => agreed.wants(), // whoever hears of it need not wait
+            }
             room.send(gathered);
         }
     }
@@ -146,13 +167,20 @@ impl<H: Handler> Worker<H> {
     async fn apply_all(
         &self,
         mut gathered: mpsc::Receiver<Gathered<H>>,
-        waits: watch::Sender<bool>,
+        agreed: &Agreement,
         settled: impl Fn(i64),
     ) -> Result<(), Failure> {
         let mut next = async || {
-            waits.send_replace(true);
+            agreed.until_ripe().await;
+            tokio::select! {
+                biased;
+                () = agreed.until_wanted() => {}
+                () = self.closing.cancelled() => {}
+                () = self.handler.turn(&self.claim.topic, self.claim.partition) => {}
+            }
+            agreed.wants();
             let next = gathered.recv().await;
-            waits.send_replace(false);
+            agreed.begins_anew();
             next
         };
         while let Some(batch) = next().await {
@@ -479,5 +507,101 @@ impl Partition {
         if let Some((_, to)) = batch.range() {
             self.next = to;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::RecordBuilder;
+    use bytes::BytesMut;
+    use millrace_schemas::Contracts;
+    use millrace_schemas::registry::Registry;
+    use std::sync::Mutex;
+
+    /// Notes the ranges that it is given, once it is let.
+    struct Gated {
+        open: CancellationToken,
+        applied: Mutex<Vec<(i64, i64)>>,
+    }
+
+    impl Handler for Gated {
+        type Block = ();
+
+        fn decode(&self, _: &Incoming<'_>, (): &mut ()) -> Result<bool, Reject> {
+            unreachable!("a record without a key is rejected before")
+        }
+
+        async fn turn(&self, _: &str, _: i32) {
+            self.open.cancelled().await;
+        }
+
+        async fn apply(&self, batch: &Batch<()>) -> Result<(), Failure> {
+            self.applied.lock().unwrap().extend(batch.range());
+            Ok(())
+        }
+    }
+
+    /// A record every ten milliseconds, until the partition is given up.
+    struct Trickle {
+        next: i64,
+        closing: CancellationToken,
+    }
+
+    impl Source for Trickle {
+        async fn next(&mut self) -> Option<Record> {
+            let (closing, tick) = (self.closing.clone(), tokio::time::sleep(Duration::from_millis(10)));
+            closing.run_until_cancelled(tick).await?;
+            let position = Position { topic: "t".into(), partition: 0, offset: self.next };
+            self.next += 1;
+            Some(RecordBuilder::new(&mut BytesMut::new(), None, Some(b"v")).build(position, None))
+        }
+    }
+
+    /// Ranges applied by a worker that lingers for 20 ms and has its turn after 105, and is given up after 195.
+    async fn applied(open: bool) -> Vec<(i64, i64)> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = PipelineConfig { linger_ms: 20, ..PipelineConfig::default() };
+        let handler = Arc::new(Gated { open: CancellationToken::new(), applied: Mutex::default() });
+        let contracts = Arc::new(Contracts::embedded().unwrap());
+        let closing = CancellationToken::new();
+        let worker = Worker {
+            handler: handler.clone(),
+            decoder: Decoder::new(Registry::new("http://127.0.0.1:1").unwrap(), contracts),
+            checkpoints: Checkpoints::new(sqlx::PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap()),
+            reads: Reads::Again { set_aside: Arc::new(SetAside::of([])) },
+            claim: Claim::nobodys("gated", "t", 0, 0),
+            permits: Arc::new(Semaphore::new(1)),
+            memory: MemoryBound::new(config.memory_bytes),
+            metrics: Arc::new(crate::Metrics::default().of("gated")),
+            closing: closing.clone(),
+            abort: CancellationToken::new(),
+            config,
+        };
+        let meanwhile = async {
+            tokio::time::sleep(Duration::from_millis(105)).await;
+            if open {
+                handler.open.cancel();
+            }
+            tokio::time::sleep(Duration::from_millis(90)).await;
+            closing.cancel();
+        };
+        let source = Trickle { next: 0, closing: closing.clone() };
+        let (ran, ()) = tokio::join!(worker.run(source, |_| ()), meanwhile);
+        ran.unwrap();
+        std::mem::take(&mut *handler.applied.lock().unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_grows_until_its_turn_comes() {
+        let applied = applied(true).await;
+        assert_eq!(applied[0], (0, 10), "and not what was there after its linger, or nothing");
+        assert!(applied.len() > 2, "then it is its turn always: {applied:?}");
+        assert!(applied.windows(2).all(|two| two[0].1 == two[1].0), "{applied:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_a_partition_up_waits_for_no_turn() {
+        assert_eq!(applied(false).await, [(0, 19)]);
     }
 }

@@ -116,8 +116,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     // A killed process without static membership frees its partitions after this.
     ("session.timeout.ms", "10000"),
     // A broker is asked once at a time, and a partition whose queue is full just then is not in the question: where only
-    // idle ones are, it waits so long for their answer, however far behind it is. An idle pipeline asks a hundred times
-    // a second, which costs a broker one or two hundredths of a core.
+    // idle ones are, it waits so long for their answer, however far behind it is. An idle pipeline asks each broker a
+    // hundred times a second, which costs one a hundredth of a core, about.
     ("fetch.wait.max.ms", "10"),
     // What a broker answers at once for all its partitions; by default no more than one partition's bound above.
     ("fetch.max.bytes", "8388608"),

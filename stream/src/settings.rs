@@ -15,7 +15,8 @@ pub struct PipelineConfig {
     /// Bytes in a batch, at most (a record larger than that still makes a batch of its own): of its records, or of what
     /// they became where that is less.
     pub batch_bytes: usize,
-    /// How long the first record of a batch waits for company; longer while the batch before is not applied yet.
+    /// How long the first record of a batch waits for company; longer while the batch before is not applied yet, or while
+    /// it is not the pipeline's time for another.
     pub linger_ms: u64,
     /// Bytes waiting in one partition's queue before no more is taken from what the Kafka client has read ahead of it.
     pub queue_bytes: usize,

@@ -2,13 +2,17 @@
 
 use crate::Record;
 use crate::memory_bound::Held;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// A batch is weighed, and what all partitions together hold is told, after so many bytes of records: that is one number
 /// that all of them write.
 const TOLD_EVERY: usize = 64 << 10;
+
+/// How often who is short of memory looks whether there is some.
+const ROOM_EVERY: Duration = Duration::from_millis(20);
 
 /// When a batch is full.
 #[derive(Debug, Clone, Copy)]
@@ -30,18 +34,71 @@ pub trait Source: Send {
     }
 }
 
+/// How far the batch is that is being gathered: there is one at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It waits for company.
+    Growing,
+    /// It may end: it has waited for long enough, or is full.
+    Ripe,
+    /// It ends once it is ripe and no record is there that it has room for. Until then more records cost no time, and
+    /// fewer batches less.
+    Wanted,
+}
+
+/// Where who gathers and who applies agree on when a batch ends.
+#[derive(Debug, Clone)]
+pub(crate) struct Agreement(Arc<watch::Sender<Stage>>);
+
+impl Agreement {
+    pub fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(Stage::Growing)))
+    }
+
+    /// Said by who gathers.
+    pub fn ripens(&self) {
+        self.0.send_if_modified(|stage| {
+            let growing = *stage == Stage::Growing;
+            if growing {
+                *stage = Stage::Ripe;
+            }
+            growing
+        });
+    }
+
+    pub async fn until_ripe(&self) {
+        self.until(|stage| stage != Stage::Growing).await;
+    }
+
+    /// Said by who is to apply it.
+    pub fn wants(&self) {
+        self.0.send_replace(Stage::Wanted);
+    }
+
+    pub async fn until_wanted(&self) {
+        self.until(|stage| stage == Stage::Wanted).await;
+    }
+
+    /// That batch was handed over: this is about the next one.
+    pub fn begins_anew(&self) {
+        self.0.send_replace(Stage::Growing);
+    }
+
+    async fn until(&self, reached: impl Fn(Stage) -> bool) {
+        let _ = self.0.subscribe().wait_for(|stage| reached(*stage)).await; // the sender is here
+    }
+}
+
 /// A source that can hold one record back, so that a batch may end exactly where a plan says.
 pub(crate) struct Puller<S> {
     source: S,
     held: Option<Record>,
-    /// Somebody has nothing to do until there is a batch: while nobody has, more records cost no time, and fewer
-    /// batches less.
-    wanted: watch::Receiver<bool>,
+    agreed: Agreement,
 }
 
 impl<S: Source> Puller<S> {
-    pub fn new(source: S, wanted: watch::Receiver<bool>) -> Self {
-        Self { source, held: None, wanted }
+    pub fn new(source: S, agreed: Agreement) -> Self {
+        Self { source, held: None, agreed }
     }
 
     pub async fn next(&mut self) -> Option<Record> {
@@ -57,8 +114,11 @@ impl<S: Source> Puller<S> {
 
     /// The next record of a batch.
     pub async fn pull(&mut self, filling: &mut Filling) -> Pulled {
-        if filling.is_full() {
-            return Pulled::Full;
+        while filling.is_full() {
+            if !filling.is_cut_short() || self.is_wanted_soon().await {
+                return Pulled::Full;
+            }
+            filling.look_for_room();
         }
         let record = match (self.held.take().or_else(|| self.source.ready()), filling.deadline()) {
             (Some(record), _) => Some(record),
@@ -85,11 +145,18 @@ impl<S: Source> Puller<S> {
         }
     }
 
+    /// What is cut short waits for room as long as nobody waits for it.
+    async fn is_wanted_soon(&self) -> bool {
+        self.agreed.ripens();
+        timeout(ROOM_EVERY, self.agreed.until_wanted()).await.is_ok()
+    }
+
     /// `None` at the end, too.
     async fn next_until_wanted(&mut self, deadline: Instant) -> Option<Record> {
         let wanted = async {
             sleep_until(deadline).await;
-            let _ = self.wanted.wait_for(|wanted| *wanted).await; // who is gone waits for nothing
+            self.agreed.ripens();
+            self.agreed.until_wanted().await;
         };
         tokio::select! {
             biased;
@@ -141,6 +208,16 @@ impl Filling {
         }
     }
 
+    /// It could hold more, if the others held less.
+    fn is_cut_short(&self) -> bool {
+        let room = self.rows < self.limits.rows && self.held.bytes() + self.untold < self.limits.bytes;
+        room && matches!(self.until, Until::Linger(_))
+    }
+
+    fn look_for_room(&mut self) {
+        self.bytes_max = self.held.share(self.limits.bytes);
+    }
+
     /// Until when the next record may come, at least.
     fn deadline(&self) -> Option<Instant> {
         match self.until {
@@ -171,7 +248,7 @@ impl Filling {
         if self.untold >= TOLD_EVERY {
             self.held.set(weight().unwrap_or(self.held.bytes() + self.untold));
             self.untold = 0;
-            self.bytes_max = self.held.share(self.limits.bytes);
+            self.look_for_room();
         }
     }
 
@@ -224,8 +301,10 @@ mod tests {
         Limits { rows, bytes, linger: Duration::from_secs(1) }
     }
 
-    fn wanted() -> watch::Receiver<bool> {
-        watch::channel(true).1
+    fn wanted() -> Agreement {
+        let agreed = Agreement::new();
+        agreed.wants();
+        agreed
     }
 
     #[tokio::test]
@@ -271,14 +350,47 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_batch_that_nobody_waits_for_goes_on_until_somebody_does_or_it_is_full() {
-        let (waits, wanted) = watch::channel(false);
-        let mut source = Puller::new(Slow(records(0..20)), wanted);
+        let agreed = Agreement::new();
+        let mut source = Puller::new(Slow(records(0..20)), agreed.clone());
+        let began = Instant::now();
         let soon = async {
-            tokio::time::sleep(Duration::from_millis(2_500)).await;
-            waits.send_replace(true);
+            agreed.until_ripe().await;
+            assert_eq!(began.elapsed(), Duration::from_millis(1_400), "the first at 400 ms, and its linger");
+            tokio::time::sleep(Duration::from_millis(1_100)).await;
+            agreed.wants();
         };
         assert_eq!(tokio::join!(rows(&mut source), soon).0, 6, "those of 2.4 s");
-        waits.send_replace(false);
+        agreed.begins_anew();
         assert_eq!(rows(&mut source).await, 9, "the limit");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_memory_cuts_short_grows_once_there_is_some_or_ends_when_it_is_wanted() {
+        let bytes_max = 10 << 20;
+        let memory = MemoryBound::new(bytes_max);
+        let mut others = Held::nothing(&memory);
+        others.take(bytes_max);
+        let heavy = |offset| {
+            let position = Position { topic: "t".into(), partition: 0, offset };
+            RecordBuilder::new(&mut BytesMut::new(), Some(b"k"), Some(&[0; 100 << 10])).build(position, None)
+        };
+        let agreed = Agreement::new();
+        let mut source = Puller::new(MemorySource::new((0..20).map(heavy)), agreed.clone());
+        let mut rows = async || {
+            let mut filling = Filling::new(limits(9, bytes_max), None, Held::nothing(&memory));
+            let mut rows = 0;
+            while let Pulled::Record(_) = source.pull(&mut filling).await {
+                rows += 1;
+            }
+            rows
+        };
+        let freed = async {
+            agreed.until_ripe().await;
+            others.set(0);
+        };
+        assert_eq!(tokio::join!(rows(), freed).0, 9, "as many as it may hold");
+        others.take(bytes_max);
+        agreed.wants();
+        assert_eq!(rows().await, 3, "those that nobody is refused");
     }
 }

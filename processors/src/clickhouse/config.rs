@@ -23,8 +23,8 @@ pub struct ClickHouseConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
     /// Inserts that a process begins each second, all tables together, about, after a burst of a second's: the more
-    /// tables are busy, the longer each waits for its turn and more rows (5 s at most). A third as many while what is
-    /// inserted is more than five seconds behind. Repeats and rebuilds have no turns.
+    /// tables are busy, the longer the batches of each topic wait for their turn and grow (5 s at most). A third as many
+    /// while all that a topic inserts is more than five seconds behind. What is tried again, and rebuilds, have no turns.
     pub inserts_per_second: u32,
     /// How long one insert or one question may take.
     pub request_timeout_ms: u64,
@@ -40,9 +40,8 @@ impl Default for ClickHouseConfig {
             password: Password::default(),
             password_file: None,
             cluster: None,
-            // Each makes a part, which costs a server tens of milliseconds, whatever is in it. Thirteen busy tables
-            // have a turn every third of a second.
-            inserts_per_second: 40,
+            // Each makes a part, which costs a server ten milliseconds and more, whatever is in it. Thirteen busy tables have a turn every 0.4 s.
+            inserts_per_second: 30,
             // A slow insert on a busy server takes seconds; what takes longer is better asked again, and
             // a drain (20 s) can still wait for one that is under way, if not for those that wait behind it.
             request_timeout_ms: 15_000,

@@ -14,9 +14,10 @@ use super::native::Plan;
 use super::protocol::{Attempt, Step};
 use super::readers::Readers;
 use super::rebuild::unless_exchanged;
+use super::rounds::HandOver;
 use super::server::Server;
 use super::together::{Insert, Inserting, Together};
-use chrono::{DateTime, Utc};
+use chrono::{TimeDelta, Utc};
 use millrace_schemas::{Contract, Contracts, WriterSchema};
 use millrace_stream::{
     Batch, Failure, Handler, Incoming, Planned, Reason, Reject, answered, crash_at, keep_as_it_is, keep_moving,
@@ -47,6 +48,10 @@ pub struct ClickHouse {
 /// that get done come further than many that are too late.
 const REPEATS_MAX: usize = 4;
 
+/// Batches whose newest record was logged so long ago come from behind: nobody gains by being early among them, and
+/// all are through sooner in larger inserts.
+const BEHIND: TimeDelta = TimeDelta::seconds(5);
+
 impl ClickHouse {
     /// Asks no server anything: see [`super::check_server`].
     ///
@@ -72,9 +77,14 @@ impl ClickHouse {
     }
 
     /// What could not be inserted waits for another try, and holds up no rebuild of its table meanwhile.
-    async fn insert_or_lay_down(&self, batch: &Batch<Rows>, span: &Span) -> Result<Option<Planned>, Failure> {
+    async fn insert_or_lay_down(
+        &self,
+        batch: &Batch<Rows>,
+        span: &Span,
+        hand_over: Option<HandOver>,
+    ) -> Result<Option<Planned>, Failure> {
         let mut planned = None;
-        let inserted = self.insert_all(batch, span, &mut planned).await;
+        let inserted = self.insert_all(batch, span, hand_over, &mut planned).await;
         if let (Err(_), Some(planned)) = (&inserted, &planned)
             && let Err(failure) = planned.lay_down(&self.pool).await
         {
@@ -83,13 +93,23 @@ impl ClickHouse {
         inserted.map(|()| planned)
     }
 
-    async fn insert_all(&self, batch: &Batch<Rows>, span: &Span, planned: &mut Option<Planned>) -> Result<(), Failure> {
+    async fn insert_all(
+        &self,
+        batch: &Batch<Rows>,
+        span: &Span,
+        mut hand_over: Option<HandOver>,
+        planned: &mut Option<Planned>,
+    ) -> Result<(), Failure> {
         let _as_it_is = match batch.range() {
             None => Some(self.begin(&span.topic, || keep_as_it_is(&self.pool, &span.topic)).await?),
             Some(_) => None,
         };
         let blocks = batch.block.blocks();
         let repeats = self.repeats(batch, span);
+        match &mut hand_over {
+            Some(hand_over) if !repeats => hand_over.brings(&blocks, is_behind(batch)),
+            _ => hand_over = None, // its inserts go alone
+        }
         let _one_of_few = if repeats { self.repeating.acquire().await.ok() } else { None };
         let mut attempt = Attempt::new(blocks.len(), repeats);
         let (mut inserting, mut missing) = (VecDeque::new(), None);
@@ -100,8 +120,9 @@ impl ClickHouse {
                     self.begun.begin(span);
                     if !repeats {
                         // All of them: the more wait, the more go together.
-                        inserting = blocks.iter().map(|block| self.insert(block, span, batch.logged_at())).collect();
+                        inserting = blocks.iter().map(|block| self.insert(block, span)).collect();
                     }
+                    drop(hand_over.take());
                 }
                 Step::Insert(_) => inserting.pop_front().expect("one a block").await?,
                 Step::Look(at) => {
@@ -148,14 +169,8 @@ impl ClickHouse {
     }
 
     /// Is queued at once.
-    fn insert(
-        &self,
-        block: &Block<'_>,
-        span: &Span,
-        logged_at: Option<DateTime<Utc>>,
-    ) -> impl Future<Output = Result<(), Failure>> + use<> {
-        let insert = Insert { logged_at, ..Insert::of(block, block.token(span)) };
-        let (inserting, what) = (self.inserts.insert(insert), could_not_insert(block));
+    fn insert(&self, block: &Block<'_>, span: &Span) -> impl Future<Output = Result<(), Failure>> + use<> {
+        let (inserting, what) = (self.inserts.insert(Insert::of(block, span)), could_not_insert(block));
         async { inserting.await.map_err(|failure| failure.context(what)) }
     }
 
@@ -170,11 +185,11 @@ impl ClickHouse {
     /// Alone, since only so it has a token.
     async fn insert_again(&self, missing: Option<&Block<'_>>, span: &Span, token: Token) -> Result<(), Failure> {
         let Some(missing) = missing else { return Ok(()) };
-        let token = match token {
-            Token::Own => missing.token(span),
-            Token::Unseen => format!("{}:{}", missing.token(span), Uuid::now_v7()),
-        };
-        let inserted = self.inserts.server().insert(&Insert::of(missing, token)).await;
+        let mut insert = Insert::of(missing, span);
+        if let (Token::Unseen, Some(own)) = (token, &mut insert.token) {
+            *own = format!("{own}:{}", Uuid::now_v7());
+        }
+        let inserted = self.inserts.server().insert(&insert).await;
         inserted.map_err(|failure| failure.context(could_not_insert(missing)))
     }
 
@@ -225,6 +240,10 @@ enum Token {
     Own,
     /// One that the server cannot know.
     Unseen,
+}
+
+fn is_behind(batch: &Batch<Rows>) -> bool {
+    batch.logged_at().is_some_and(|at| Utc::now() - at > BEHIND)
 }
 
 fn could_not_insert(block: &Block<'_>) -> String {
@@ -279,9 +298,17 @@ impl Handler for ClickHouse {
         Some(rows.weight())
     }
 
+    async fn turn(&self, topic: &str, partition: i32) {
+        self.inserts.rounds().join(topic, partition).await;
+    }
+
     async fn apply(&self, batch: &Batch<Rows>) -> Result<(), Failure> {
-        let Some(span) = batch.block.span(batch.range()) else { return self.settle(batch, None).await }; // nothing for a table
-        let planned = self.insert_or_lay_down(batch, &span).await?;
+        let hand_over = batch.place().map(|place| self.inserts.rounds().hand_over(&place.topic, place.partition));
+        let Some(span) = batch.block.span(batch.range()) else {
+            drop(hand_over);
+            return self.settle(batch, None).await; // nothing for a table
+        };
+        let planned = self.insert_or_lay_down(batch, &span, hand_over).await?;
         self.settle(batch, planned.as_ref()).await?;
         self.begun.end(&span);
         Ok(())

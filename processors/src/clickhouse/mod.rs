@@ -27,6 +27,7 @@ mod pages;
 mod protocol;
 mod readers;
 mod rebuild;
+mod rounds;
 mod row;
 mod server;
 mod table;

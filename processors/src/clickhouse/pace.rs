@@ -1,9 +1,8 @@
 //! How often inserts may begin, all tables together.
 //!
 //! What an insert costs a server beside its rows (a part, its merges) is the same for one row and for a hundred
-//! thousand. So while few tables are busy each insert begins at once, or half a second after one of few rows into the
-//! same table; and the more tables there are, the longer each waits for more rows: nobody tunes anything for the day
-//! when there are many.
+//! thousand. So while few tables are busy nobody waits for a turn; and the more there are, the longer each waits for more
+//! rows: nobody tunes anything for the day when there are many.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,11 +10,12 @@ use tokio::time::Instant;
 
 /// So long may nothing have been inserted and be made up for at once: the first events of a morning are seen soon.
 const BURST: Duration = Duration::from_secs(1);
-/// No insert waits longer for its turn, however many tables there are.
+/// Nobody waits longer for a turn, however many tables there are.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// Who is behind has turns so many times further apart.
+/// Who is behind has turns so many times further apart, up to a second: by then batches are full, and wait for nothing.
 const BEHIND: u32 = 3;
+const BEHIND_MAX: Duration = Duration::from_secs(1);
 
 pub(super) struct Pace {
     /// From one insert to the next.
@@ -29,24 +29,26 @@ impl Pace {
         Self { interval: Duration::from_secs(1) / inserts_per_second.max(1), next: Mutex::new(Instant::now()) }
     }
 
-    /// Until an insert that is ready now may begin, and not before then; where many wait for their turns, more rows
-    /// come anyway, and it waits for nothing else.
-    pub async fn wait_for_turn(&self, behind: bool, not_before: Instant) {
-        let (now, turn) = (Instant::now(), self.turn(behind));
+    /// Until the first of so many inserts may begin, and not before then; where many wait for their turns, more rows come anyway,
+    /// and nothing else is waited for.
+    pub async fn wait_for_turn(&self, inserts: usize, behind: bool, not_before: Instant) {
+        let (now, turn) = (Instant::now(), self.turn(inserts, behind));
         let turn = if turn <= now { not_before } else { turn };
         if turn > now {
             tokio::time::sleep_until(turn).await; // which would let a tick pass in any case
         }
     }
 
-    /// Each insert has one of its own.
-    fn turn(&self, behind: bool) -> Instant {
+    /// Whoever is next has it that many inserts later.
+    fn turn(&self, inserts: usize, behind: bool) -> Instant {
         let now = Instant::now();
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let earliest = now.checked_sub(BURST).unwrap_or(now);
         // Turns beyond the longest wait are nobody's: who would have them begins before.
         let turn = (*next).clamp(earliest, now + WAIT_MAX);
-        *next = turn + self.interval * if behind { BEHIND } else { 1 };
+        let taken = self.interval.saturating_mul(u32::try_from(inserts).unwrap_or(u32::MAX));
+        let taken = if behind { taken.max(BEHIND_MAX.min(taken.saturating_mul(BEHIND))) } else { taken };
+        *next = turn + taken.min(WAIT_MAX);
         turn
     }
 }
@@ -58,7 +60,7 @@ mod tests {
     /// How long inserts that are ready now wait, in milliseconds.
     fn waits(pace: &Pace, inserts: usize) -> Vec<u128> {
         let now = Instant::now();
-        (0..inserts).map(|_| pace.turn(false).saturating_duration_since(now).as_millis()).collect()
+        (0..inserts).map(|_| pace.turn(1, false).saturating_duration_since(now).as_millis()).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -71,7 +73,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_is_behind_makes_fewer_and_larger_inserts() {
         let (pace, now) = (Pace::new(10), Instant::now());
-        assert_eq!([(); 3].map(|()| (pace.turn(true) - now).as_millis()), [0, 300, 600]);
+        let turn = |inserts| (pace.turn(inserts, true) - now).as_millis();
+        assert_eq!([turn(1), turn(2), turn(1)], [0, 300, 900]);
+        assert_eq!(
+            [turn(7), turn(12), turn(1)],
+            [1_200, 2_200, 3_400],
+            "no further apart than a second, or than others"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -463,7 +463,7 @@ mod tests {
         for server in [server(&url, None), server(&url, Some("main"))] {
             let requests = [
                 server.execute("create database x").await.map_err(to_anyhow),
-                server.insert(&Insert::of(block, "token".into())).await.map_err(to_anyhow),
+                server.insert(&Insert::of(block, &span)).await.map_err(to_anyhow),
                 server.rows(block, &span).await.map(drop).map_err(to_anyhow),
                 server.found().await.map(drop).map_err(to_anyhow),
                 server.replicas("main").await.map(drop).map_err(to_anyhow),
@@ -485,8 +485,9 @@ mod tests {
         let (url, serving) = answering(None).await;
         let tables = tables();
         let rows = rows(&tables, &[(1, "order.placed", 1)]);
+        let span = rows.span(Some((1, 2))).unwrap();
         for server in [server(&url, None), server(&url, Some("main"))] {
-            let failure = server.insert(&Insert::of(&rows.blocks()[0], "token".into())).await.unwrap_err();
+            let failure = server.insert(&Insert::of(&rows.blocks()[0], &span)).await.unwrap_err();
             assert!(matches!(failure, Failure::Retry(_)), "{failure}");
         }
         serving.abort();

@@ -1,22 +1,19 @@
 //! Inserts of several partitions that go to the server as one.
 //!
 //! What an insert costs the server beside its rows (a part in each month, its merges) is the same for one row and for a
-//! hundred thousand. So while a table's insert is under way or waits for its turn ([`Pace`]), what else comes for it
-//! goes together in the next one: the busier the server and the tables are, the more go together.
+//! hundred thousand. So what the partitions of a topic bring in one round ([`Rounds`]) goes together, and what else comes
+//! for a table while its insert is under way goes in the next one: the busier the server is, the more go together.
 //!
 //! An insert of several has no token: nobody could repeat it as it was. Each of its blocks is looked for instead, see
 //! `protocol`.
 
-use super::block::Block;
-use super::pace::Pace;
+use super::block::{Block, Span};
+use super::rounds::Rounds;
 use bytes::Bytes;
-use chrono::{DateTime, TimeDelta, Utc};
 use millrace_stream::{Failure, crash_at};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::Instant;
 
 /// Over all tables; of each there is one. More would share the server's time and leave less to go together.
 const UNDER_WAY_MAX: usize = 4;
@@ -24,15 +21,6 @@ const UNDER_WAY_MAX: usize = 4;
 /// Bytes that go together, before they are compressed: as many as one batch may have, which servers must take anyway,
 /// and far beyond what makes an insert's own costs count. One block may have more.
 const BYTES_MAX: usize = 32 << 20;
-
-/// Batches whose newest record was logged so long ago come from behind: nobody gains by being early among them, and
-/// all are through sooner in larger inserts.
-const BEHIND: TimeDelta = TimeDelta::seconds(5);
-
-/// After an insert of fewer rows its table waits so long for more: events that trickle in would be a part each, hundreds
-/// of thousands of them a day. The first after a pause waits for nothing.
-const FEW_ROWS: usize = 32;
-const FOR_MORE: Duration = Duration::from_millis(500);
 
 /// Rows of one table, ready to be sent.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -46,25 +34,21 @@ pub(super) struct Insert {
     pub token: Option<String>,
     /// The latest `occurred_at`, in microseconds since 1970.
     pub newest: i64,
-    /// When the newest record of its batch was logged, where the log tells.
-    pub logged_at: Option<DateTime<Utc>>,
+    /// Whose round it goes in.
+    pub topic: Arc<str>,
 }
 
 impl Insert {
-    pub fn of(block: &Block<'_>, token: String) -> Self {
+    pub fn of(block: &Block<'_>, span: &Span) -> Self {
         Self {
             table: block.table.name().to_owned(),
             statement: block.table.insert_statement(),
             rows: block.len(),
             blocks: vec![block.bytes().clone()],
-            token: Some(token),
+            token: Some(block.token(span)),
             newest: block.newest(),
-            logged_at: None,
+            topic: span.topic.clone(),
         }
-    }
-
-    fn is_behind(&self) -> bool {
-        self.logged_at.is_some_and(|at| Utc::now() - at > BEHIND)
     }
 
     fn bytes(&self) -> usize {
@@ -95,12 +79,12 @@ pub(super) struct Together<S> {
 /// What all tables share.
 struct Road {
     under_way: Semaphore,
-    pace: Pace,
+    rounds: Rounds,
 }
 
 struct Queue {
-    /// Whose turn it is; and until when it waits for more rows.
-    turn: tokio::sync::Mutex<Instant>,
+    /// Whose turn it is.
+    turn: tokio::sync::Mutex<()>,
     road: Arc<Road>,
     waiting: Mutex<Vec<Waiting>>,
 }
@@ -112,8 +96,12 @@ struct Waiting {
 
 impl<S: Inserting> Together<S> {
     pub fn new(server: S, inserts_per_second: u32) -> Self {
-        let road = Road { under_way: Semaphore::new(UNDER_WAY_MAX), pace: Pace::new(inserts_per_second) };
+        let road = Road { under_way: Semaphore::new(UNDER_WAY_MAX), rounds: Rounds::new(inserts_per_second) };
         Self { server: Arc::new(server), road: Arc::new(road), queues: Mutex::default() }
+    }
+
+    pub fn rounds(&self) -> &Rounds {
+        &self.road.rounds
     }
 
     /// For what goes alone.
@@ -143,7 +131,7 @@ impl<S: Inserting> Together<S> {
 
 impl Queue {
     fn new(road: &Arc<Road>) -> Self {
-        Self { turn: tokio::sync::Mutex::new(Instant::now()), road: road.clone(), waiting: Mutex::default() }
+        Self { turn: tokio::sync::Mutex::default(), road: road.clone(), waiting: Mutex::default() }
     }
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
@@ -152,16 +140,13 @@ impl Queue {
 
     /// There are as many as inserts, and each takes one at least, if those before have left any.
     async fn take_turn<S: Inserting>(self: Arc<Self>, server: Arc<S>) {
-        let mut turn = self.turn.lock().await;
-        let Some(behind) = self.still_waiting().first().map(|first| first.insert.is_behind()) else { return };
-        self.road.pace.wait_for_turn(behind, *turn).await;
+        let _turn = self.turn.lock().await;
+        let Some(topic) = self.still_waiting().first().map(|first| first.insert.topic.clone()) else { return };
+        self.road.rounds.all_there(&topic).await;
         let Ok(_under_way) = self.road.under_way.acquire().await else { return };
         let (inserts, answers): (Vec<_>, Vec<_>) =
             self.next().into_iter().map(|next| (next.insert, next.answer)).unzip();
         let Some(insert) = inserts.into_iter().reduce(Insert::and) else { return };
-        if insert.rows < FEW_ROWS && !behind {
-            *turn = Instant::now() + FOR_MORE;
-        }
         let inserted = server.insert(&insert).await;
         if insert.token.is_none() {
             crash_at("clickhouse_together"); // several partitions' rows are there, and nobody knows
@@ -243,7 +228,7 @@ mod tests {
             blocks: vec![vec![partition; bytes].into()],
             token: Some(partition.to_string()),
             newest: partition.into(),
-            logged_at: None,
+            topic: "shop".into(),
         }
     }
 
@@ -276,25 +261,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn events_that_trickle_into_a_table_go_together_and_hold_no_other_table_up() {
+    async fn what_a_round_brings_goes_as_one() {
         let server = Recorder::shut();
         server.open.send_replace(true);
-        let (together, began) = (Together::new(server.clone(), u32::MAX), Instant::now());
-        together.insert(of(0, "a", 1)).await.unwrap();
-        together.insert(of(1, "b", 1)).await.unwrap();
-        assert!(began.elapsed() < FOR_MORE, "the first of a table waits for nothing");
-        let trickle = (2..6).map(|n| {
-            let insert = together.insert(of(n, "a", 1));
-            async { (insert.await.unwrap(), Instant::now()) }
-        });
-        let done = futures_util::future::join_all(trickle).await;
-        assert!(done.iter().all(|((), at)| *at - began >= FOR_MORE));
-        assert_eq!(server.taken().iter().map(|insert| insert.rows).collect::<Vec<_>>(), [1, 1, 4]);
-        let many = Insert { rows: FEW_ROWS, ..of(7, "c", 1) };
-        together.insert(many.clone()).await.unwrap();
-        let before = Instant::now();
-        together.insert(many).await.unwrap();
-        assert!(before.elapsed() < FOR_MORE, "nor does who has many");
+        let together = Together::new(server.clone(), u32::MAX);
+        tokio::join!(together.rounds().join("shop", 0), together.rounds().join("shop", 1));
+        let first = tokio::spawn(together.insert(of(0, "a", 1)));
+        drop(together.rounds().hand_over("shop", 0));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert_eq!(server.taken(), [], "the other is waited for");
+        let second = tokio::spawn(together.insert(of(1, "a", 1)));
+        drop(together.rounds().hand_over("shop", 1));
+        first.await.unwrap().unwrap();
+        second.await.unwrap().unwrap();
+        assert_eq!(server.taken().iter().map(|insert| insert.rows).collect::<Vec<_>>(), [2]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -113,7 +113,7 @@ impl Handler for Filling {
         let Filled { rows, sum } = &batch.block;
         if let Some(span) = rows.span(batch.range()) {
             for block in rows.blocks() {
-                self.server.insert(&Insert::of(&block, block.token(&span))).await?;
+                self.server.insert(&Insert::of(&block, &span)).await?;
             }
             self.sums().entry(span.partition).or_default().add(*sum);
         }
