@@ -246,7 +246,8 @@ fn consumer(log: &Log) -> anyhow::Result<BaseConsumer> {
         .set("enable.auto.commit", "false")
         .set("isolation.level", "read_committed")
         .set("queued.max.messages.kbytes", "32768")
-        .set("fetch.message.max.bytes", "2097152");
+        .set("fetch.message.max.bytes", "2097152")
+        .set("fetch.wait.max.ms", "10"); // as Millrace: what is behind waits for nobody who has nothing
     let mut partitions = TopicPartitionList::new();
     for place in &log.partitions {
         partitions.add_partition_offset(&place.topic, place.partition, Offset::Beginning)?;

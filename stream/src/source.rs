@@ -115,9 +115,11 @@ impl<S: Source> Puller<S> {
     /// The next record of a batch.
     pub async fn pull(&mut self, filling: &mut Filling) -> Pulled {
         while filling.is_full() {
+            filling.tell();
             if !filling.is_cut_short() || self.is_wanted_soon().await {
                 return Pulled::Full;
             }
+            filling.has_lingered();
             filling.look_for_room();
         }
         let record = match (self.held.take().or_else(|| self.source.ready()), filling.deadline()) {
@@ -212,6 +214,10 @@ impl Filling {
     fn is_cut_short(&self) -> bool {
         let room = self.rows < self.limits.rows && self.held.bytes() + self.untold < self.limits.bytes;
         room && matches!(self.until, Until::Linger(_))
+    }
+
+    fn has_lingered(&mut self) {
+        self.until = Until::Linger(Some(Instant::now()));
     }
 
     fn look_for_room(&mut self) {

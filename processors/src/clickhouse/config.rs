@@ -23,8 +23,8 @@ pub struct ClickHouseConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
     /// Inserts that a process begins each second, all tables together, about, after a burst of a second's: the more
-    /// tables are busy, the longer the batches of each topic wait for their turn and grow (5 s at most). A third as many
-    /// while all that a topic inserts is more than five seconds behind. What is tried again, and rebuilds, have no turns.
+    /// tables are busy, the longer the batches of each topic wait for their turn and grow (5 s at most). Down to a third
+    /// as many for a topic that is more than five seconds behind. What is tried again, and rebuilds, have no turns.
     pub inserts_per_second: u32,
     /// How long one insert or one question may take.
     pub request_timeout_ms: u64,

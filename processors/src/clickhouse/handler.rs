@@ -106,9 +106,8 @@ impl ClickHouse {
         };
         let blocks = batch.block.blocks();
         let repeats = self.repeats(batch, span);
-        match &mut hand_over {
-            Some(hand_over) if !repeats => hand_over.brings(&blocks, is_behind(batch)),
-            _ => hand_over = None, // its inserts go alone
+        if repeats {
+            hand_over = None; // its inserts go alone
         }
         let _one_of_few = if repeats { self.repeating.acquire().await.ok() } else { None };
         let mut attempt = Attempt::new(blocks.len(), repeats);
@@ -122,7 +121,9 @@ impl ClickHouse {
                         // All of them: the more wait, the more go together.
                         inserting = blocks.iter().map(|block| self.insert(block, span)).collect();
                     }
-                    drop(hand_over.take());
+                    if let Some(mut hand_over) = hand_over.take() {
+                        hand_over.brings(&blocks, is_behind(batch));
+                    }
                 }
                 Step::Insert(_) => inserting.pop_front().expect("one a block").await?,
                 Step::Look(at) => {

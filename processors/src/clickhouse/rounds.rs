@@ -15,8 +15,8 @@ use tokio::time::{Instant, timeout_at};
 /// So long an insert waits for others of its round: they plan meanwhile, one statement in Postgres.
 const TOGETHER_WITHIN: Duration = Duration::from_millis(100);
 
-/// After inserts of fewer rows each a topic's next round waits so long: a part for each of a few events would be hundreds
-/// of thousands a day. The first after a pause waits for nothing.
+/// After inserts of fewer rows each a topic's next round waits so long, where it need not wait for its turn: a part for
+/// each of a few events would be hundreds of thousands a day. The first after a pause waits for nothing.
 const FEW_ROWS: usize = 32;
 const FOR_MORE: Duration = Duration::from_millis(500);
 
@@ -41,6 +41,8 @@ struct Round {
     /// Those in it that have not handed over.
     missing: BTreeSet<i32>,
     brought: Brought,
+    /// By the latest before it that brought anything.
+    brought_before: Brought,
 }
 
 /// What came in a round.
@@ -69,7 +71,8 @@ impl Rounds {
             () = topic.taken_along(partition) => None,
             opens = topic.opens.lock() => Some(opens),
         };
-        if opens.is_some() {
+        // Another may have opened it since it was looked at.
+        if opens.is_some() && topic.round.borrow().waiting.contains(&partition) {
             topic.open(&self.pace).await;
         }
         waits.no_more();
@@ -162,8 +165,8 @@ impl Topic {
 
 impl Default for Topic {
     fn default() -> Self {
-        let (waiting, missing, brought) = Default::default();
-        let round = Round { waiting, opened: Instant::now(), missing, brought };
+        let (waiting, missing, brought, brought_before) = Default::default();
+        let round = Round { waiting, opened: Instant::now(), missing, brought, brought_before };
         Self { opens: tokio::sync::Mutex::default(), round: watch::Sender::new(round) }
     }
 }
@@ -172,7 +175,10 @@ impl Round {
     fn open(&mut self) {
         self.opened = Instant::now();
         self.missing = std::mem::take(&mut self.waiting);
-        self.brought = Brought::default();
+        let brought = std::mem::take(&mut self.brought);
+        if !brought.tables.is_empty() {
+            self.brought_before = brought;
+        }
     }
 
     /// False when it is over.
@@ -194,9 +200,10 @@ impl Round {
         self.brought.fresh |= fresh;
     }
 
-    /// How many inserts the next one will have, if it is like this one; whether it can wait; and until when it must.
+    /// How many inserts the next one will have, if it is like the latest; whether it can wait; and until when it must.
     fn next(&self) -> (usize, bool, Instant) {
-        let Brought { tables, rows, fresh } = &self.brought;
+        let latest = if self.brought.tables.is_empty() { &self.brought_before } else { &self.brought };
+        let Brought { tables, rows, fresh } = latest;
         let behind = !tables.is_empty() && !fresh;
         let few = *rows < FEW_ROWS * tables.len() && !behind;
         (tables.len().max(1), behind, self.opened + if few { FOR_MORE } else { Duration::ZERO })
@@ -251,6 +258,14 @@ mod tests {
         bring(&rounds, "a", 1, brought(&["u", "v"], 200));
         assert_eq!(joins(&rounds, &[("a", 0)], many).await, [100]);
         assert_eq!(joins(&rounds, &[("a", 0)], many).await, [300]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_that_brings_nothing_is_taken_for_no_other() {
+        let rounds = Rounds::new(10);
+        joins(&rounds, &[("a", 0)], many).await;
+        joins(&rounds, &[("a", 0)], Brought::default).await;
+        assert_eq!(joins(&rounds, &[("a", 0)], many).await, [200], "two inserts, as the one before had");
     }
 
     #[tokio::test(start_paused = true)]
