@@ -40,7 +40,8 @@ impl Default for ClickHouseConfig {
             password: Password::default(),
             password_file: None,
             cluster: None,
-            // Each makes a part, which costs a server ten milliseconds and more, whatever is in it. Thirteen busy tables have a turn every 0.4 s.
+            // Each makes a part, which costs a server ten milliseconds and more, whatever is in it. Thirteen busy tables
+            // have a turn every 0.4 s.
             inserts_per_second: 30,
             // A slow insert on a busy server takes seconds; what takes longer is better asked again, and
             // a drain (20 s) can still wait for one that is under way, if not for those that wait behind it.

@@ -97,7 +97,7 @@ impl ClickHouse {
         &self,
         batch: &Batch<Rows>,
         span: &Span,
-        mut hand_over: Option<HandOver>,
+        hand_over: Option<HandOver>,
         planned: &mut Option<Planned>,
     ) -> Result<(), Failure> {
         let _as_it_is = match batch.range() {
@@ -106,9 +106,7 @@ impl ClickHouse {
         };
         let blocks = batch.block.blocks();
         let repeats = self.repeats(batch, span);
-        if repeats {
-            hand_over = None; // its inserts go alone
-        }
+        let mut hand_over = hand_over.filter(|_| !repeats); // whose inserts go alone
         let _one_of_few = if repeats { self.repeating.acquire().await.ok() } else { None };
         let mut attempt = Attempt::new(blocks.len(), repeats);
         let (mut inserting, mut missing) = (VecDeque::new(), None);
@@ -187,8 +185,8 @@ impl ClickHouse {
     async fn insert_again(&self, missing: Option<&Block<'_>>, span: &Span, token: Token) -> Result<(), Failure> {
         let Some(missing) = missing else { return Ok(()) };
         let mut insert = Insert::of(missing, span);
-        if let (Token::Unseen, Some(own)) = (token, &mut insert.token) {
-            *own = format!("{own}:{}", Uuid::now_v7());
+        if matches!(token, Token::Unseen) {
+            insert.token = insert.token.map(|own| format!("{own}:{}", Uuid::now_v7()));
         }
         let inserted = self.inserts.server().insert(&insert).await;
         inserted.map_err(|failure| failure.context(could_not_insert(missing)))

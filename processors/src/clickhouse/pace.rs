@@ -29,8 +29,8 @@ impl Pace {
         Self { interval: Duration::from_secs(1) / inserts_per_second.max(1), next: Mutex::new(Instant::now()) }
     }
 
-    /// Until the first of so many inserts may begin, and not before then; where many wait for their turns, more rows come anyway,
-    /// and nothing else is waited for.
+    /// Until the first of so many inserts may begin, and not before then; where many wait for their turns, more rows
+    /// come anyway, and nothing else is waited for.
     pub async fn wait_for_turn(&self, inserts: usize, behind: bool, not_before: Instant) {
         let (now, turn) = (Instant::now(), self.turn(inserts, behind));
         let turn = if turn <= now { not_before } else { turn };
