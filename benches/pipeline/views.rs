@@ -23,8 +23,9 @@ const PATTERN_EVENTS: u64 = 100_000;
 const OPENING: &str = "2026-01-01";
 /// The time that all copies together take.
 const PERIOD: Duration = Duration::from_secs(120 * 24 * 60 * 60);
-/// Each is inserted partition by partition and table by table, as Millrace does with what it reads.
-const SLICES: u64 = 20;
+/// Each is an insert a table, of all partitions together, as Millrace's rounds are: a day of them is far more than a round
+/// brings, but for that filling would be most of the run.
+const SLICES: u64 = 120;
 /// Between two merges of a busy table there may be none for a moment.
 const CALM: u32 = 5;
 /// How often a run asks each query, both ways: most take less time than the machine's noise lasts.
@@ -72,15 +73,11 @@ async fn fill(bench: &Bench, rows: u64) -> anyhow::Result<()> {
     take_pattern(bench, &tables).await;
     let copies = Copies::of(bench, rows).await?;
     eprintln!("filling the tables with {} copies of the pattern", copies.count);
-    let partitions = bench.log.partitions.iter().map(|place| place.partition).max().unwrap_or_default();
     let slice = copies.count.div_ceil(SLICES);
     for first in (0..copies.count).step_by(slice as usize) {
         let count = slice.min(copies.count - first);
-        for partition in 0..=partitions {
-            for table in &tables {
-                let insert = copies.insert(table, partition, (first, count));
-                bench.platform.clickhouse(&insert).await;
-            }
+        for table in &tables {
+            bench.platform.clickhouse(&copies.insert(table, (first, count))).await;
         }
     }
     for _ in 0..CALM {
@@ -147,13 +144,13 @@ impl Copies {
         Ok(Self { count, pattern: number("microseconds")?, copy })
     }
 
-    /// Inserts some copies of what a table has from a partition of the log.
-    fn insert(&self, table: &Table, partition: i32, (first, count): (u64, u64)) -> String {
+    /// Inserts some copies of what a table has.
+    fn insert(&self, table: &Table, (first, count): (u64, u64)) -> String {
         let names: Vec<_> = table.columns.iter().map(|(name, _)| format!("`{name}`")).collect();
         let values: Vec<_> = table.columns.iter().map(|(name, kind)| self.value(name, kind)).collect();
         format!(
             "insert into events_raw.{table} ({}) select {} from pattern.{table}
-             cross join (select number as copy from numbers({first}, {count})) as copies where _partition = {partition}",
+             cross join (select number as copy from numbers({first}, {count})) as copies",
             names.join(", "),
             values.join(", "),
             table = table.name,
