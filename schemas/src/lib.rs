@@ -16,6 +16,7 @@ mod references;
 pub mod registry;
 mod rules;
 mod transcode;
+pub mod uuid_text;
 pub mod wire;
 
 pub use codec::{DecodeError, EncodeError, WriterSchema};

@@ -9,7 +9,7 @@
 use crate::headers;
 use crate::{Position, Record, RecordBuilder};
 use bytes::BytesMut;
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, Utc};
 use rdkafka::bindings as c;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -24,6 +24,9 @@ use std::thread::Thread;
 const SPACE_BYTES: usize = 32 << 10;
 /// A larger record has a space of its own: it would leave much of the shared one unused, or make it grow for good.
 const SHARING_BYTES_MAX: usize = SPACE_BYTES / 8;
+
+/// 9999 is the last year that has four digits.
+const YEAR_10000_MILLIS: i64 = 253_402_300_800_000;
 
 /// Set by the client when the queue gets its first record, and wakes the thread that takes from it.
 pub(crate) struct Ready {
@@ -170,9 +173,9 @@ unsafe fn record(message: *mut c::rd_kafka_message_t, topic: &Arc<str>, space: &
     let builder = unsafe { headers::copy(message, RecordBuilder::new(space, key, value)) };
     // SAFETY: the same. One without a time says -1.
     let millis = unsafe { c::rd_kafka_message_timestamp(message, ptr::null_mut()) };
-    let logged_at = DateTime::<Utc>::from_timestamp_millis(millis);
     // A producer may stamp anything; a time that no clock shows is no time, and Postgres could not hold it.
-    let logged_at = logged_at.filter(|at| (1970..=9999).contains(&at.year()));
+    let millis = Some(millis).filter(|millis| (0..YEAR_10000_MILLIS).contains(millis));
+    let logged_at = millis.and_then(DateTime::<Utc>::from_timestamp_millis);
     let position = Position { topic: topic.clone(), partition: found.partition, offset: found.offset };
     builder.build(position, logged_at)
 }

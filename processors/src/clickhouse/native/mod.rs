@@ -20,7 +20,6 @@ mod select;
 mod skip;
 #[cfg(test)]
 mod tests;
-mod uuid_text;
 mod walk;
 
 pub use columns::{Columns, Origin, hash};

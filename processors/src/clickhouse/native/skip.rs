@@ -2,9 +2,9 @@
 
 use super::super::column::follow;
 use super::datum::{Broken, Collection, Datum};
-use super::uuid_text;
 use apache_avro::Schema;
 use apache_avro::schema::{InnerDecimalSchema, Name, NamesRef, UuidSchema};
+use millrace_schemas::uuid_text;
 use std::collections::HashMap;
 
 /// The types of one schema, each named one once, referring to each other by place.

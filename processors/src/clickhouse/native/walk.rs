@@ -8,8 +8,8 @@ use super::columns::{Columns, Entry};
 use super::datum::{Broken, Collection, Datum};
 use super::plan::{Bytes, Number, Op, UuidFrom};
 use super::skip::{Skips, fixed_uuid, uuid_bytes};
-use super::uuid_text;
 use apache_avro::Decimal;
+use millrace_schemas::uuid_text;
 use uuid::Uuid;
 
 pub(super) struct Walk<'w, 'd> {

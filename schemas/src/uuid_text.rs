@@ -1,10 +1,11 @@
-//! A UUID's text, 32 digits eight at a time. The library's parser reads the rarer forms.
+//! A UUID's text, 32 digits eight at a time: every event has one, and more within. The library's parser reads the rarer
+//! forms.
 
 use uuid::Uuid;
 
 /// The UUID, if `text` is one in any form the library reads.
 #[inline]
-pub(super) fn parse(text: &[u8]) -> Option<Uuid> {
+pub fn parse(text: &[u8]) -> Option<Uuid> {
     text.try_into().ok().and_then(hyphenated).or_else(|| other_form(text))
 }
 
