@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use millrace_processors::clickhouse::{self, Comparison, Difference, Found};
 use millrace_stream::{DeadLetters, PipelineConfig, Range, SetAside, scan};
 use serde::Serialize;
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,7 +45,6 @@ struct Verified {
     /// Events that must be in a table.
     events: u64,
     differences: u64,
-    named: Vec<Difference>,
 }
 
 pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Exit> {
@@ -57,7 +57,7 @@ pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Ex
     let mut differences = 0;
     for range in arguments.range.settled(&base, clickhouse::NAME, arguments.topic.as_deref()).await? {
         let Some(range) = still_held(&base, range).await? else { continue };
-        let verified = compare(&base, &comparison, &set_aside, range).await?;
+        let verified = compare(&base, &comparison, &set_aside, range, global).await?;
         differences += verified.differences;
         tell(&verified, global);
     }
@@ -72,11 +72,16 @@ async fn compare(
     comparison: &Arc<Comparison>,
     set_aside: &Arc<SetAside>,
     range: Range,
+    global: &Global,
 ) -> Result<Verified, Exit> {
     let config = PipelineConfig { linger_ms: 1_000, ..base.config.process.of(clickhouse::NAME) };
-    let told = std::cell::Cell::new(Instant::now());
+    let (told, counted) = (Cell::new(Instant::now()), Cell::new((0, 0)));
     let (Range { topic, partition, from, to }, scanned) = (range.clone(), range);
     let reached = |next: i64| {
+        let Found { compared, differences, named } = comparison.take();
+        let (events, differ) = counted.get();
+        counted.set((events + compared, differ + differences));
+        named.iter().for_each(|difference| name(difference, global));
         if told.get().elapsed() >= PROGRESS_EVERY || std::io::stderr().is_terminal() {
             told.set(Instant::now());
             tracing::info!("{topic}[{partition}]: {} of {} offsets", next - from, to - from);
@@ -85,8 +90,16 @@ async fn compare(
     scan(&base.spine, "verify", comparison.clone(), config, scanned, set_aside.clone(), reached)
         .await
         .map_err(|failure| Exit::failed(anyhow::anyhow!("{failure}")))?;
-    let Found { compared, differences, named } = comparison.take();
-    Ok(Verified { topic, partition, from, to, events: compared, differences, named })
+    let (events, differences) = counted.get();
+    Ok(Verified { topic, partition, from, to, events, differences })
+}
+
+/// At once: there may be as many as there are events.
+fn name(difference: &Difference, global: &Global) {
+    match global.json {
+        true => println!("{}", serde_json::json!(difference)),
+        false => println!("{difference}"),
+    }
 }
 
 fn tell(verified: &Verified, global: &Global) {
@@ -94,11 +107,6 @@ fn tell(verified: &Verified, global: &Global) {
         println!("{}", serde_json::json!(verified));
         return;
     }
-    let Verified { topic, partition, from, to, events, differences, named } = verified;
+    let Verified { topic, partition, from, to, events, differences } = verified;
     println!("{topic}[{partition}] {from} to {}: {events} events, {differences} differ", to - 1);
-    named.iter().for_each(|difference| println!("  {difference}"));
-    let unnamed = differences - named.len() as u64;
-    if unnamed > 0 {
-        println!("  and {unnamed} more");
-    }
 }

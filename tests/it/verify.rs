@@ -5,25 +5,26 @@ use crate::platform::eventually;
 use crate::shop::Shop;
 use serde_json::Value;
 
-/// What it prints, a line a partition, and its exit code.
+/// What it prints, a line a partition behind a line for each of its differences, and its exit code.
 fn verify(shop: &Shop) -> (i32, Vec<Value>) {
     let done = shop.platform.run(&["verify", "clickhouse", "--json"]);
     assert!([0, 2].contains(&done.code()), "{}{}", done.out, done.err);
     (done.code(), done.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }
 
-fn sum(partitions: &[Value], key: &str) -> u64 {
-    partitions.iter().map(|partition| partition[key].as_u64().unwrap()).sum()
+/// Over all partitions.
+fn sum(lines: &[Value], key: &str) -> u64 {
+    lines.iter().filter(|line| line["kind"].is_null()).map(|partition| partition[key].as_u64().unwrap()).sum()
 }
 
 /// `kind table event_id` of everything named.
-fn named(partitions: &[Value]) -> Vec<String> {
+fn named(lines: &[Value]) -> Vec<String> {
     let text = |found: &Value, key: &str| found[key].as_str().unwrap().to_owned();
-    let line = |found: &Value| ["kind", "table", "event_id"].map(|key| text(found, key)).join(" ");
-    let mut lines: Vec<String> =
-        partitions.iter().flat_map(|partition| partition["named"].as_array().unwrap()).map(line).collect();
-    lines.sort();
-    lines
+    let differences = lines.iter().filter(|line| line["kind"].is_string());
+    let name = |found: &Value| ["kind", "table", "event_id"].map(|key| text(found, key)).join(" ");
+    let mut named: Vec<String> = differences.map(name).collect();
+    named.sort();
+    named
 }
 
 #[tokio::test(flavor = "multi_thread")]

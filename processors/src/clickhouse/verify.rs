@@ -18,8 +18,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use uuid::Uuid;
 
-/// Differences told by name between two calls of [`Comparison::take`]; all are counted.
-const NAMED_MAX: usize = 100;
+/// Differences of a shadow that are told by name; all are counted.
+const NAMED_OF_SHADOW: usize = 3;
 
 /// Events asked for by id in one question.
 const IDS_MAX: usize = 1_000;
@@ -67,15 +67,16 @@ pub struct Comparison {
     /// Contracts by topic.
     contracts: BTreeMap<String, Vec<Arc<Contract>>>,
     found: Mutex<Found>,
+    /// Of the differences between two calls of [`Comparison::take`], those that are told by name.
+    named_max: usize,
 }
 
-/// What was found so far.
+/// What was found since the last time.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Events that must be in a table.
     pub compared: u64,
     pub differences: u64,
-    /// The first of them, at most [`NAMED_MAX`].
     pub named: Vec<Difference>,
 }
 
@@ -107,10 +108,10 @@ impl Comparison {
     pub async fn start(config: &ClickHouseConfig, contracts: &Contracts) -> anyhow::Result<Self> {
         // A scan of a large table takes longer than an insert.
         let server = Server::with_timeout(config, config.migrate_timeout())?;
-        Self::of(server, super::tables(config, contracts)?, contracts.iter()).await
+        Self::of(server, super::tables(config, contracts)?, contracts.iter(), usize::MAX).await
     }
 
-    /// What was found since the last call.
+    /// What was found since the last call. Between two batches: so what is named is never more than one of them brings.
     pub fn take(&self) -> Found {
         std::mem::take(&mut *self.found())
     }
@@ -118,13 +119,14 @@ impl Comparison {
     /// The same for one table's shadow alone.
     pub(super) async fn of_shadow(server: Server, contract: &Arc<Contract>, shadow: &Table) -> anyhow::Result<Self> {
         let tables = Tables::one(&contract.event_type, shadow.clone());
-        Self::of(server, tables, std::iter::once(contract)).await
+        Self::of(server, tables, std::iter::once(contract), NAMED_OF_SHADOW).await
     }
 
     async fn of<'c>(
         server: Server,
         tables: Tables,
         compared: impl Iterator<Item = &'c Arc<Contract>>,
+        named_max: usize,
     ) -> anyhow::Result<Self> {
         let mut contracts: BTreeMap<String, Vec<Arc<Contract>>> = BTreeMap::new();
         for contract in compared {
@@ -132,7 +134,7 @@ impl Comparison {
         }
         let (readers, personal) = (Readers::new(tables, Plan::compile), erasure::marks(&server).await);
         let personal = personal.map_err(to_anyhow)?;
-        Ok(Self { server, readers, personal, contracts, found: Mutex::default() })
+        Ok(Self { server, readers, personal, contracts, found: Mutex::default(), named_max })
     }
 
     fn found(&self) -> std::sync::MutexGuard<'_, Found> {
@@ -200,7 +202,7 @@ impl Comparison {
         let mut found = self.found();
         found.compared += compared as u64;
         found.differences += rows.len() as u64;
-        let room = NAMED_MAX - found.named.len();
+        let room = self.named_max - found.named.len();
         found.named.extend(rows.into_iter().take(room).map(|(kind, (offset, event_id))| Difference {
             kind,
             table: table.name().to_owned(),

@@ -228,7 +228,7 @@ impl Work<'_> {
         let comparison = Arc::new(Comparison::of_shadow(server, contract, &self.shadow).await?);
         self.scan(comparison.clone(), range, |_| {}).await.map_err(to_anyhow)?;
         let Compared { differences, named, .. } = comparison.take();
-        let some: Vec<_> = named.iter().take(3).map(Difference::to_string).collect();
+        let some: Vec<_> = named.iter().map(Difference::to_string).collect();
         ensure!(differences == 0, "{differences} rows are not as the log has them: {}", some.join("; "));
         Ok(())
     }
