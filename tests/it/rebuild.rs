@@ -210,6 +210,41 @@ async fn only_the_range_is_read_again_and_no_event_is_lost_unasked() {
     shop.platform.stop().await;
 }
 
+/// By offsets up to one, and by times: what is outside stays as wrong as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_ends_where_it_says_and_how_far_it_is_is_told() {
+    let mut shop = Shop::open().await;
+    let process = shop.member("process", &["process", "clickhouse"], &[]);
+    shop.publish(1_500, &[]);
+    eventually("the first half is there", async || events(&shop).await == 1_500).await;
+    let early = shop.platform.number("select count() from events.page_viewed").await;
+    let between = format!("{:?}", chrono::Utc::now());
+    shop.publish(1_500, &[]);
+    eventually("all is there", async || events(&shop).await == 3_000).await;
+    assert_eq!(process.stop(), 0);
+    let all = shop.platform.number("select count() from events.page_viewed").await;
+    let damage = async || mutate(&shop.platform, "alter table events_raw.page_viewed update load_ms = -7 where 1").await;
+    let wrong = async |which: &str| {
+        shop.platform.number(&format!("select countIf(load_ms = -7) from events.page_viewed where {which}")).await
+    };
+
+    damage().await;
+    rebuilt(&shop, &["page_viewed", "--to=10"]);
+    let beyond = shop.platform.number("select countIf(_offset >= 10) from events.page_viewed").await;
+    assert_eq!((wrong("_offset < 10").await, wrong("_offset >= 10").await), (0, beyond));
+
+    damage().await;
+    let until = rebuild(&shop, &["page_viewed", &format!("--until={between}")]);
+    assert_eq!((until.code(), wrong("true").await), (0, all - early), "{}", until.err);
+    let told = until.err.lines().filter(|line| line.contains(" offsets (100 %), 0ns left")).count();
+    assert_eq!(told, 1, "{}", until.err);
+    rebuilt(&shop, &["page_viewed", &format!("--since={between}")]);
+    assert_eq!((wrong("true").await, events(&shop).await), (0, 3_000));
+    let verified = shop.platform.run(&["verify", "clickhouse"]);
+    assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
+    shop.platform.stop().await;
+}
+
 async fn letters_are_looked_at_once_none_is_replayed_any_more(shop: &Shop) {
     let postgres = shop.platform.postgres().await;
     let mut held = postgres.begin().await.unwrap();

@@ -58,9 +58,9 @@ const HEALS: [u32; 50] = [
     1001, // STD_EXCEPTION
 ];
 
-/// What somebody has to mend, and then the same statement works: a table that was changed by hand, rights that were
-/// taken away. Our batch waits, nothing of it is there, and nobody need start anything again.
-const MENDED: [u32; 15] = [
+/// What somebody has to mend, and then the same statement works: a table that was changed by hand, a broken part, rights
+/// that were taken away. Our batch waits, nothing of it is there, and nobody need start anything again.
+const MENDED: [u32; 18] = [
     10,  // NOT_FOUND_COLUMN_IN_BLOCK
     16,  // NO_SUCH_COLUMN_IN_TABLE
     47,  // UNKNOWN_IDENTIFIER
@@ -71,6 +71,9 @@ const MENDED: [u32; 15] = [
     117, // INCORRECT_DATA
     192, // UNKNOWN_USER
     193, // WRONG_PASSWORD
+    226, // NO_FILE_IN_DATA_PART
+    228, // BAD_SIZE_OF_FILE_IN_DATA_PART
+    246, // CORRUPTED_DATA: a full disk can leave a part that the server can't read
     359, // TABLE_SIZE_EXCEEDS_MAX_DROP_SIZE_LIMIT
     452, // SETTING_CONSTRAINT_VIOLATION
     469, // VIOLATED_CONSTRAINT
@@ -88,6 +91,10 @@ fn advice(code: u32) -> Option<&'static str> {
         164 | 242 => "the server, or this user's profile, is read-only: let it write",
         192 | 193 | 452 | 497 | 516 => "see to clickhouse.user, its password and its rights",
         241 => "give this user or the server more memory, or let process.clickhouse.batch_bytes be less",
+        226 | 228 | 246 => {
+            "a part of the table is broken on the server's disk: restart the server, which sets it aside \
+             (system.detached_parts), then `millrace rebuild clickhouse TABLE` brings its rows back"
+        }
         243 => "make room on the server's disk",
         252 => "merges are behind: see system.merges, and the table's parts_to_throw_insert",
         359 => "drop the table by hand, with `settings max_table_size_to_drop = 0`, or let this user set that",
@@ -172,7 +179,12 @@ mod tests {
 
     #[test]
     fn what_a_person_must_mend_is_waited_for_and_says_what_to_mend() {
-        for (code, said) in [(16, "millrace rebuild clickhouse"), (60, "millrace migrate"), (497, "its rights")] {
+        for (code, said) in [
+            (16, "millrace rebuild clickhouse"),
+            (60, "millrace migrate"),
+            (246, "millrace rebuild clickhouse"),
+            (497, "its rights"),
+        ] {
             let failed = failure(answered(&format!("Code: {code}. DB::Exception: no.")));
             assert!(matches!(&failed, Failure::Retry(error) if error.to_string().contains(said)), "{failed}");
         }
