@@ -23,9 +23,11 @@ const PATTERN_EVENTS: u64 = 100_000;
 const OPENING: &str = "2026-01-01";
 /// The time that all copies together take.
 const PERIOD: Duration = Duration::from_secs(120 * 24 * 60 * 60);
-/// Each is an insert a table, of all partitions together, as Millrace's rounds are: a day of them is far more than a round
-/// brings, but for that filling would be most of the run.
+/// Each is an insert a table, of all partitions together, as Millrace's rounds are: about a day, far more than a round
+/// brings, for otherwise filling would be most of the run.
 const SLICES: u64 = 120;
+/// What comes so much later than others goes with the next one, and so lies over what was inserted before.
+const LATE: &str = "interval 1 hour";
 /// Between two merges of a busy table there may be none for a moment.
 const CALM: u32 = 5;
 /// How often a run asks each query, both ways: most take less time than the machine's noise lasts.
@@ -74,10 +76,9 @@ async fn fill(bench: &Bench, rows: u64) -> anyhow::Result<()> {
     let copies = Copies::of(bench, rows).await?;
     eprintln!("filling the tables with {} copies of the pattern", copies.count);
     let slice = copies.count.div_ceil(SLICES);
-    for first in (0..copies.count).step_by(slice as usize) {
-        let count = slice.min(copies.count - first);
+    for first in (0..=copies.count).step_by(slice as usize) {
         for table in &tables {
-            bench.platform.clickhouse(&copies.insert(table, (first, count))).await;
+            bench.platform.clickhouse(&copies.insert(table, first, slice)).await;
         }
     }
     for _ in 0..CALM {
@@ -124,7 +125,11 @@ async fn take_pattern(bench: &Bench, tables: &[Table]) {
     bench.platform.clickhouse("create database pattern").await;
     for Table { name, .. } in tables {
         let since = format!("where occurred_at >= '{OPENING}'");
-        let take = format!("create table pattern.{name} engine = MergeTree order by () as select * from events.{name}");
+        let latest = "max(occurred_at) over (partition by _partition order by _offset rows unbounded preceding)";
+        let take = format!(
+            "create table pattern.{name} engine = MergeTree order by () as
+             select *, {latest} > occurred_at + {LATE} as late from events.{name}"
+        );
         bench.platform.clickhouse(&format!("{take} {since}")).await;
         bench.platform.clickhouse(&format!("truncate table events_raw.{name}")).await;
     }
@@ -144,15 +149,18 @@ impl Copies {
         Ok(Self { count, pattern: number("microseconds")?, copy })
     }
 
-    /// Inserts some copies of what a table has.
-    fn insert(&self, table: &Table, (first, count): (u64, u64)) -> String {
+    /// Inserts some copies of what a table has, and what came late of the one before.
+    fn insert(&self, table: &Table, first: u64, slice: u64) -> String {
         let names: Vec<_> = table.columns.iter().map(|(name, _)| format!("`{name}`")).collect();
+        let (from, to) = (first.saturating_sub(1), (first + slice).min(self.count));
         let values: Vec<_> = table.columns.iter().map(|(name, kind)| self.value(name, kind)).collect();
         format!(
             "insert into events_raw.{table} ({}) select {} from pattern.{table}
-             cross join (select number as copy from numbers({first}, {count})) as copies",
+             cross join (select number as copy from numbers({from}, {})) as copies
+             where copy + late >= {first} and copy + late < {first} + {slice}",
             names.join(", "),
             values.join(", "),
+            to - from,
             table = table.name,
         )
     }
