@@ -77,19 +77,22 @@ async fn compare(
     let config = PipelineConfig { linger_ms: 1_000, ..base.config.process.of(clickhouse::NAME) };
     let (told, counted) = (Cell::new(Instant::now()), Cell::new((0, 0)));
     let (Range { topic, partition, from, to }, scanned) = (range.clone(), range);
-    let reached = |next: i64| {
+    let name_all = || {
         let Found { compared, differences, named } = comparison.take();
         let (events, differ) = counted.get();
         counted.set((events + compared, differ + differences));
         named.iter().for_each(|difference| name(difference, global));
+    };
+    let reached = |next: i64| {
+        name_all();
         if told.get().elapsed() >= PROGRESS_EVERY || std::io::stderr().is_terminal() {
             told.set(Instant::now());
             tracing::info!("{topic}[{partition}]: {} of {} offsets", next - from, to - from);
         }
     };
-    scan(&base.spine, "verify", comparison.clone(), config, scanned, set_aside.clone(), reached)
-        .await
-        .map_err(|failure| Exit::failed(anyhow::anyhow!("{failure}")))?;
+    let scanned = scan(&base.spine, "verify", comparison.clone(), config, scanned, set_aside.clone(), reached).await;
+    name_all(); // also of a batch that was not compared to its end
+    scanned.map_err(|failure| Exit::failed(anyhow::anyhow!("{failure}")))?;
     let (events, differences) = counted.get();
     Ok(Verified { topic, partition, from, to, events, differences })
 }

@@ -88,6 +88,12 @@ async fn every_missing_changed_and_invented_row_is_named_and_no_other() {
     let said = shop.platform.run(&["verify", "clickhouse", "--topic", "shop.visit.v1"]);
     assert!(said.out.contains(&format!("event {lost} is missing from events_raw.page_viewed")), "{}", said.out);
     assert!(said.err.contains("2 events are not in ClickHouse as the log has them"), "{}", said.err);
+    // All of them, also where there are many.
+    let views = clickhouse.number("select count() from events.page_viewed").await + 1; // the lost one
+    mutate("alter table events_raw.page_viewed delete where 1".into()).await;
+    let (code, lines) = verify(&shop);
+    let missing = named(&lines).iter().filter(|line| line.starts_with("missing page_viewed")).count();
+    assert_eq!((code, missing as i64, sum(&lines, "differences") as i64), (2, views, views + 1));
     assert_eq!((process.stop(), sink.stop()), (0, 0));
     shop.platform.stop().await;
 }
