@@ -92,8 +92,8 @@ fn advice(code: u32) -> Option<&'static str> {
         192 | 193 | 452 | 497 | 516 => "see to clickhouse.user, its password and its rights",
         241 => "give this user or the server more memory, or let process.clickhouse.batch_bytes be less",
         226 | 228 | 246 => {
-            "a part of the table is broken on the server's disk: restart the server, which sets it aside \
-             (system.detached_parts), then `millrace rebuild clickhouse TABLE` brings its rows back"
+            "most likely a part is broken on the server's disk: `check table` names it, a restart sets it aside or \
+             `alter table … detach part` does; then `millrace rebuild clickhouse TABLE` brings back what the log holds"
         }
         243 => "make room on the server's disk",
         252 => "merges are behind: see system.merges, and the table's parts_to_throw_insert",
