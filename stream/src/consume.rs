@@ -90,6 +90,9 @@ pub trait Handler: Send + Sync + 'static {
 /// How long the next try may wait until the failure of the last one is written down.
 const NOTED_WITHIN: Duration = Duration::from_secs(1);
 
+/// How often a partition that goes no further says so, for who looks later.
+const SAID_EVERY: Duration = Duration::from_secs(5);
+
 /// A batch, or why there is none and will be none.
 type Gathered<H> = Result<Batch<<H as Handler>::Block>, Failure>;
 
@@ -155,12 +158,34 @@ impl<H: Handler> Worker<H> {
                 () = batches.closed() => return, // it could not be applied
                 gathered = self.gather(&mut source, &mut partition) => gathered,
             };
-            let Some(gathered) = gathered.transpose() else { return };
+            let Some(gathered) = gathered.transpose() else { break };
             match &gathered {
                 Ok(_) => agreed.ripens(),
                 Err(_) => agreed.wants(), // whoever hears of it need not wait
             }
             room.send(gathered);
+        }
+        // Whoever drops the source drops what the polling thread goes on putting into it.
+        if let Some(why) = &partition.halted {
+            tokio::select! {
+                () = batches.closed() => {}
+                () = self.halt(why, partition.next) => {}
+            }
+        }
+    }
+
+    /// Keeps the partition where it is, and says why, until it is given up. The others go on.
+    async fn halt(&self, why: &str, next: i64) {
+        let Claim { pipeline, topic, partition, .. } = &self.claim;
+        tracing::error!(%pipeline, %topic, partition, "held up: {why}");
+        let trying = self.metrics.trying();
+        loop {
+            // Again and again: the batch before this one takes the note back once it is settled.
+            self.say(why, next, &trying).await;
+            let again = tokio::time::sleep(SAID_EVERY);
+            if self.closing.run_until_cancelled(again).await.is_none() {
+                return;
+            }
         }
     }
 
@@ -208,6 +233,7 @@ impl<H: Handler> Worker<H> {
                 // Whoever only reads writes no dead letter that there could be too many of.
                 Reads::Again { .. } => None,
             },
+            halted: None,
             met: BTreeMap::new(),
         }
     }
@@ -254,7 +280,7 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Pulls and decodes until the batch is full: a record's bytes are let go once it is in the block.
-    /// `None` when the partition is being given up.
+    /// `None` when the partition is being given up, or goes no further.
     async fn gather(
         &self,
         source: &mut Puller<impl Source>,
@@ -297,7 +323,10 @@ impl<H: Handler> Worker<H> {
     ) -> Result<Option<()>, Failure> {
         batch.reached(&record);
         let Some(decoded) = self.decode(&record, batch, partition).await? else { return Ok(None) };
-        partition.storm.as_mut().map_or(Ok(()), |storm| storm.note(&record, &decoded))?;
+        partition.halted = partition.storm.as_mut().and_then(|storm| storm.note(&record, &decoded));
+        if partition.halted.is_some() {
+            return Ok(None);
+        }
         match decoded {
             Decoded::Event => batch.count(&record),
             Decoded::Ignored => {}
@@ -422,17 +451,23 @@ impl<H: Handler> Worker<H> {
         Ok(settled)
     }
 
-    /// Says of a try that failed what failed, where `status` and the metrics look.
+    /// Says of a try that failed what failed.
     async fn told<T>(&self, from: i64, trying: &Trying<'_>, tried: Result<T, Failure>) -> Result<T, Failure> {
-        let Err(failure) = &tried else { return tried };
+        if let Err(failure) = &tried {
+            self.say(failure, from, trying).await;
+        }
+        tried
+    }
+
+    /// Why what begins at `from` is held up, where `status` and the metrics look.
+    async fn say(&self, why: impl ToString, from: i64, trying: &Trying<'_>) {
         trying.has_failed();
         if !self.claim.is_nobodys() {
-            let (checkpoints, claim, by) = (self.checkpoints.clone(), self.claim.clone(), failure.to_string());
+            let (checkpoints, claim, by) = (self.checkpoints.clone(), self.claim.clone(), why.to_string());
             let note = tokio::spawn(async move { checkpoints.note_held_up(&claim, from, &by).await });
             // Where Postgres is what failed, nobody waits for the note.
             let _ = tokio::time::timeout(NOTED_WITHIN, note).await;
         }
-        tried
     }
 
     /// A batch that waits for its next try holds no permit: the others go on. False when given up.
@@ -477,6 +512,8 @@ struct Partition {
     /// Events of which a record was set aside. They may come again, in a form that can be read.
     set_aside: Window,
     storm: Option<Storm>,
+    /// Why it goes no further, if it does not.
+    halted: Option<String>,
     /// Schemas that the handler was told of, by their ids.
     met: BTreeMap<u32, Known>,
 }

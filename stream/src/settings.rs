@@ -29,8 +29,8 @@ pub struct PipelineConfig {
     pub concurrent_batches: usize,
     /// Log positions in which a repeated event id is a duplicate.
     pub dedup_window: u32,
-    /// Of each 1,000 records of a partition, how many may become dead letters; one more stops the pipeline before they
-    /// do. 1,000 never stops it.
+    /// Of each 1,000 records of a partition, how many may become dead letters; one more, and it waits before they do.
+    /// At 1,000 it never waits.
     pub dead_letters_per_1000: u32,
 }
 

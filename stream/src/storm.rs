@@ -1,12 +1,12 @@
-//! Stops a pipeline before a flood of bad records becomes a table full of dead letters.
+//! Holds a partition before a flood of bad records becomes a table full of dead letters.
 
+use crate::Record;
 use crate::dead_letter::SetAside;
 use crate::decode::Decoded;
-use crate::{Failure, Record};
 use std::sync::Arc;
 
 /// Positions of a partition's log that are counted together, from a multiple of it on: whoever starts again goes on
-/// counting, and stops at the same place.
+/// counting, and comes to a halt at the same place.
 pub(crate) const STORM_WINDOW: u32 = 1_000;
 
 /// Watches the share of records that are set aside. Where it is large something is wrong with the project or the
@@ -14,7 +14,7 @@ pub(crate) const STORM_WINDOW: u32 = 1_000;
 pub(crate) struct Storm {
     /// Where the pipeline's settings are.
     section: Arc<str>,
-    /// One more stops the pipeline.
+    /// One more, and the partition is held.
     rejected_max: u32,
     /// Where those begin that are counted now.
     from: i64,
@@ -37,27 +37,28 @@ impl Storm {
         self.rejected = u32::try_from(set_aside.count_from(self.from)).unwrap_or(u32::MAX);
     }
 
-    /// # Errors
-    /// When too many were set aside: before those of the batch in hand are written.
-    pub fn note(&mut self, record: &Record, decoded: &Decoded) -> Result<(), Failure> {
+    /// Why the partition must go no further, where too many were set aside: said before those of the batch in hand are
+    /// written.
+    pub fn note(&mut self, record: &Record, decoded: &Decoded) -> Option<String> {
         let from = Self::counts_from(record.position.offset);
         if from != self.from {
             (self.from, self.rejected) = (from, 0);
         }
-        let Decoded::Rejected(newest) = decoded else { return Ok(()) };
+        let Decoded::Rejected(newest) = decoded else { return None };
         self.rejected = self.rejected.saturating_add(1);
         if self.rejected <= self.rejected_max {
-            return Ok(());
+            return None;
         }
         let Self { section, rejected_max, rejected, .. } = self;
         let seen = record.position.offset - from + 1;
         let (reason, error) = (newest.reason.as_str(), &newest.error);
-        Err(Failure::stop(anyhow::anyhow!(
-            "{rejected} of the last {seen} records would become dead letters: stopped before they do. \
-             The newest is {}: {reason}: {error}; mend the cause and start again. Where they are bad for good, start with \
-             `{section}.dead_letters_per_1000` = {STORM_WINDOW} (it is {rejected_max}): they are set aside, and the others go on",
+        Some(format!(
+            "{rejected} of the last {seen} records would become dead letters: this partition waits before they do, and the \
+             others go on. The newest is {}: {reason}: {error}; mend the cause and start again. Where they are bad for good, \
+             start with `{section}.dead_letters_per_1000` = {STORM_WINDOW} (it is {rejected_max}): they are set aside, and \
+             what lies behind them goes on",
             record.position
-        )))
+        ))
     }
 }
 
@@ -66,9 +67,9 @@ mod tests {
     use super::*;
     use crate::{Position, Reason, RecordBuilder, Reject};
 
-    fn storm_after(rejected_max: u32, records: impl IntoIterator<Item = Decoded>) -> Result<(), Failure> {
+    fn storm_after(rejected_max: u32, records: impl IntoIterator<Item = Decoded>) -> Option<String> {
         let mut storm = Storm::new("process.clickhouse".into(), rejected_max);
-        (0..).zip(records).try_for_each(|(offset, decoded)| storm.note(&record(offset), &decoded))
+        (0..).zip(records).find_map(|(offset, decoded)| storm.note(&record(offset), &decoded))
     }
 
     fn at(offset: i64) -> Position {
@@ -84,37 +85,37 @@ mod tests {
     }
 
     #[test]
-    fn a_storm_of_bad_records_stops_before_they_fill_the_table_and_names_the_setting_that_lets_them() {
-        let stopped = storm_after(500, (0..501).map(|_| bad())).unwrap_err().to_string();
-        assert!(stopped.starts_with("501 of the last 501 records"), "{stopped}");
-        assert!(stopped.contains("t[0]@500: bad_framing: no Avro"), "{stopped}");
+    fn a_storm_of_bad_records_halts_before_they_fill_the_table_and_names_the_setting_that_lets_them() {
+        let halted = storm_after(500, (0..501).map(|_| bad())).unwrap();
+        assert!(halted.starts_with("501 of the last 501 records"), "{halted}");
+        assert!(halted.contains("t[0]@500: bad_framing: no Avro"), "{halted}");
         assert!(
-            stopped.contains("start with `process.clickhouse.dead_letters_per_1000` = 1000 (it is 500)"),
-            "{stopped}"
+            halted.contains("start with `process.clickhouse.dead_letters_per_1000` = 1000 (it is 500)"),
+            "{halted}"
         );
     }
 
     #[test]
     fn bad_records_among_many_that_are_not_for_a_pipeline_are_no_storm() {
         let one_in_ten = (0..20_000).map(|at| if at % 10 == 0 { bad() } else { Decoded::Ignored });
-        assert!(storm_after(500, one_in_ten).is_ok());
+        assert_eq!(storm_after(500, one_in_ten), None);
     }
 
     #[test]
-    fn whoever_starts_again_stops_at_the_same_place() {
+    fn whoever_starts_again_halts_at_the_same_place() {
         let set_aside = SetAside::of((1_990..2_400).map(at)); // ten of them belong to those before
         for _start in 0..2 {
             let mut storm = Storm::new("process.clickhouse".into(), 500);
             storm.go_on(2_400, &set_aside);
-            let stopped = (2_400..).find_map(|offset| storm.note(&record(offset), &bad()).err()).unwrap().to_string();
-            assert!(stopped.starts_with("501 of the last 501 records") && stopped.contains("t[0]@2500"), "{stopped}");
+            let halted = (2_400..).find_map(|offset| storm.note(&record(offset), &bad())).unwrap();
+            assert!(halted.starts_with("501 of the last 501 records") && halted.contains("t[0]@2500"), "{halted}");
         }
     }
 
     #[test]
-    fn who_says_that_all_may_be_bad_is_never_stopped_and_who_says_none_at_the_first() {
-        assert!(storm_after(1_000, (0..5_000).map(|_| bad())).is_ok());
-        let stopped = storm_after(0, [Decoded::Event, bad()]).unwrap_err().to_string();
-        assert!(stopped.starts_with("1 of the last 2 records"), "{stopped}");
+    fn who_says_that_all_may_be_bad_is_never_halted_and_who_says_none_at_the_first() {
+        assert_eq!(storm_after(1_000, (0..5_000).map(|_| bad())), None);
+        let halted = storm_after(0, [Decoded::Event, bad()]).unwrap();
+        assert!(halted.starts_with("1 of the last 2 records"), "{halted}");
     }
 }
