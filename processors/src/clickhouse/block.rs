@@ -129,6 +129,11 @@ impl<'a> Block<'a> {
         self.columns.occurred_at().fold(i64::MIN, i64::max)
     }
 
+    /// Values that stand in for a symbol that the contract does not list.
+    pub fn unlisted(&self) -> usize {
+        self.columns.unlisted()
+    }
+
     /// Those in which its events occurred, in seconds since 1970.
     pub fn hours(&self) -> Vec<i64> {
         let hour = |micros: i64| micros.div_euclid(HOUR_MICROS) * HOUR_SECONDS;

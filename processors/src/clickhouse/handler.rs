@@ -10,12 +10,13 @@ use super::block::{Block, Rows, Span, note};
 use super::config::ClickHouseConfig;
 use super::metrics::SinkMetrics;
 use super::migrate;
-use super::native::Plan;
+use super::native::{Plan, Unlisted};
 use super::protocol::{Attempt, Step};
 use super::readers::Readers;
 use super::rebuild::unless_exchanged;
 use super::rounds::HandOver;
 use super::server::Server;
+use super::table::Table;
 use super::together::{Insert, Inserting, Together};
 use chrono::{TimeDelta, Utc};
 use millrace_schemas::{Contract, Contracts, WriterSchema};
@@ -69,7 +70,7 @@ impl ClickHouse {
             server,
             migrations: Server::with_timeout(config, config.migrate_timeout())?,
             changing: tokio::sync::Mutex::default(),
-            readers: Readers::new(super::tables(config, contracts)?, Plan::compile),
+            readers: Readers::new(super::tables(config, contracts)?, compile),
             pool,
             begun: Begun::default(),
             repeating: Semaphore::new(REPEATS_MAX),
@@ -269,6 +270,22 @@ impl Inserting for Measured {
         self.metrics.wrote(insert, started.elapsed());
         Ok(())
     }
+}
+
+/// Says once of a schema what its events lose in this table.
+fn compile(writer: &WriterSchema, table: &Table) -> Result<Plan, String> {
+    let plan = Plan::compile(writer, table)?;
+    for Unlisted { column, symbols, default } in plan.unlisted() {
+        let (table, schema, symbols) = (table.name(), writer.id, symbols.join(", "));
+        tracing::warn!(
+            table,
+            schema,
+            column,
+            "the contract does not list {symbols}, which events of schema {schema} may hold: stored as {default}. \
+             Give this process the newer contract, then `millrace rebuild clickhouse {table}` brings them back"
+        );
+    }
+    Ok(plan)
 }
 
 fn said(changes: &[String]) -> String {

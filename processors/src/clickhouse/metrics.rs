@@ -3,6 +3,7 @@
 use super::together::Insert;
 use chrono::Utc;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -23,6 +24,7 @@ pub struct SinkMetrics {
     duration: Histograms,
     records: Histograms,
     fresh: Family<TableLabel, Gauge<f64, AtomicU64>>,
+    unlisted: Family<TableLabel, Counter>,
 }
 
 impl SinkMetrics {
@@ -36,6 +38,11 @@ impl SinkMetrics {
             "Newest occurred_at inserted by this process, by table",
             metrics.fresh.clone(),
         );
+        with.register(
+            "millrace_unlisted_symbols",
+            "Enum values stored as their default because the contract does not list their symbol, by table",
+            metrics.unlisted.clone(),
+        );
         metrics
     }
 
@@ -43,6 +50,7 @@ impl SinkMetrics {
         let label = TableLabel { table: insert.table.clone() };
         self.duration.get_or_create(&label).observe(took.as_secs_f64());
         self.records.get_or_create(&label).observe(insert.rows as f64);
+        self.unlisted.get_or_create(&label).inc_by(insert.unlisted as u64);
         // What is dated ahead is no fresher than now, or it would hide a standstill.
         let newest = insert.newest.min(Utc::now().timestamp_micros()) as f64 / 1e6;
         let fresh = self.fresh.get_or_create(&label);
@@ -58,6 +66,7 @@ impl Default for SinkMetrics {
             duration: Family::new_with_constructor(seconds),
             records: Family::new_with_constructor(rows),
             fresh: Family::default(),
+            unlisted: Family::default(),
         }
     }
 }

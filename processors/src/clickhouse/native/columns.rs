@@ -18,6 +18,8 @@ use uuid::Uuid;
 pub struct Columns {
     pub(super) shape: Arc<Shape>,
     rows: usize,
+    /// Values among them that are their enum's default, since the contract does not list their symbol.
+    pub(super) unlisted: usize,
     pub(super) buffers: Vec<Buffer>,
     pub(super) dictionaries: Vec<Dictionary>,
     /// The entries of the map being read, and of those around it.
@@ -121,16 +123,21 @@ impl Columns {
 
     pub(super) fn shaped(shape: Arc<Shape>) -> Self {
         let (buffers, dictionaries) = shape.parts();
-        Self { shape, rows: 0, buffers, dictionaries, entries: Vec::new() }
+        Self { shape, rows: 0, unlisted: 0, buffers, dictionaries, entries: Vec::new() }
     }
 
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Values that stand in for a symbol that the contract does not list. Not known of what was selected.
+    pub fn unlisted(&self) -> usize {
+        self.unlisted
+    }
+
     /// Forgets the rows and keeps what was allocated.
     pub fn clear(&mut self) {
-        self.rows = 0;
+        (self.rows, self.unlisted) = (0, 0);
         self.buffers.iter_mut().for_each(Buffer::clear);
         self.dictionaries.iter_mut().for_each(Dictionary::clear);
     }

@@ -23,4 +23,4 @@ mod tests;
 mod walk;
 
 pub use columns::{Columns, Origin, hash};
-pub use plan::Plan;
+pub use plan::{Plan, Unlisted};

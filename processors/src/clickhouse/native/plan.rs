@@ -8,7 +8,7 @@ use super::super::table::Table;
 use super::columns::{Columns, Leaf, Level, Origin, Shape, Store};
 use super::datum::Broken;
 use super::skip::{Gather, Skips};
-use super::walk::{Unread, Walk};
+use super::walk::{Unread, Walk, Walked};
 use apache_avro::Schema;
 use apache_avro::schema::{InnerDecimalSchema, NamesRef, RecordSchema, ResolvedSchema, UuidSchema};
 use millrace_schemas::{DecodeError, WriterSchema};
@@ -21,6 +21,16 @@ pub struct Plan {
     fullname: String,
     program: Vec<Op>,
     skips: Skips,
+    unlisted: Vec<Unlisted>,
+}
+
+/// Symbols that a writer may send and the contract does not list, in one column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unlisted {
+    pub column: String,
+    pub symbols: Vec<String>,
+    /// The symbol that is stored in their place.
+    pub default: String,
 }
 
 /// One step. Numbers are the places of buffers, dictionaries and columns in [`Columns`].
@@ -85,7 +95,7 @@ pub(super) enum Op {
     Symbol {
         column: usize,
         dictionary: usize,
-        symbols: Vec<Result<String, String>>,
+        symbols: Vec<Result<Symbol, String>>,
     },
     Union(Vec<Vec<Op>>),
     Each {
@@ -99,6 +109,13 @@ pub(super) enum Op {
         values: Vec<Op>,
         skip: usize,
     },
+}
+
+#[derive(Debug)]
+pub(super) struct Symbol {
+    pub stored: String,
+    /// By the contract; another one is stored as the enum's default.
+    pub is_listed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,10 +152,16 @@ impl Plan {
         let steps: Vec<_> = table.fields().iter().map(of_field).collect::<Result<_, _>>()?;
         let reach = |(column, steps)| Reach { column, level: 0, steps, leaf: &table.fields()[column].leaf };
         let reaches: Vec<_> = steps.iter().map(Vec::as_slice).enumerate().map(reach).collect();
-        let mut compiler = Compiler { names, shape: &Shape::of(table), gather: Gather::new(names) };
+        let mut compiler =
+            Compiler { names, shape: &Shape::of(table), gather: Gather::new(names), unlisted: Vec::new() };
         let program = compiler.value(writer.schema, &reaches)?;
-        let skips = compiler.gather.finish();
-        Ok(Self { schema_id: writer.id, fullname: writer.fullname.clone(), program, skips })
+        let (skips, unlisted) = (compiler.gather.finish(), compiler.unlisted);
+        Ok(Self { schema_id: writer.id, fullname: writer.fullname.clone(), program, skips, unlisted })
+    }
+
+    /// What this writer knows and the contract does not.
+    pub fn unlisted(&self) -> &[Unlisted] {
+        &self.unlisted
     }
 
     /// Appends a row to columns of the plan's table. A reject leaves them as they were.
@@ -156,13 +179,15 @@ impl Plan {
     }
 
     fn put(&self, datum: &[u8], origin: &Origin<'_>, columns: &mut Columns) -> Result<(), Reject> {
-        let misfit = Walk::new(datum, columns, &self.skips).whole(&self.program);
-        let misfit = misfit.map_err(|unread| self.undecodable(&unread))?;
+        let walked = Walk::new(datum, columns, &self.skips).whole(&self.program);
+        let Walked { misfit, unlisted } = walked.map_err(|unread| self.undecodable(&unread))?;
         if let Some((column, error)) = misfit {
             let name = &columns.shape.columns[column].name;
             return Err(Reject::new(Reason::DoesNotFit, format!("field `{name}` does not fit its column: {error}")));
         }
-        columns.put_origin(origin, self.schema_id).map_err(|error| Reject::new(Reason::DoesNotFit, error))
+        columns.put_origin(origin, self.schema_id).map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
+        columns.unlisted += unlisted;
+        Ok(())
     }
 
     /// In the codec's words, where it has some.
@@ -192,6 +217,7 @@ struct Compiler<'s, 'p> {
     names: &'s NamesRef<'s>,
     shape: &'p Shape,
     gather: Gather<'s>,
+    unlisted: Vec<Unlisted>,
 }
 
 type Program = Result<Vec<Op>, String>;
@@ -284,13 +310,28 @@ impl<'s> Compiler<'s, '_> {
             Store::Text(buffer) => bytes(schema, leaf).map(|from| Op::Text { buffer, from }),
             Store::Words { dictionary, .. } => bytes(schema, leaf)
                 .map(|from| Op::Word { dictionary, from })
-                .or_else(|| symbol(schema, leaf, column, dictionary)),
+                .or_else(|| self.symbol(schema, leaf, column, dictionary)),
         };
         if let Some(op) = op {
             return Ok(vec![op]);
         }
         let error = format!("a {leaf} cannot hold this type of value");
         Ok(vec![Op::Skip(self.gather.place(schema)?), Op::Misfit { column, error }])
+    }
+
+    fn symbol(&mut self, schema: &Schema, leaf: &ColumnType, column: usize, dictionary: usize) -> Option<Op> {
+        let (ColumnType::Symbol { symbols, default }, Schema::Enum(written)) = (leaf, schema) else { return None };
+        let is_listed = |found: &String| symbols.contains(found);
+        let known = |found: &String| {
+            let stored = row::known(found, symbols, default.as_ref())?.to_owned();
+            Ok(Symbol { stored, is_listed: is_listed(found) })
+        };
+        let unlisted: Vec<_> = written.symbols.iter().filter(|found| !is_listed(found)).cloned().collect();
+        if let (Some(default), false) = (default, unlisted.is_empty()) {
+            let column = self.shape.columns[column].name.clone();
+            self.unlisted.push(Unlisted { column, symbols: unlisted, default: default.clone() });
+        }
+        Some(Op::Symbol { column, dictionary, symbols: written.symbols.iter().map(known).collect() })
     }
 
     fn level(&self, column: usize, level: usize) -> Level {
@@ -366,10 +407,4 @@ fn bytes(schema: &Schema, leaf: &ColumnType) -> Option<Bytes> {
         (ColumnType::String, Schema::Fixed(fixed)) => Some(Bytes::Fixed(fixed.size)),
         _ => None,
     }
-}
-
-fn symbol(schema: &Schema, leaf: &ColumnType, column: usize, dictionary: usize) -> Option<Op> {
-    let (ColumnType::Symbol { symbols, default }, Schema::Enum(written)) = (leaf, schema) else { return None };
-    let known = |found: &String| row::known(found, symbols, default.as_ref()).map(str::to_owned);
-    Some(Op::Symbol { column, dictionary, symbols: written.symbols.iter().map(known).collect() })
 }

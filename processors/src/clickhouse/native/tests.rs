@@ -3,7 +3,7 @@
 mod generated;
 mod reading;
 
-use super::{Columns, Origin, Plan, hash};
+use super::{Columns, Origin, Plan, Unlisted, hash};
 use crate::clickhouse::row::whole;
 use crate::clickhouse::table::Table;
 use apache_avro::Schema;
@@ -179,6 +179,35 @@ fn both_encoders_agree_on_generated_schemas_values_and_broken_bytes() {
     }
     println!("{accepted} accepted, {refused} refused, {impossible} contracts or writers that cannot be");
     assert!(accepted > 2_000 && refused > 2_000 && impossible < 150, "the generator makes too much of one kind");
+}
+
+#[test]
+fn symbols_that_the_contract_does_not_list_are_named_and_counted() {
+    let states = |symbols: &str| {
+        let state = format!(r#"{{"type": "enum", "name": "E", "symbols": [{symbols}], "default": "U"}}"#);
+        record(&format!(
+            r#"{{"name": "seen", "type": {{"type": "array", "items": {state}}}}}, {{"name": "n", "type": "E"}}"#
+        ))
+    };
+    let mut both = Both::new(&states(r#""U", "A""#), &states(r#""U", "NEW", "A", "TOO""#)).unwrap();
+    let named = |column: &str| Unlisted {
+        column: column.into(),
+        symbols: vec!["NEW".into(), "TOO".into()],
+        default: "U".into(),
+    };
+    assert_eq!(both.plan.unlisted(), [named("seen"), named("n")]);
+    let symbol = |at: usize| Value::Enum(at as u32, ["U", "NEW", "A", "TOO"][at].into());
+    for (seen, n) in [(vec![0, 2], 2), (vec![1, 3, 1], 0), (vec![], 3)] {
+        let seen = seen.into_iter().map(symbol).collect();
+        let value = Value::Record(vec![("seen".into(), Value::Array(seen)), ("n".into(), symbol(n))]);
+        assert!(both.append_value(&value));
+    }
+    both.assert_equal();
+    assert_eq!(both.columns.unlisted(), 4);
+    let cut =
+        both.encode(&Value::Record(vec![("seen".into(), Value::Array(vec![symbol(1)])), ("n".into(), symbol(1))]));
+    assert!(!both.append(&cut[..cut.len() - 1]));
+    assert_eq!(both.columns.unlisted(), 4, "what is refused does not count");
 }
 
 #[test]

@@ -17,11 +17,17 @@ pub(super) struct Walk<'w, 'd> {
     whole: &'d [u8],
     columns: &'w mut Columns,
     skips: &'w Skips,
-    misfit: Misfit,
+    walked: Walked,
 }
 
-/// The first column that cannot hold its value, and why.
-type Misfit = Option<(usize, String)>;
+/// What came of it, beside what was put.
+#[derive(Default)]
+pub(super) struct Walked {
+    /// The first column that cannot hold its value, and why.
+    pub misfit: Option<(usize, String)>,
+    /// Values that were put as their enum's default, since the contract does not list their symbol.
+    pub unlisted: usize,
+}
 
 /// Why a datum is not its schema's.
 pub(super) enum Unread {
@@ -34,14 +40,14 @@ type Done = Result<(), Broken>;
 
 impl<'w, 'd> Walk<'w, 'd> {
     pub fn new(datum: &'d [u8], columns: &'w mut Columns, skips: &'w Skips) -> Self {
-        Self { datum: Datum::new(datum), whole: datum, columns, skips, misfit: None }
+        Self { datum: Datum::new(datum), whole: datum, columns, skips, walked: Walked::default() }
     }
 
     /// Reads all of it.
-    pub fn whole(mut self, program: &[Op]) -> Result<Misfit, Unread> {
+    pub fn whole(mut self, program: &[Op]) -> Result<Walked, Unread> {
         self.run(program).map_err(Unread::Broken)?;
         match self.datum.rest.len() {
-            0 => Ok(self.misfit),
+            0 => Ok(self.walked),
             left => Err(Unread::Left(left)),
         }
     }
@@ -96,7 +102,10 @@ impl<'w, 'd> Walk<'w, 'd> {
                 self.columns.dictionaries[*dictionary].put(word);
             }
             Op::Symbol { column, dictionary, symbols } => match &symbols[self.datum.symbol(symbols.len())?] {
-                Ok(symbol) => self.columns.dictionaries[*dictionary].put(symbol.as_bytes()),
+                Ok(symbol) => {
+                    self.columns.dictionaries[*dictionary].put(symbol.stored.as_bytes());
+                    self.walked.unlisted += usize::from(!symbol.is_listed);
+                }
                 Err(error) => self.misfit(*column, error),
             },
             Op::Union(branches) => {
@@ -244,8 +253,8 @@ impl<'w, 'd> Walk<'w, 'd> {
 
     #[cold]
     fn misfit(&mut self, column: usize, error: &str) {
-        if self.misfit.as_ref().is_none_or(|(first, _)| column < *first) {
-            self.misfit = Some((column, error.to_owned()));
+        if self.walked.misfit.as_ref().is_none_or(|(first, _)| column < *first) {
+            self.walked.misfit = Some((column, error.to_owned()));
         }
     }
 }
