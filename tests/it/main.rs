@@ -25,6 +25,7 @@ mod evolution;
 mod exactly_once;
 mod gate;
 mod gateway;
+mod generated_blocks;
 mod held_back;
 mod kills;
 mod layout;

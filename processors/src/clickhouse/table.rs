@@ -154,7 +154,11 @@ impl Table {
         table.map_err(|message| TableError { event_type: contract.event_type.clone(), message })
     }
 
-    pub(super) fn from_schema(name: &str, doc: &str, schema: &Schema) -> Result<Self, String> {
+    /// Of a record's fields, whatever contract it is or will be.
+    ///
+    /// # Errors
+    /// As [`Table::of`].
+    pub fn from_schema(name: &str, doc: &str, schema: &Schema) -> Result<Self, String> {
         if !is_identifier(name) {
             return Err(format!("`{name}` is no table name: use letters, digits and _"));
         }

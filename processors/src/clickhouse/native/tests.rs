@@ -117,8 +117,8 @@ impl Both {
             self.table.insert_columns().map(|column| (column.name.clone(), column.type_name.clone())).collect();
         assert_eq!(columns, expected);
         let types: Vec<_> = columns.iter().map(|(_, text)| Type::parse(text)).collect();
-        let expected: Vec<_> = self.rows.iter().map(|row| reading::row_binary(&types, row)).collect();
-        assert_eq!(rows.len(), self.rows.len());
+        let expected = reading::row_binary(&types, &self.rows.concat());
+        assert_eq!((rows.len(), expected.len()), (self.rows.len(), self.rows.len()));
         for (row, expected) in rows.iter().zip(&expected) {
             let of_column =
                 |at: usize| format!("{}: {:?} by row, {:?} by column", columns[at].0, expected[at], row[at]);

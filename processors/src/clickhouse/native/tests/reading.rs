@@ -93,11 +93,12 @@ impl<'b> Bytes<'b> {
     }
 }
 
-/// A row's cells.
-pub(super) fn row_binary(types: &[Type], row: &[u8]) -> Vec<Cell> {
-    let mut row = Bytes(row);
-    let cells = types.iter().map(|of| in_row(of, &mut row)).collect();
-    assert_eq!(row.0, b"", "left over");
+/// The cells of rows, one after the other.
+pub(super) fn row_binary(types: &[Type], rows: &[u8]) -> Vec<Vec<Cell>> {
+    let (mut rows, mut cells) = (Bytes(rows), Vec::new());
+    while !rows.0.is_empty() {
+        cells.push(types.iter().map(|of| in_row(of, &mut rows)).collect());
+    }
     cells
 }
 
