@@ -49,6 +49,23 @@ impl Exit {
     }
 }
 
+/// As a shell shows a program that a closed pipe ended (128 + SIGPIPE).
+const PIPE_CLOSED: i32 = 141;
+
+/// `millrace verify clickhouse | head` ends in silence. (The signal itself is not let through: it would end a role whose
+/// server closes a connection.)
+pub fn when_nobody_reads_on() {
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // The words of the standard library's `println!`.
+        let said = panic.payload_as_str().unwrap_or_default();
+        if said.starts_with("failed printing to stdout: Broken pipe") {
+            std::process::exit(PIPE_CLOSED);
+        }
+        others(panic);
+    }));
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

@@ -431,3 +431,12 @@ async fn readyz_names_the_server_that_does_not_answer() {
     assert_eq!(process.stop(), 0);
     platform.stop().await;
 }
+
+#[test]
+fn who_reads_no_further_ends_a_command_in_silence() {
+    let (nobody, closed) = std::io::pipe().unwrap();
+    drop(nobody);
+    let ended = millrace(&["config"]).stdout(closed).stderr(Stdio::piped()).spawn().unwrap();
+    let ended = ended.wait_with_output().unwrap();
+    assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stderr).as_ref()), (Some(141), ""));
+}
