@@ -27,6 +27,11 @@ pub struct LogRange {
 type Offsets = BTreeMap<(String, i32), i64>;
 
 impl LogRange {
+    /// Is nothing left out?
+    pub fn is_all(&self) -> bool {
+        matches!(self, Self { from: None, to: None, since: None, until: None })
+    }
+
     /// What the pipeline has settled of it and the log holds, by partition; none where that is nothing.
     pub async fn settled(&self, base: &Base, pipeline: &str, topic: Option<&str>) -> Result<Vec<Range>, Exit> {
         let settled = base.spine.checkpoints.list().await.map_err(Exit::failed)?;

@@ -88,6 +88,21 @@ async fn every_missing_changed_and_invented_row_is_named_and_no_other() {
     let said = shop.platform.run(&["verify", "clickhouse", "--topic", "shop.visit.v1"]);
     assert!(said.out.contains(&format!("event {lost} is missing from events_raw.page_viewed")), "{}", said.out);
     assert!(said.err.contains("2 events are not in ClickHouse as the log has them"), "{}", said.err);
+    // So is what lies where the log has nothing: beyond its end, in another partition, in another topic.
+    for (at, place) in ["900000000 as _offset", "77 as _partition", "'shop.other.v1' as _topic"].iter().enumerate() {
+        let id = format!("00000000-0000-7000-8000-00000000001{at}");
+        let insert = format!(
+            "insert into events_raw.order_placed select * replace (toUUID('{id}') as event_id, {place})
+             from events_raw.order_placed limit 1"
+        );
+        clickhouse.clickhouse(&insert).await;
+        let (code, lines) = verify(&shop);
+        let name = format!("extra order_placed {id}");
+        assert!(code == 2 && named(&lines).iter().filter(|named| **named == name).count() == 1, "{lines:?}");
+        let part = shop.platform.run(&["verify", "clickhouse", "--from", "0", "--json"]);
+        assert!(!part.out.contains(&id), "{}", part.out);
+        mutate(format!("alter table events_raw.order_placed delete where event_id = '{id}'")).await;
+    }
     // All of them, also where there are many.
     let views = clickhouse.number("select count() from events.page_viewed").await + 1; // the lost one
     mutate("alter table events_raw.page_viewed delete where 1".into()).await;

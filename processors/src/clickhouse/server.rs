@@ -16,7 +16,7 @@ use clickhouse::Client;
 use clickhouse::insert_formatted::InsertFormatted;
 use clickhouse::query::Query;
 use millrace_schemas::without_password;
-use millrace_stream::{Backoff, Failure, Range};
+use millrace_stream::{Backoff, Failure, PartitionProgress, Range};
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -57,6 +57,16 @@ const WAITING_PERCENT: u128 = 80;
 
 /// Another process's insert, for whose quorum we wait, takes tens of milliseconds where all is well.
 const NEXT_TURN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// A row that is not where the log could have it.
+#[derive(clickhouse::Row, serde::Deserialize)]
+pub(super) struct Outside {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    #[serde(with = "clickhouse::serde::uuid")]
+    pub event_id: Uuid,
+}
 
 /// A row that is there.
 #[derive(clickhouse::Row, serde::Deserialize)]
@@ -249,6 +259,28 @@ impl Server {
         );
         let query = self.query(&sql).param("topic", &range.topic).param("partition", range.partition);
         self.within(query.param("from", range.from).param("to", range.to).fetch_all()).await
+    }
+
+    /// Rows of the table from another topic than its own, another partition than the log has, or an offset that the
+    /// log has not reached; no more than `max`.
+    pub async fn outside(
+        &self,
+        table: &Table,
+        topic: &str,
+        log: &[PartitionProgress],
+        max: u64,
+    ) -> Result<Vec<Outside>, Failure> {
+        let partitions: Vec<i32> = log.iter().map(|held| held.partition).collect();
+        let ends: Vec<i64> = log.iter().map(|held| held.log_end).collect();
+        let sql = format!(
+            "select distinct toString(_topic) as topic, _partition as partition, _offset as offset, event_id from {}
+             where _topic != {{topic:String}} or _offset < 0
+                or _offset >= transform(_partition, {{partitions:Array(Int32)}}, {{ends:Array(Int64)}}, toInt64(0))
+             order by all limit {{max:UInt64}}",
+            table.raw()
+        );
+        let query = self.query(&sql).param("topic", topic).param("partitions", partitions).param("ends", ends);
+        self.within(query.param("max", max).fetch_all()).await
     }
 
     /// Which of these events the table holds, wherever they are from.

@@ -7,11 +7,11 @@ use super::config::ClickHouseConfig;
 use super::erasure::{self, Marks};
 use super::readers::Readers;
 use super::row::whole::Plan;
-use super::server::{Content, Server, to_anyhow};
+use super::server::{Content, Outside, Server, to_anyhow};
 use super::table::{Table, Tables};
 use anyhow::Context;
 use millrace_schemas::{Cleanup, Contract, Contracts, WriterSchema};
-use millrace_stream::{Batch, Failure, Handler, Incoming, Range, Reason, Reject};
+use millrace_stream::{Batch, Failure, Handler, Incoming, PartitionProgress, Range, Reason, Reject};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -21,11 +21,14 @@ use uuid::Uuid;
 /// Differences of a shadow that are told by name; all are counted.
 const NAMED_OF_SHADOW: usize = 3;
 
+/// Rows of a table outside of the log that are named. More are of another log, and their names tell nothing new.
+const OUTSIDE_MAX: u64 = 1_000_000;
+
 /// Events asked for by id in one question.
 const IDS_MAX: usize = 1_000;
 
 /// One event that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Difference {
     pub kind: Kind,
     pub table: String,
@@ -35,7 +38,7 @@ pub struct Difference {
     pub event_id: Uuid,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// In the log, and in no table.
@@ -114,6 +117,27 @@ impl Comparison {
     /// What was found since the last call. Between two batches: so what is named is never more than one of them brings.
     pub fn take(&self) -> Found {
         std::mem::take(&mut *self.found())
+    }
+
+    /// Rows that no range of this log has: of another topic or partition, or beyond its end. What is inserted while
+    /// somebody asks may be beyond what they know of the log.
+    pub async fn outside(&self, log: &[PartitionProgress]) -> anyhow::Result<Vec<Difference>> {
+        let mut outside = Vec::new();
+        for contract in self.contracts.values().flatten() {
+            let log: Vec<_> = log.iter().filter(|held| held.topic == contract.topic).cloned().collect();
+            let Some(table) = self.readers.table(&contract.event_type).filter(|_| !log.is_empty()) else { continue };
+            let found = self.server.outside(&table, &contract.topic, &log, OUTSIDE_MAX).await.map_err(to_anyhow);
+            let found = found.with_context(|| format!("events_raw.{}", table.name()))?;
+            outside.extend(found.into_iter().map(|Outside { topic, partition, offset, event_id }| Difference {
+                kind: Kind::Extra,
+                table: table.name().to_owned(),
+                topic,
+                partition,
+                offset,
+                event_id,
+            }));
+        }
+        Ok(outside)
     }
 
     /// The same for one table's shadow alone.
