@@ -36,4 +36,5 @@ mod refusals;
 mod registry;
 mod shop;
 mod small_disk;
+mod trickle;
 mod verify;
