@@ -1,5 +1,6 @@
 //! A role that dies at any of its named crash points loses nothing and does nothing twice.
 
+use crate::evolution;
 use crate::platform::Role;
 use crate::rebuild;
 use crate::shop::Shop;
@@ -106,7 +107,8 @@ fn every_crash_point_in_the_code_has_its_round() {
         crash_points(&Path::new(env!("CARGO_MANIFEST_DIR")).join(directory), &mut found);
     }
     let rounds = ROUNDS.iter().flat_map(|points| points.iter());
-    let tested: BTreeSet<String> = rounds.chain(&rebuild::CRASH_POINTS).map(|&point| point.into()).collect();
+    let tested: BTreeSet<String> =
+        rounds.chain(&rebuild::CRASH_POINTS).chain(&evolution::CRASH_POINTS).map(|&point| point.into()).collect();
     assert_eq!(found, tested);
 }
 

@@ -3,7 +3,9 @@
 use crate::platform::{Platform, Role, eventually};
 use millrace_schemas::{Envelope, WriterSchema, value_from_json, wire};
 use millrace_stream::{KafkaConfig, Outgoing, Publisher};
+use rustix::process::Signal;
 use serde_json::{Value, json};
+use std::os::unix::process::ExitStatusExt;
 use uuid::Uuid;
 
 const TOPIC: &str = "shop.order.v1";
@@ -167,4 +169,41 @@ async fn a_version_that_breaks_the_contract_is_set_aside_alone_and_says_why() {
     assert!(process.is_running() && process.log().contains(&why), "{}", process.log());
     assert_eq!(process.stop(), 0);
     platform.stop().await;
+}
+
+/// Where it dies in [`who_dies_while_a_table_gains_a_column_leaves_the_rest_to_the_next`].
+pub const CRASH_POINTS: [&str; 3] = ["evolve_altered", "evolve_shown", "evolve_marked"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_dies_while_a_table_gains_a_column_leaves_the_rest_to_the_next() {
+    let platform = Platform::start().await;
+    let service = Service::of(&platform);
+    let mut fields = Vec::new();
+    for (before, point) in (0..).zip(CRASH_POINTS) {
+        fields.push(json!({ "name": point, "type": "string", "default": "", "pii": "user_id", "doc": "Who paid." }));
+        let writer = service.register(&fields).await;
+        service.publish(&writer, &json!({ point: "Ada" })).await;
+        let start = |more: &[(&str, &str)]| platform.member("one", &["process", "clickhouse"], more);
+        let mut dying = start(&[("MILLRACE_CRASH_AT", point)]);
+        let status = dying.ended().await;
+        assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "{point}: {}", dying.log());
+        assert_eq!(rows_there(&platform).await, before * EVENTS, "it died before it inserted any");
+        let process = start(&[]);
+        let shown = format!(
+            "select count() from system.columns where database = 'events' and table = 'payment_failed' and name = '{point}'"
+        );
+        eventually("the view shows it", async || platform.number(&shown).await == 1).await;
+        arrive(&platform, &format!("{point} = 'Ada'"), EVENTS).await;
+        assert_eq!(rows_there(&platform).await, (before + 1) * EVENTS);
+        let marked =
+            format!("select count() from erasure.personal where table = 'payment_failed' and column = '{point}'");
+        assert!(platform.number(&marked).await > 0, "{point}: nobody would empty it");
+        assert_eq!(process.stop(), 0);
+    }
+    platform.stop().await;
+}
+
+/// Duplicates included.
+async fn rows_there(platform: &Platform) -> i64 {
+    platform.number("select count() from events_raw.payment_failed").await
 }

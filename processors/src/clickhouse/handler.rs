@@ -210,6 +210,7 @@ impl ClickHouse {
             Ok((evolved, changes)) => {
                 let (table, schema) = (evolved.name(), writer.id);
                 tracing::info!(table, schema, "events_raw.{table} follows schema {schema}: {}", said(&changes));
+                crash_at("evolve_marked");
                 self.readers.follow(event_type, evolved);
             }
             Err(why) => {

@@ -8,7 +8,7 @@ use super::server::{Server, to_anyhow};
 use super::table::{Found, Table};
 use anyhow::Context;
 use millrace_schemas::Contracts;
-use millrace_stream::{Failure, keep_moving};
+use millrace_stream::{Failure, crash_at, keep_moving};
 use sqlx::{PgPool, Postgres, Transaction};
 
 /// Each round answers somebody who added a column meanwhile; more than a few are no coincidence.
@@ -71,7 +71,9 @@ pub(super) async fn bring(server: &Server, tables: &[&Table]) -> Result<Result<V
     for statement in &changes {
         execute(server, statement).await?;
     }
+    crash_at("evolve_altered");
     show(server, tables).await?;
+    crash_at("evolve_shown");
     erasure::mark(server, tables).await?;
     Ok(Ok(changes))
 }
