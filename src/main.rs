@@ -47,6 +47,7 @@ async fn run(cli: Cli) -> Result<(), Exit> {
         Command::Status => commands::status::run(&config()?, &global).await,
         Command::Verify(what) => commands::verify::run(&config()?, &global, &what).await,
         Command::Rebuild(what) => commands::rebuild::run(&config()?, &global, &what).await,
+        Command::Reset(topic) => commands::reset::run(&topic, &config()?, &global).await,
         Command::DeadLetters(action) => commands::dead_letters::run(action, &config()?, &global).await,
         Command::Quarantine(action) => commands::quarantine::run(action, &config()?, &global).await,
         Command::Deliveries(action) => commands::deliveries::run(action, &config()?, &global).await,

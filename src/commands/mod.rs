@@ -11,6 +11,7 @@ pub mod log_range;
 pub mod migrate;
 pub mod quarantine;
 pub mod rebuild;
+pub mod reset;
 pub mod roles;
 pub mod simulate;
 pub mod status;
@@ -90,6 +91,8 @@ pub enum Command {
     /// Make what was made of the log anew, beside what is in use, and exchange the two
     #[command(subcommand)]
     Rebuild(rebuild::What),
+    /// Let pipelines begin with the new log of a topic that was recreated under its name
+    Reset(reset::Arguments),
     /// Records that could not be applied: list, show, replay, discard
     #[command(subcommand)]
     DeadLetters(dead_letters::Action),

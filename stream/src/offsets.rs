@@ -117,6 +117,17 @@ impl Checkpoints {
         rows.fetch_all(&self.pool).await?.iter().map(checkpoint).collect()
     }
 
+    /// Forgets how far pipelines had come in former logs of this topic, and returns it: they begin with the one of this
+    /// id. Whoever still writes by what is forgotten settles nothing more.
+    pub async fn forget_former(&self, topic: &str, topic_id: &str) -> Result<Vec<Checkpoint>, sqlx::Error> {
+        let rows = sqlx::query(
+            "with forgotten as (delete from millrace.checkpoint where topic = $1 and topic_id <> $2 returning *)
+             select pipeline, topic, topic_id, partition, epoch, next, reached_at, updated_at, held_up_by, held_up_since
+             from forgotten order by pipeline, partition",
+        );
+        rows.bind(topic).bind(topic_id).fetch_all(&self.pool).await?.iter().map(checkpoint).collect()
+    }
+
     /// Notes why a range that begins at `from` has not taken effect. Settling it takes the note back.
     pub(crate) async fn note_held_up(&self, claim: &Claim, from: i64, by: &str) -> Result<(), sqlx::Error> {
         let by: String = by.chars().take(HELD_UP_CHARS_MAX).collect();
@@ -183,7 +194,8 @@ pub(crate) struct Wanted {
 pub(crate) fn recreated(pipeline: &str, topic: &str, known: &str, found: &str) -> Failure {
     Failure::stop(anyhow::anyhow!(
         "topic {topic} was recreated: {pipeline} has read topic id {known}, the broker now has {found}. \
-         Its offsets mean nothing here; remove its checkpoint rows once you know what was lost"
+         Its offsets mean nothing here; once you know what was lost, `millrace reset {topic}` lets pipelines begin with \
+         the new one"
     ))
 }
 

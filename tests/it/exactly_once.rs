@@ -463,6 +463,8 @@ async fn a_topic_created_anew_stops_the_pipeline_which_names_it_and_goes_on_as_i
     publish_garbage_first(&shop);
     shop.publish(1_000, &[]);
     eventually("everything took effect", async || applied(&postgres).await == 1_001).await;
+    let reset = || shop.platform.run(&["reset", TOPIC]);
+    assert_eq!(reset().code(), 64, "{}", reset().out);
     running.signal(Signal::STOP); // until the new log is longer than the old one: no offset will be out of range
     assert_eq!(judge("recreate_topic.py", &[&shop.platform.addresses().kafka, TOPIC, "6"]), true);
     publish_garbage_first(&shop);
@@ -473,14 +475,17 @@ async fn a_topic_created_anew_stops_the_pipeline_which_names_it_and_goes_on_as_i
     assert_says_that_it_was_recreated(&mut again).await;
     let status = shop.platform.run(&["status"]).out;
     assert!(status.contains(&format!("\nclickhouse has read another {TOPIC} than there is now")), "{status}");
+    assert!(status.contains(&format!("`millrace reset {TOPIC}`")), "{status}");
     for command in [["verify", "clickhouse"].as_slice(), &["rebuild", "clickhouse", "order_placed", "--fewer"]] {
         let refused = shop.platform.run(command);
         assert_eq!(refused.code(), 64, "{}", refused.err);
         assert!(refused.err.contains(&format!("topic {TOPIC} was recreated")), "{}", refused.err);
     }
     // Nothing of the old log is lost, and everything of the new one comes, though offsets begin anew.
-    let forget = "delete from millrace.checkpoint where pipeline = 'clickhouse' and topic = $1";
-    sqlx::query(forget).bind(TOPIC).execute(&postgres).await.unwrap();
+    let reset = shop.platform.run(&["reset", TOPIC]);
+    assert_eq!(reset.code(), 0, "{}", reset.err);
+    assert_eq!(reset.out.lines().count(), 6, "a line for each partition: {}", reset.out);
+    assert!(reset.out.starts_with(&format!("clickhouse had come to {TOPIC}[0]@")), "{}", reset.out);
     let process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
     eventually("both logs are there", async || count(&shop, "merge('events', '.*')").await == 4_000).await;
     let letters = "select count(distinct topic_id) from millrace.dead_letter where partition = 0 and \"offset\" = 0";
