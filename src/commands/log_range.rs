@@ -88,8 +88,7 @@ async fn at(log: &Admin, topics: &[String], time: Option<DateTime<Utc>>) -> Resu
 
 /// The part of it that the log holds by now: retention goes on while other partitions are read.
 pub async fn still_held(base: &Base, range: Range) -> Result<Option<Range>, Exit> {
-    let log = Admin::new(base.config.kafka.clone()).partitions(vec![range.topic.clone()]).await?;
-    let held = log.iter().find(|found| found.partition == range.partition);
-    let from = held.map_or(range.from, |held| range.from.max(held.log_start));
+    let held = Admin::new(base.config.kafka.clone()).partition(range.topic.clone(), range.partition).await?;
+    let from = range.from.max(held.log_start);
     Ok((from < range.to).then_some(Range { from, ..range }))
 }

@@ -102,13 +102,17 @@ impl Admin {
             let mut found = Vec::new();
             for topic in &topics {
                 for partition in partitions_of(client, topic)? {
-                    let (log_start, log_end) = client.fetch_watermarks(topic, partition, DEADLINE)?;
-                    found.push(PartitionProgress { topic: topic.clone(), partition, log_start, log_end });
+                    found.push(progress(client, topic.clone(), partition)?);
                 }
             }
             Ok(found)
         })
         .await
+    }
+
+    /// The same of one partition.
+    pub async fn partition(&self, topic: String, partition: i32) -> anyhow::Result<PartitionProgress> {
+        self.ask(move |client| progress(client, topic, partition)).await
     }
 
     /// Kafka's ids of these topics: one that was recreated under its name has another.
@@ -190,6 +194,11 @@ impl Admin {
         let answer = tokio::task::spawn_blocking(move || question(&BaseConsumer::from_config(&kafka.client())?));
         answer.await?.with_context(|| format!("kafka at {} did not answer", self.kafka.brokers))
     }
+}
+
+fn progress(client: &BaseConsumer, topic: String, partition: i32) -> anyhow::Result<PartitionProgress> {
+    let (log_start, log_end) = client.fetch_watermarks(&topic, partition, DEADLINE)?;
+    Ok(PartitionProgress { topic, partition, log_start, log_end })
 }
 
 fn partitions_of(client: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<i32>> {
