@@ -24,7 +24,7 @@ pub struct PipelineStatus {
     pub lag_seconds: f64,
     /// Open dead letters.
     pub dead_letters: i64,
-    /// What stands against it, in the words of the last try; nothing is lost meanwhile.
+    /// What stands against it; nothing is lost meanwhile.
     pub held_up: Option<HeldUpStatus>,
     /// Topics of which it has read what another log held under the same name.
     pub recreated: Vec<String>,
@@ -39,6 +39,8 @@ pub struct HeldUpStatus {
     pub since: DateTime<Utc>,
     /// In the partition that has waited longest.
     pub by: String,
+    /// In the one that came last, where that is something else.
+    pub latest: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -48,7 +50,7 @@ pub enum State {
     CaughtUp,
     /// Somebody works on it and records wait.
     Behind,
-    /// Somebody works on it, and what is to be done fails and is tried again.
+    /// Somebody works on it, and something stands against it.
     HeldUp,
     /// Members are joining or leaving.
     Rebalancing,
@@ -146,7 +148,9 @@ fn pipeline(
 fn held_up(rows: &[Checkpoint]) -> Option<HeldUpStatus> {
     let held_up = || rows.iter().filter_map(|row| row.held_up.as_ref());
     let first = held_up().min_by_key(|held_up| held_up.since)?;
-    Some(HeldUpStatus { partitions: held_up().count(), since: first.since, by: first.by.clone() })
+    let last = held_up().max_by_key(|held_up| held_up.since)?;
+    let latest = (last.by != first.by).then(|| last.by.clone());
+    Some(HeldUpStatus { partitions: held_up().count(), since: first.since, by: first.by.clone(), latest })
 }
 
 /// Every partition of the topics that the pipeline reads; one that nobody has taken yet has all of its log to come.
@@ -240,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipeline_that_is_held_up_says_since_when_and_by_what_came_first() {
+    fn a_pipeline_that_is_held_up_says_since_when_and_by_what_came_first_and_last() {
         let at = |seconds: i64| DateTime::from_timestamp(seconds, 0).unwrap();
         let held_up = |partition, since, by: &str| Checkpoint {
             held_up: Some(HeldUp { by: by.into(), since: at(since) }),
@@ -249,7 +253,8 @@ mod tests {
         let rows = [checkpoint(0, 10, at(0)), held_up(1, 300, "too many parts"), held_up(2, 200, "no space")];
         let group = GroupProgress { state: "Stable".into(), members: 1 };
         let status = pipeline("p".into(), &group, &rows, &ends(vec![end(0, 10), end(1, 10)]), 0, at(1_000));
-        let expected = HeldUpStatus { partitions: 2, since: at(200), by: "no space".into() };
+        let latest = Some("too many parts".into());
+        let expected = HeldUpStatus { partitions: 2, since: at(200), by: "no space".into(), latest };
         assert_eq!((status.state, status.held_up), (State::HeldUp, Some(expected)));
     }
 }

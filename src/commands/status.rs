@@ -76,9 +76,10 @@ fn recreated(pipeline: &PipelineStatus) -> impl Iterator<Item = String> {
 
 /// What it waits for, or what it stopped at.
 fn held_up(pipeline: &PipelineStatus) -> Option<String> {
-    let HeldUpStatus { partitions, since, by } = pipeline.held_up.as_ref()?;
+    let HeldUpStatus { partitions, since, by, latest } = pipeline.held_up.as_ref()?;
     let (name, since) = (&pipeline.name, since.format("%F %T"));
-    Some(format!("{name} is held up since {since} in {partitions} partitions: {by}\n"))
+    let latest = latest.iter().map(|latest| format!("{name}, in another partition, latest: {latest}\n"));
+    Some(format!("{name} is held up since {since} in {partitions} partitions: {by}\n") + &latest.collect::<String>())
 }
 
 fn row(pipeline: &PipelineStatus) -> String {

@@ -90,11 +90,21 @@ pub trait Handler: Send + Sync + 'static {
 /// How long the next try may wait until the failure of the last one is written down.
 const NOTED_WITHIN: Duration = Duration::from_secs(1);
 
-/// How often a partition that goes no further says so, for who looks later.
-const SAID_EVERY: Duration = Duration::from_secs(5);
+/// How often a partition that goes no further says so: Postgres may be away the first time.
+const SAID_EVERY: Duration = Duration::from_secs(30);
 
-/// A batch, or why there is none and will be none.
-type Gathered<H> = Result<Batch<<H as Handler>::Block>, Failure>;
+/// What comes next in a partition.
+enum Next<B> {
+    Batch(Batch<B>),
+    /// Nothing, from this offset on.
+    Halt {
+        at: i64,
+        why: String,
+    },
+}
+
+/// What comes next, or why nothing does and nothing will.
+type Gathered<H> = Result<Next<<H as Handler>::Block>, Failure>;
 
 /// One partition of one pipeline: everything its worker needs.
 pub(crate) struct Worker<H> {
@@ -154,34 +164,45 @@ impl<H: Handler> Worker<H> {
             if self.closing.is_cancelled() {
                 return; // records that are there already would be gathered still
             }
-            let gathered = tokio::select! {
+            let next = tokio::select! {
                 () = batches.closed() => return, // it could not be applied
-                gathered = self.gather(&mut source, &mut partition) => gathered,
+                next = self.next(&mut source, &mut partition) => next,
             };
-            let Some(gathered) = gathered.transpose() else { break };
-            match &gathered {
-                Ok(_) => agreed.ripens(),
-                Err(_) => agreed.wants(), // whoever hears of it need not wait
-            }
-            room.send(gathered);
-        }
-        // Whoever drops the source drops what the polling thread goes on putting into it.
-        if let Some(why) = &partition.halted {
-            tokio::select! {
-                () = batches.closed() => {}
-                () = self.halt(why, partition.next) => {}
+            let Some(next) = next.transpose() else { return };
+            let is_last = !matches!(next, Ok(Next::Batch(_)));
+            if is_last {
+                agreed.wants()
+            } else {
+                agreed.ripens()
+            } // whoever hears of an end need not wait
+            room.send(next);
+            if is_last {
+                return;
             }
         }
     }
 
+    /// `None` when the partition is being given up.
+    async fn next(
+        &self,
+        source: &mut Puller<impl Source>,
+        partition: &mut Partition,
+    ) -> Result<Option<Next<H::Block>>, Failure> {
+        let batch = match partition.halted {
+            None => self.gather(source, partition).await?.map(Next::Batch),
+            Some(_) => None, // that batch was the last one
+        };
+        let halt = || partition.halted.take().map(|why| Next::Halt { at: partition.next, why });
+        Ok(batch.or_else(halt))
+    }
+
     /// Keeps the partition where it is, and says why, until it is given up. The others go on.
-    async fn halt(&self, why: &str, next: i64) {
+    async fn halt(&self, at: i64, why: &str) {
         let Claim { pipeline, topic, partition, .. } = &self.claim;
         tracing::error!(%pipeline, %topic, partition, "held up: {why}");
         let trying = self.metrics.trying();
         loop {
-            // Again and again: the batch before this one takes the note back once it is settled.
-            self.say(why, next, &trying).await;
+            self.say(why, at, &trying).await;
             let again = tokio::time::sleep(SAID_EVERY);
             if self.closing.run_until_cancelled(again).await.is_none() {
                 return;
@@ -208,8 +229,14 @@ impl<H: Handler> Worker<H> {
             agreed.begins_anew();
             next
         };
-        while let Some(batch) = next().await {
-            let batch = batch?;
+        while let Some(next) = next().await {
+            let batch = match next? {
+                Next::Batch(batch) => batch,
+                Next::Halt { at, why } => {
+                    self.halt(at, &why).await;
+                    break;
+                }
+            };
             if !self.apply_until_settled(&batch).await? {
                 break;
             }
@@ -279,8 +306,8 @@ impl<H: Handler> Worker<H> {
         DeadLetters::new(self.checkpoints.pool().clone())
     }
 
-    /// Pulls and decodes until the batch is full: a record's bytes are let go once it is in the block.
-    /// `None` when the partition is being given up, or goes no further.
+    /// Pulls and decodes until the batch is full: a record's bytes are let go once it is in the block. A batch before
+    /// a halt ends there. `None` when the partition is being given up, or goes no further.
     async fn gather(
         &self,
         source: &mut Puller<impl Source>,
@@ -288,25 +315,27 @@ impl<H: Handler> Worker<H> {
     ) -> Result<Option<Batch<H::Block>>, Failure> {
         let mut batch = partition.begin_batch();
         let held = Held::nothing(&self.memory);
-        let mut filling = Filling::new(self.config.limits(), partition.planned.take(), held);
+        let planned = partition.planned.take();
+        let mut filling = Filling::new(self.config.limits(), planned, held);
         loop {
             match source.pull(&mut filling).await {
                 Pulled::Record(record) => {
                     // Decoding alone never waits, and the batch before shares this task.
                     tokio::task::coop::consume_budget().await;
                     if self.add(record, &mut batch, partition).await?.is_none() {
-                        return Ok(None);
+                        // What an earlier owner planned is all of it or nothing.
+                        let ends_here = partition.halted.is_some() && planned.is_none() && batch.has_begun();
+                        if ends_here { break } else { return Ok(None) }
                     }
                     filling.weigh(|| self.weight(&batch));
                 }
-                Pulled::Full => {
-                    batch.held = Some(filling.into_held());
-                    partition.gathered(&batch);
-                    return Ok(Some(batch));
-                }
+                Pulled::Full => break,
                 Pulled::Ended => return Ok(None),
             }
         }
+        batch.held = Some(filling.into_held());
+        partition.gathered(&batch);
+        Ok(Some(batch))
     }
 
     /// What the batch has come to weigh, if its records no longer tell.
@@ -315,18 +344,19 @@ impl<H: Handler> Worker<H> {
         Some(self.handler.weight(&batch.block)? + rejected.sum::<usize>())
     }
 
+    /// `None` when the partition is given up, or goes no further than the record before this one.
     async fn add(
         &self,
         record: Record,
         batch: &mut Batch<H::Block>,
         partition: &mut Partition,
     ) -> Result<Option<()>, Failure> {
-        batch.reached(&record);
         let Some(decoded) = self.decode(&record, batch, partition).await? else { return Ok(None) };
         partition.halted = partition.storm.as_mut().and_then(|storm| storm.note(&record, &decoded));
         if partition.halted.is_some() {
             return Ok(None);
         }
+        batch.reached(&record);
         match decoded {
             Decoded::Event => batch.count(&record),
             Decoded::Ignored => {}

@@ -403,8 +403,8 @@ impl<H: Handler> Group<H> {
     }
 
     fn take_from(&self, lane: &mut Lane, errors: &mut Vec<KafkaError>) -> bool {
-        if !lane.records.ready().is_set() {
-            return false;
+        if !lane.records.ready().is_set() || lane.queue.is_closed() {
+            return false; // or its worker has ended, and has said why: whoever comes after it reads them
         }
         let queued = lane.queued.0.load(Ordering::Relaxed);
         let full = queued > 0 && queued >= self.memory.share(self.config.queue_bytes);
@@ -439,7 +439,6 @@ impl<H: Handler> Group<H> {
         let count = chunk.count();
         lane.queued.0.fetch_add(chunk.held.bytes(), Ordering::Relaxed);
         self.metrics.inflight.inc_by(count);
-        // A worker that has ended has said why; its records are read again by whoever comes after it.
         if lane.queue.send(chunk).is_err() {
             self.metrics.inflight.dec_by(count);
         }

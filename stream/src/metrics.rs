@@ -73,7 +73,7 @@ impl Metrics {
         );
         with.register(
             "millrace_held_up",
-            "Batches whose last try failed, and which are tried again, and partitions that wait before too many bad records",
+            "Batches whose last try failed, and which are tried again, and partitions that go no further before a flood of bad records",
             self.held_up.clone(),
         );
         with.register(

@@ -296,6 +296,11 @@ impl<B> Batch<B> {
         }
     }
 
+    /// Does it reach over any record?
+    pub(crate) fn has_begun(&self) -> bool {
+        self.range().is_some_and(|(from, to)| from < to)
+    }
+
     /// Notes that this record's event is in the block.
     pub(crate) fn count(&mut self, record: &Record) {
         self.events += 1;

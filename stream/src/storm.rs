@@ -37,8 +37,7 @@ impl Storm {
         self.rejected = u32::try_from(set_aside.count_from(self.from)).unwrap_or(u32::MAX);
     }
 
-    /// Why the partition must go no further, where too many were set aside: said before those of the batch in hand are
-    /// written.
+    /// Why the partition must go no further than the record before this one, where too many were set aside.
     pub fn note(&mut self, record: &Record, decoded: &Decoded) -> Option<String> {
         let from = Self::counts_from(record.position.offset);
         if from != self.from {
@@ -53,10 +52,10 @@ impl Storm {
         let seen = record.position.offset - from + 1;
         let (reason, error) = (newest.reason.as_str(), &newest.error);
         Some(format!(
-            "{rejected} of the last {seen} records would become dead letters: this partition waits before they do, and the \
-             others go on. The newest is {}: {reason}: {error}; mend the cause and start again. Where they are bad for good, \
-             start with `{section}.dead_letters_per_1000` = {STORM_WINDOW} (it is {rejected_max}): they are set aside, and \
-             what lies behind them goes on",
+            "{rejected} of the last {seen} records are bad: this partition goes no further, and the others go on. \
+             The newest is {}: {reason}: {error}; mend the cause and start again. Where they are bad for good, start with \
+             `{section}.dead_letters_per_1000` = {STORM_WINDOW} (it is {rejected_max}): they are set aside, and what lies \
+             behind them goes on",
             record.position
         ))
     }
