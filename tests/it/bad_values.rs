@@ -151,9 +151,12 @@ async fn what_fits_no_column_is_set_aside_by_field_and_what_is_odd_arrives_as_it
     eventually("what fits is there", async || sensors.number("count()").await == 8).await;
     assert_eq!(sensors.number("countIf(isNaN(celsius)) * 10 + countIf(isInfinite(celsius))").await, 12);
     assert_eq!(sensors.number("countIf(state = 'UNKNOWN')").await, 1, "the default that the contract has for it");
-    let metrics = reqwest::get(format!("{}/metrics", process.ops().await)).await.unwrap().text().await.unwrap();
+    let metrics = format!("{}/metrics", process.ops().await);
     let counted = "millrace_unlisted_symbols_total{table=\"reading_taken\"} 1\n";
-    assert!(metrics.contains(counted), "{metrics}");
+    eventually("and it is counted", async || {
+        reqwest::get(&metrics).await.unwrap().text().await.unwrap().contains(counted)
+    })
+    .await;
     assert!(process.log().contains("does not list MELTED"), "{}", process.log());
     let of = |letters: &[(String, String, String)], pipeline: &str| -> Vec<String> {
         assert!(letters.iter().all(|(_, reason, _)| reason == "does_not_fit"), "{letters:#?}");

@@ -84,6 +84,12 @@ impl Rows {
         self.filled.tables.values().map(|(_, columns)| columns.weight()).sum()
     }
 
+    /// By table: values that stand in for a symbol that the contract does not list.
+    pub(super) fn unlisted(&self) -> impl Iterator<Item = (&str, usize)> {
+        let unlisted = self.filled.tables.values().map(|(table, columns)| (table.name(), columns.unlisted()));
+        unlisted.filter(|(_, values)| *values > 0)
+    }
+
     /// Where the rows lie, given the batch's range; a dead letter has none. `None` when there are no rows.
     pub(super) fn span(&self, range: Option<(i64, i64)>) -> Option<Span> {
         let first = self.filled.tables.values().filter_map(|(_, columns)| columns.offsets().next()).min()?;
@@ -127,11 +133,6 @@ impl<'a> Block<'a> {
     /// Of the latest event, in microseconds since 1970.
     pub fn newest(&self) -> i64 {
         self.columns.occurred_at().fold(i64::MIN, i64::max)
-    }
-
-    /// Values that stand in for a symbol that the contract does not list.
-    pub fn unlisted(&self) -> usize {
-        self.columns.unlisted()
     }
 
     /// Those in which its events occurred, in seconds since 1970.

@@ -41,6 +41,7 @@ pub struct ClickHouse {
     readers: Readers<Plan>,
     pool: PgPool,
     begun: Begun,
+    metrics: SinkMetrics,
     /// Bounds the batches that are repeated at once.
     repeating: Semaphore,
 }
@@ -66,13 +67,17 @@ impl ClickHouse {
     ) -> anyhow::Result<Self> {
         let server = Server::new(config)?;
         Ok(Self {
-            inserts: Together::new(Measured { server: server.clone(), metrics }, config.inserts_per_second),
+            inserts: Together::new(
+                Measured { server: server.clone(), metrics: metrics.clone() },
+                config.inserts_per_second,
+            ),
             server,
             migrations: Server::with_timeout(config, config.migrate_timeout())?,
             changing: tokio::sync::Mutex::default(),
             readers: Readers::new(super::tables(config, contracts)?, compile),
             pool,
             begun: Begun::default(),
+            metrics,
             repeating: Semaphore::new(REPEATS_MAX),
         })
     }
@@ -327,6 +332,7 @@ impl Handler for ClickHouse {
         };
         let planned = self.insert_or_lay_down(batch, &span, hand_over).await?;
         self.settle(batch, planned.as_ref()).await?;
+        batch.block.unlisted().for_each(|(table, values)| self.metrics.stored_unlisted(table, values));
         self.begun.end(&span);
         Ok(())
     }

@@ -46,11 +46,14 @@ impl SinkMetrics {
         metrics
     }
 
+    pub(super) fn stored_unlisted(&self, table: &str, values: usize) {
+        self.unlisted.get_or_create(&TableLabel { table: table.to_owned() }).inc_by(values as u64);
+    }
+
     pub(super) fn wrote(&self, insert: &Insert, took: Duration) {
         let label = TableLabel { table: insert.table.clone() };
         self.duration.get_or_create(&label).observe(took.as_secs_f64());
         self.records.get_or_create(&label).observe(insert.rows as f64);
-        self.unlisted.get_or_create(&label).inc_by(insert.unlisted as u64);
         // What is dated ahead is no fresher than now, or it would hide a standstill.
         let newest = insert.newest.min(Utc::now().timestamp_micros()) as f64 / 1e6;
         let fresh = self.fresh.get_or_create(&label);

@@ -34,8 +34,6 @@ pub(super) struct Insert {
     pub token: Option<String>,
     /// The latest `occurred_at`, in microseconds since 1970.
     pub newest: i64,
-    /// Values that stand in for a symbol that the contract does not list.
-    pub unlisted: usize,
     /// Whose round it goes in.
     pub topic: Arc<str>,
 }
@@ -49,7 +47,6 @@ impl Insert {
             blocks: vec![block.bytes().clone()],
             token: Some(block.token(span)),
             newest: block.newest(),
-            unlisted: block.unlisted(),
             topic: span.topic.clone(),
         }
     }
@@ -60,7 +57,6 @@ impl Insert {
 
     fn and(mut self, other: Self) -> Self {
         self.rows += other.rows;
-        self.unlisted += other.unlisted;
         self.blocks.extend(other.blocks);
         self.token = None;
         self.newest = self.newest.max(other.newest);
@@ -232,7 +228,6 @@ mod tests {
             blocks: vec![vec![partition; bytes].into()],
             token: Some(partition.to_string()),
             newest: partition.into(),
-            unlisted: 0,
             topic: "shop".into(),
         }
     }
