@@ -45,7 +45,7 @@ async fn run(cli: Cli) -> Result<(), Exit> {
         Command::Sink(names) => commands::roles::sink(&config()?, &global, &names).await,
         Command::Simulate(arguments) => commands::simulate::run(&arguments, &config()?, &global).await,
         Command::Status => commands::status::run(&config()?, &global).await,
-        Command::Verify(what) => commands::verify::run(&config()?, &global, &what).await,
+        Command::Verify(what) => Box::pin(commands::verify::run(&config()?, &global, &what)).await,
         Command::Rebuild(what) => commands::rebuild::run(&config()?, &global, &what).await,
         Command::Reset(topic) => commands::reset::run(&topic, &config()?, &global).await,
         Command::DeadLetters(action) => commands::dead_letters::run(action, &config()?, &global).await,

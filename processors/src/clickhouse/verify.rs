@@ -21,8 +21,9 @@ use uuid::Uuid;
 /// Differences of a shadow that are told by name; all are counted.
 const NAMED_OF_SHADOW: usize = 3;
 
-/// Rows of a table outside of the log that are named. More are of another log, and their names tell nothing new.
-const OUTSIDE_MAX: u64 = 1_000_000;
+/// Rows of a table outside of the log that are named: where there are more, they are of another log, and their names
+/// tell nothing new.
+pub const OUTSIDE_MAX: u64 = 10_000;
 
 /// Events asked for by id in one question.
 const IDS_MAX: usize = 1_000;
@@ -119,8 +120,8 @@ impl Comparison {
         std::mem::take(&mut *self.found())
     }
 
-    /// Rows that no range of this log has: of another topic or partition, or beyond its end. What is inserted while
-    /// somebody asks may be beyond what they know of the log.
+    /// Rows that no range of this log has: of another topic or partition, or beyond its end; [`OUTSIDE_MAX`] of each
+    /// table at most. What is inserted while somebody asks may be beyond what they know of the log.
     pub async fn outside(&self, log: &[PartitionProgress]) -> anyhow::Result<Vec<Difference>> {
         let mut outside = Vec::new();
         for contract in self.contracts.values().flatten() {
