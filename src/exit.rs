@@ -1,6 +1,7 @@
 //! How the process ends: one line for people, one code for scripts (README, "Exit codes").
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::process::ExitCode;
 
 /// Why a command did not succeed.
@@ -50,20 +51,25 @@ impl Exit {
 }
 
 /// As a shell shows a program that a closed pipe ended (128 + SIGPIPE).
-const PIPE_CLOSED: i32 = 141;
+const PIPE_CLOSED: u8 = 141;
+/// The words of the standard library's `println!`.
+const NOBODY_READS: &str = "failed printing to stdout: Broken pipe";
 
-/// `millrace verify clickhouse | head` ends in silence. (The signal itself is not let through: it would end a role whose
-/// server closes a connection.)
-pub fn when_nobody_reads_on() {
+/// `millrace verify clickhouse | head` ends in silence, and whatever it had started ends with it. (The signal itself is
+/// not let through: it would end a role whose server closes a connection.)
+pub fn in_silence_when_nobody_reads(run: impl FnOnce() -> ExitCode) -> ExitCode {
     let others = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        // The words of the standard library's `println!`.
-        let said = panic.payload_as_str().unwrap_or_default();
-        if said.starts_with("failed printing to stdout: Broken pipe") {
-            std::process::exit(PIPE_CLOSED);
+        if !panic.payload_as_str().is_some_and(|said| said.starts_with(NOBODY_READS)) {
+            others(panic);
         }
-        others(panic);
     }));
+    std::panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        match panic.downcast_ref::<String>().is_some_and(|said| said.starts_with(NOBODY_READS)) {
+            true => ExitCode::from(PIPE_CLOSED),
+            false => resume_unwind(panic),
+        }
+    })
 }
 
 impl fmt::Display for Exit {
