@@ -4,7 +4,7 @@
 #[path = "../../schemas/tests/fuzz/counting.rs"]
 mod counting;
 
-use counting::peak;
+use counting::allocations;
 use millrace_processors::clickhouse::Table;
 use millrace_processors::clickhouse::native::{Columns, Origin, Plan};
 use millrace_schemas::{Contracts, Envelope, WriterSchema, value_from_json};
@@ -34,7 +34,7 @@ fn an_event_of_any_type_is_encoded_without_an_allocation() {
                 plan.append(&datum, &Origin::of(&envelope, &position), &mut columns).unwrap();
             }
         };
-        let [first, second] = [(); 2].map(|()| peak(&mut fill).1);
+        let [first, second] = [(); 2].map(|()| allocations(&mut fill));
         assert!(first > 0, "nothing is counted");
         assert_eq!(second, 0, "{}", contract.event_type);
     }

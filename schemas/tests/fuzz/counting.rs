@@ -1,4 +1,5 @@
-//! How much a piece of code asks the allocator for, at its peak and by its own thread.
+//! What a piece of code asks the allocator for, by its own thread.
+#![allow(dead_code, reason = "each test counts one of both")]
 #![allow(unsafe_code, reason = "an allocator can't be safe; this one hands everything on to the system's")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -12,6 +13,7 @@ static COUNTING: Counting = Counting;
 thread_local! {
     static NOW: Cell<usize> = const { Cell::new(0) };
     static PEAK: Cell<usize> = const { Cell::new(0) };
+    static ASKED: Cell<usize> = const { Cell::new(0) };
 }
 
 // SAFETY: every call is the system allocator's own, with the caller's arguments.
@@ -33,9 +35,17 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 fn count(more: usize, less: usize) {
+    ASKED.set(ASKED.get() + usize::from(more > 0));
     let now = NOW.get().wrapping_add(more);
     PEAK.set(PEAK.get().max(now));
     NOW.set(now.saturating_sub(less)); // what another thread allocated is freed here
+}
+
+/// How often the code asked for memory, or for more of it.
+pub fn allocations(code: impl FnOnce()) -> usize {
+    let before = ASKED.get();
+    code();
+    ASKED.get() - before
 }
 
 /// What the code returns, and how many bytes it held at once beyond those that were there before.
