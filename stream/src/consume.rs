@@ -93,18 +93,8 @@ const NOTED_WITHIN: Duration = Duration::from_secs(1);
 /// How often a partition that goes no further says so: Postgres may be away the first time.
 const SAID_EVERY: Duration = Duration::from_secs(30);
 
-/// What comes next in a partition.
-enum Next<B> {
-    Batch(Batch<B>),
-    /// Nothing, from this offset on.
-    Halt {
-        at: i64,
-        why: String,
-    },
-}
-
-/// What comes next, or why nothing does and nothing will.
-type Gathered<H> = Result<Next<<H as Handler>::Block>, Failure>;
+/// A batch, or why there is none and will be none.
+type Gathered<H> = Result<Batch<<H as Handler>::Block>, Failure>;
 
 /// One partition of one pipeline: everything its worker needs.
 pub(crate) struct Worker<H> {
@@ -140,60 +130,51 @@ impl<H: Handler> Worker<H> {
         let agreed = Agreement::new();
         let source = Puller::new(source, agreed.clone());
         let gathering = async {
-            self.gather_all(source, batches, &agreed).await;
+            let halted = self.gather_all(source, batches, &agreed).await;
             agreed.wants(); // there will be none to wait for
+            halted
         };
-        let (applied, ()) = tokio::join!(self.apply_all(gathered, &agreed, settled), gathering);
-        applied
+        let (applied, halted) = tokio::join!(self.apply_all(gathered, &agreed, settled), gathering);
+        applied?;
+        if let Some((at, why)) = halted {
+            self.halt(at, &why).await;
+        }
+        Ok(())
     }
 
+    /// Until there is no more, or no more may take effect: from which offset on, and why.
     async fn gather_all(
         &self,
         mut source: Puller<impl Source>,
         batches: mpsc::Sender<Gathered<H>>,
         agreed: &Agreement,
-    ) {
+    ) -> Option<(i64, String)> {
         let mut partition = self.partition();
         match self.warm(&mut source, &mut partition).await {
             Ok(true) => {}
-            Ok(false) => return,
-            Err(failure) => return drop(batches.send(Err(failure)).await),
+            Ok(false) => return None,
+            Err(failure) => {
+                let _ = batches.send(Err(failure)).await;
+                return None;
+            }
         }
         // Room first: what is gathered must not wait for what was gathered before it.
         while let Ok(room) = batches.reserve().await {
-            if self.closing.is_cancelled() {
-                return; // records that are there already would be gathered still
+            if self.closing.is_cancelled() || partition.halted.is_some() {
+                break; // records that are there already would be gathered still
             }
-            let next = tokio::select! {
-                () = batches.closed() => return, // it could not be applied
-                next = self.next(&mut source, &mut partition) => next,
+            let gathered = tokio::select! {
+                () = batches.closed() => break, // it could not be applied
+                gathered = self.gather(&mut source, &mut partition) => gathered,
             };
-            let Some(next) = next.transpose() else { return };
-            let is_last = !matches!(next, Ok(Next::Batch(_)));
-            if is_last {
-                agreed.wants()
-            } else {
-                agreed.ripens()
-            } // whoever hears of an end need not wait
-            room.send(next);
-            if is_last {
-                return;
+            let Some(gathered) = gathered.transpose() else { break };
+            match &gathered {
+                Ok(_) => agreed.ripens(),
+                Err(_) => agreed.wants(), // whoever hears of it need not wait
             }
+            room.send(gathered);
         }
-    }
-
-    /// `None` when the partition is being given up.
-    async fn next(
-        &self,
-        source: &mut Puller<impl Source>,
-        partition: &mut Partition,
-    ) -> Result<Option<Next<H::Block>>, Failure> {
-        let batch = match partition.halted {
-            None => self.gather(source, partition).await?.map(Next::Batch),
-            Some(_) => None, // that batch was the last one
-        };
-        let halt = || partition.halted.take().map(|why| Next::Halt { at: partition.next, why });
-        Ok(batch.or_else(halt))
+        partition.halted.map(|why| (partition.next, why))
     }
 
     /// Keeps the partition where it is, and says why, until it is given up. The others go on.
@@ -201,12 +182,9 @@ impl<H: Handler> Worker<H> {
         let Claim { pipeline, topic, partition, .. } = &self.claim;
         tracing::error!(%pipeline, %topic, partition, "held up: {why}");
         let trying = self.metrics.trying();
-        loop {
+        while !self.closing.is_cancelled() {
             self.say(why, at, &trying).await;
-            let again = tokio::time::sleep(SAID_EVERY);
-            if self.closing.run_until_cancelled(again).await.is_none() {
-                return;
-            }
+            self.closing.run_until_cancelled(tokio::time::sleep(SAID_EVERY)).await;
         }
     }
 
@@ -229,14 +207,8 @@ impl<H: Handler> Worker<H> {
             agreed.begins_anew();
             next
         };
-        while let Some(next) = next().await {
-            let batch = match next? {
-                Next::Batch(batch) => batch,
-                Next::Halt { at, why } => {
-                    self.halt(at, &why).await;
-                    break;
-                }
-            };
+        while let Some(batch) = next().await {
+            let batch = batch?;
             if !self.apply_until_settled(&batch).await? {
                 break;
             }
