@@ -11,7 +11,7 @@ use millrace_processors::clickhouse::{self, Comparison, Difference, Found};
 use millrace_stream::{Admin, DeadLetters, PipelineConfig, Range, SetAside, scan};
 use serde::Serialize;
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 pub enum What {
     /// Read the log again and compare every event with its row in ClickHouse (exit code 2 when something differs).
     /// Scans the tables once per batch: for the hours in which nobody waits. Open dead letters that could be applied by
-    /// now count as missing. Without a range, rows that are nowhere in the log are named too, 10000 of each table at most
+    /// now count as missing. Without a range, rows that are nowhere in the log are named too
     Clickhouse(Arguments),
 }
 
@@ -55,17 +55,18 @@ pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Ex
     let set_aside = DeadLetters::new(base.pool.clone()).set_aside(clickhouse::NAME, None).await;
     let set_aside = Arc::new(set_aside.map_err(|failure| Exit::failed(anyhow::anyhow!("{failure}")))?);
     let comparison = Arc::new(Comparison::start(&config.clickhouse, &base.contracts).await?);
+    let ranges = arguments.range.settled(&base, clickhouse::NAME, arguments.topic.as_deref()).await?;
+    let topics: BTreeSet<_> = ranges.iter().map(|range| range.topic.clone()).collect();
+    let topics: Vec<String> = topics.into_iter().collect();
     let mut differences = 0;
-    for range in arguments.range.settled(&base, clickhouse::NAME, arguments.topic.as_deref()).await? {
+    for range in ranges {
         let Some(range) = still_held(&base, range).await? else { continue };
         let verified = compare(&base, &comparison, &set_aside, range, global).await?;
         differences += verified.differences;
         tell(&verified, global);
     }
     if arguments.range.is_all() {
-        let outside = outside(&base, &comparison, arguments.topic.as_deref()).await?;
-        outside.iter().for_each(|difference| name(difference, global));
-        differences += outside.len() as u64;
+        differences += outside(&base, &comparison, &topics, global).await?;
     }
     match differences {
         0 => Ok(()),
@@ -73,18 +74,14 @@ pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Ex
     }
 }
 
-/// Rows that are nowhere in the log. It grows meanwhile: only what lies beyond an end that was asked for later is.
-async fn outside(base: &Base, comparison: &Comparison, topic: Option<&str>) -> Result<Vec<Difference>, Exit> {
-    let topics = base.contracts.topics().into_keys().filter(|found| topic.is_none_or(|wanted| wanted == found));
-    let log = Admin::new(base.config.kafka.clone());
-    let topics: Vec<_> = log.existing_topic_ids(topics.collect()).await?.into_keys().collect();
-    let found: HashSet<_> = comparison.outside(&log.partitions(topics.clone()).await?).await?.into_iter().collect();
-    if found.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut still = comparison.outside(&log.partitions(topics).await?).await?;
-    still.retain(|difference| found.contains(difference));
-    Ok(still)
+/// Names rows that are nowhere in the log, and says how many there are. It grows meanwhile, and is asked last.
+async fn outside(base: &Base, comparison: &Comparison, topics: &[String], global: &Global) -> Result<u64, Exit> {
+    let extents = comparison.extents(topics).await?;
+    let log = Admin::new(base.config.kafka.clone()).partitions(topics.to_vec()).await?;
+    comparison.outside(&extents, &log).await?;
+    let Found { differences, named, unnamed, .. } = comparison.take();
+    named.iter().for_each(|difference| name(difference, global));
+    Ok(differences + unnamed)
 }
 
 async fn compare(
@@ -98,7 +95,7 @@ async fn compare(
     let (told, counted) = (Cell::new(Instant::now()), Cell::new((0, 0)));
     let (Range { topic, partition, from, to }, scanned) = (range.clone(), range);
     let name_all = || {
-        let Found { compared, differences, named } = comparison.take();
+        let Found { compared, differences, named, .. } = comparison.take();
         let (events, differ) = counted.get();
         counted.set((events + compared, differ + differences));
         named.iter().for_each(|difference| name(difference, global));

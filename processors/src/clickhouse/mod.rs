@@ -45,7 +45,7 @@ pub use pages::pages;
 pub use rebuild::{Progress, Rebuild, Rebuilt};
 pub use server::reachable;
 pub use table::{Table, TableError, Tables};
-pub use verify::{Comparison, Difference, Found, Kind, OUTSIDE_MAX};
+pub use verify::{Comparison, Difference, Extents, Found, Kind};
 
 use millrace_schemas::Contracts;
 

@@ -16,7 +16,7 @@ use clickhouse::Client;
 use clickhouse::insert_formatted::InsertFormatted;
 use clickhouse::query::Query;
 use millrace_schemas::without_password;
-use millrace_stream::{Backoff, Failure, PartitionProgress, Range};
+use millrace_stream::{Backoff, Failure, Range};
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -58,23 +58,22 @@ const WAITING_PERCENT: u128 = 80;
 /// Another process's insert, for whose quorum we wait, takes tens of milliseconds where all is well.
 const NEXT_TURN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// A row that is not where the log could have it.
+/// Where the rows of one partition of a log lie.
 #[derive(clickhouse::Row, serde::Deserialize)]
-pub(super) struct Outside {
+pub(super) struct Extent {
     pub topic: String,
     pub partition: i32,
-    pub offset: i64,
-    #[serde(with = "clickhouse::serde::uuid")]
-    pub event_id: Uuid,
+    pub least: i64,
+    pub greatest: i64,
 }
 
 /// A row that is there.
 #[derive(clickhouse::Row, serde::Deserialize)]
-struct Place {
+pub(super) struct Place {
     #[serde(rename = "_offset")]
-    offset: i64,
+    pub offset: i64,
     #[serde(with = "clickhouse::serde::uuid")]
-    event_id: Uuid,
+    pub event_id: Uuid,
 }
 
 /// What a row holds.
@@ -261,26 +260,31 @@ impl Server {
         self.within(query.param("from", range.from).param("to", range.to).fetch_all()).await
     }
 
-    /// Rows of the table from another topic than its own, another partition than the log has, or an offset that the
-    /// log has not reached; no more than `max`.
-    pub async fn outside(
-        &self,
-        table: &Table,
-        topic: &str,
-        log: &[PartitionProgress],
-        max: u64,
-    ) -> Result<Vec<Outside>, Failure> {
-        let partitions: Vec<i32> = log.iter().map(|held| held.partition).collect();
-        let ends: Vec<i64> = log.iter().map(|held| held.log_end).collect();
+    /// From where to where rows of the table lie in each partition of a log.
+    pub async fn extents(&self, table: &Table) -> Result<Vec<Extent>, Failure> {
         let sql = format!(
-            "select distinct toString(_topic) as topic, _partition as partition, _offset as offset, event_id from {}
-             where _topic != {{topic:String}} or _offset < 0
-                or _offset >= transform(_partition, {{partitions:Array(Int32)}}, {{ends:Array(Int64)}}, toInt64(0))
-             order by all limit {{max:UInt64}}",
+            "select toString(_topic) as topic, _partition as partition, min(_offset) as least, max(_offset) as greatest
+             from {} group by all order by all",
             table.raw()
         );
-        let query = self.query(&sql).param("topic", topic).param("partitions", partitions).param("ends", ends);
-        self.within(query.param("max", max).fetch_all()).await
+        self.within(self.query(&sql).fetch_all()).await
+    }
+
+    /// Rows of the table from this range of the log, the first `max` of them, and how many there are.
+    pub async fn places(&self, table: &Table, range: &Range, max: u64) -> Result<(Vec<Place>, u64), Failure> {
+        let ask = |what: &str, rest: &str| {
+            let sql = format!(
+                "select {what} from {}
+                 where _topic = {{topic:String}} and _partition = {{partition:Int32}}
+                   and _offset >= {{from:Int64}} and _offset < {{to:Int64}} {rest}",
+                table.raw()
+            );
+            let query = self.query(&sql).param("topic", &range.topic).param("partition", range.partition);
+            query.param("from", range.from).param("to", range.to)
+        };
+        let places = ask("distinct _offset, event_id", "order by all limit {max:UInt64}").param("max", max);
+        let count = ask("uniqExact(_offset, event_id)", "");
+        Ok((self.within(places.fetch_all()).await?, self.within(count.fetch_one()).await?))
     }
 
     /// Which of these events the table holds, wherever they are from.

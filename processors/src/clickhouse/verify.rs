@@ -7,7 +7,7 @@ use super::config::ClickHouseConfig;
 use super::erasure::{self, Marks};
 use super::readers::Readers;
 use super::row::whole::Plan;
-use super::server::{Content, Outside, Server, to_anyhow};
+use super::server::{Content, Extent, Server, to_anyhow};
 use super::table::{Table, Tables};
 use anyhow::Context;
 use millrace_schemas::{Cleanup, Contract, Contracts, WriterSchema};
@@ -21,15 +21,15 @@ use uuid::Uuid;
 /// Differences of a shadow that are told by name; all are counted.
 const NAMED_OF_SHADOW: usize = 3;
 
-/// Rows of a table outside of the log that are named: where there are more, they are of another log, and their names
-/// tell nothing new.
-pub const OUTSIDE_MAX: u64 = 10_000;
+/// Rows outside of the log that are named, of each table in each partition: where there are more, they are of another
+/// log, and their names tell nothing new.
+const OUTSIDE_MAX: u64 = 10_000;
 
 /// Events asked for by id in one question.
 const IDS_MAX: usize = 1_000;
 
 /// One event that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
     pub kind: Kind,
     pub table: String,
@@ -39,7 +39,7 @@ pub struct Difference {
     pub event_id: Uuid,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// In the log, and in no table.
@@ -82,7 +82,12 @@ pub struct Found {
     pub compared: u64,
     pub differences: u64,
     pub named: Vec<Difference>,
+    /// More differences, of which only their number is known.
+    pub unnamed: u64,
 }
+
+/// Where the rows of tables lie; with the topic that each table is of.
+pub struct Extents(Vec<(Arc<Table>, String, Extent)>);
 
 /// What the log says of a batch.
 #[derive(Debug, Default)]
@@ -120,25 +125,38 @@ impl Comparison {
         std::mem::take(&mut *self.found())
     }
 
-    /// Rows that no range of this log has: of another topic or partition, or beyond its end; [`OUTSIDE_MAX`] of each
-    /// table at most. What is inserted while somebody asks may be beyond what they know of the log.
-    pub async fn outside(&self, log: &[PartitionProgress]) -> anyhow::Result<Vec<Difference>> {
-        let mut outside = Vec::new();
-        for contract in self.contracts.values().flatten() {
-            let log: Vec<_> = log.iter().filter(|held| held.topic == contract.topic).cloned().collect();
-            let Some(table) = self.readers.table(&contract.event_type).filter(|_| !log.is_empty()) else { continue };
-            let found = self.server.outside(&table, &contract.topic, &log, OUTSIDE_MAX).await.map_err(to_anyhow);
+    /// What rows of these topics' tables there are, for [`Comparison::outside`]: the log holds all of them, if it is
+    /// asked after this.
+    pub async fn extents(&self, topics: &[String]) -> anyhow::Result<Extents> {
+        let mut extents = Vec::new();
+        for contract in topics.iter().filter_map(|topic| self.contracts.get(topic)).flatten() {
+            let Some(table) = self.readers.table(&contract.event_type) else { continue };
+            let found = self.server.extents(&table).await.map_err(to_anyhow);
             let found = found.with_context(|| format!("events_raw.{}", table.name()))?;
-            outside.extend(found.into_iter().map(|Outside { topic, partition, offset, event_id }| Difference {
-                kind: Kind::Extra,
-                table: table.name().to_owned(),
-                topic,
-                partition,
-                offset,
-                event_id,
-            }));
+            extents.extend(found.into_iter().map(|extent| (table.clone(), contract.topic.clone(), extent)));
         }
-        Ok(outside)
+        Ok(Extents(extents))
+    }
+
+    /// Notes the rows among them that no range of this log has: of another topic or partition, or beyond its ends.
+    /// (What lies before its start it has let go of.)
+    pub async fn outside(&self, Extents(extents): &Extents, log: &[PartitionProgress]) -> anyhow::Result<()> {
+        for (table, topic, extent) in extents {
+            let held = log.iter().find(|held| held.topic == *topic && held.partition == extent.partition);
+            let end = held.filter(|_| extent.topic == *topic).map_or(i64::MIN, |held| held.log_end);
+            let range = |from, to| Range { topic: extent.topic.clone(), partition: extent.partition, from, to };
+            for range in
+                [range(extent.least.max(end), extent.greatest.saturating_add(1)), range(extent.least, end.min(0))]
+            {
+                if range.from < range.to {
+                    let (places, count) = self.server.places(table, &range, OUTSIDE_MAX).await.map_err(to_anyhow)?;
+                    let places = places.into_iter().map(|place| (Kind::Extra, (place.offset, place.event_id)));
+                    self.note(table, &range, 0, places.collect());
+                    self.found().unnamed += count.saturating_sub(OUTSIDE_MAX);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The same for one table's shadow alone.
