@@ -91,7 +91,7 @@ pub enum Command {
     /// Make what was made of the log anew, beside what is in use, and exchange the two
     #[command(subcommand)]
     Rebuild(rebuild::What),
-    /// Let pipelines begin with the new log of a topic that was recreated under its name
+    /// Let pipelines begin with what the log holds, after a topic was recreated or records were deleted too early
     Reset(reset::Arguments),
     /// Records that could not be applied: list, show, replay, discard
     #[command(subcommand)]

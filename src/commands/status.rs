@@ -67,7 +67,7 @@ fn recreated(pipeline: &PipelineStatus) -> impl Iterator<Item = String> {
     let line = move |topic: &String| {
         format!(
             "{} has read another {topic} than there is now: the topic was recreated. \
-             Once you know what was lost, `millrace reset {topic}` lets it begin with the new one\n",
+             Once you know what was lost, `millrace reset {topic}` lets it begin with what there is now\n",
             pipeline.name
         )
     };

@@ -60,6 +60,8 @@ const TOPICS_EVERY: Duration = Duration::from_secs(15);
 /// else who has our place does so at every heartbeat, so this is soon reached.
 const FENCED_MAX: usize = 10;
 const FENCED_WITHIN: Duration = Duration::from_mins(15);
+/// The way out for who has lost records.
+const RESET: &str = "Once you know what was lost, `millrace reset TOPIC` lets pipelines begin with what the log holds";
 
 /// What every pipeline of a process stands on.
 #[derive(Clone)]
@@ -403,14 +405,15 @@ impl<H: Handler> Group<H> {
     }
 
     fn take_from(&self, lane: &mut Lane, errors: &mut Vec<KafkaError>) -> bool {
-        if !lane.records.ready().is_set() || lane.queue.is_closed() {
-            return false; // or its worker has ended, and has said why: whoever comes after it reads them
+        if !lane.records.ready().is_set() {
+            return false;
         }
+        let ended = lane.queue.is_closed(); // it has said why, and whoever comes after it reads them
         let queued = lane.queued.0.load(Ordering::Relaxed);
-        let full = queued > 0 && queued >= self.memory.share(self.config.queue_bytes);
+        let full = !ended && queued > 0 && queued >= self.memory.share(self.config.queue_bytes);
         self.metrics.paused.inc_by(i64::from(full) - i64::from(lane.full));
         lane.full = full;
-        if full {
+        if full || ended {
             return false;
         }
         lane.records.ready().clear(); // before: what comes while we take sets it again
@@ -501,7 +504,7 @@ impl<H: Handler> Group<H> {
         let deleted = || {
             Failure::stop(anyhow::anyhow!(
                 "{}: the log no longer holds the next offset: records were deleted before they took effect. \
-                 Compare `millrace status` with the topic's retention before resetting the checkpoint",
+                 Compare `millrace status` with the topic's retention. {RESET}",
                 self.name
             ))
         };
@@ -585,7 +588,7 @@ impl<H: Handler> Group<H> {
         let (name, next) = (&self.name, claim.next);
         if next < *start || next > *end {
             return Err(Failure::stop(anyhow::anyhow!(
-                "{name}: data at risk in {topic}[{partition}]: the next record to apply is {next}, but the log holds {start} to {end}"
+                "{name}: data at risk in {topic}[{partition}]: the next record to apply is {next}, but the log holds {start} to {end}. {RESET}"
             )));
         }
         tracing::debug!(pipeline = %name, topic = %topic, partition, next, "took the partition over");
@@ -774,6 +777,7 @@ impl Source for LaneSource {
 
 impl Drop for LaneSource {
     fn drop(&mut self) {
+        self.records.close(); // what comes from now on is not counted
         while let Ok(chunk) = self.records.try_recv() {
             self.metrics.inflight.dec_by(chunk.count());
         }

@@ -5,7 +5,7 @@
 
 use crate::dead_letter::{self, Rejected};
 use crate::memory_bound::Held;
-use crate::{Failure, Position, Range, Record, answered, standstill};
+use crate::{Failure, PartitionProgress, Position, Range, Record, answered, standstill};
 use chrono::{DateTime, Utc};
 use millrace_schemas::Envelope;
 use serde_json::Value;
@@ -117,15 +117,39 @@ impl Checkpoints {
         rows.fetch_all(&self.pool).await?.iter().map(checkpoint).collect()
     }
 
-    /// Forgets how far pipelines had come in former logs of this topic, and returns it: they begin with the one of this
-    /// id. Whoever still writes by what is forgotten settles nothing more.
-    pub async fn forget_former(&self, topic: &str, topic_id: &str) -> Result<Vec<Checkpoint>, sqlx::Error> {
+    /// Lets pipelines begin with what this log holds of a topic, where what comes next for them is not in it: the topic
+    /// was recreated, or records were deleted before they took effect. Returns where they were. Nobody who had begun
+    /// something there settles it.
+    pub async fn reset(
+        &self,
+        topic: &str,
+        topic_id: &str,
+        log: &[PartitionProgress],
+    ) -> Result<Vec<Checkpoint>, sqlx::Error> {
+        let partitions: Vec<i32> = log.iter().map(|held| held.partition).collect();
+        let starts: Vec<i64> = log.iter().map(|held| held.log_start).collect();
+        let ends: Vec<i64> = log.iter().map(|held| held.log_end).collect();
         let rows = sqlx::query(
-            "with forgotten as (delete from millrace.checkpoint where topic = $1 and topic_id <> $2 returning *)
+            "with log as (select * from unnest($3::int[], $4::bigint[], $5::bigint[]) as l (partition, log_start, log_end)),
+             former as (
+                 select c.* from millrace.checkpoint c left join log l using (partition)
+                 where c.topic = $1 and (c.topic_id <> $2 or c.next not between l.log_start and l.log_end)
+                 order by c.topic, c.partition for update of c),
+             begun as (
+                 update millrace.checkpoint c
+                 set topic_id = $2, epoch = c.epoch + 1, next = l.log_start, plan = null, reached_at = null,
+                     held_up_by = null, held_up_since = null, updated_at = now()
+                 from former f join log l using (partition)
+                 where c.pipeline = f.pipeline and c.topic = f.topic and c.partition = f.partition),
+             gone as (
+                 delete from millrace.checkpoint c using former f
+                 where c.pipeline = f.pipeline and c.topic = f.topic and c.partition = f.partition
+                   and f.partition not in (select partition from log))
              select pipeline, topic, topic_id, partition, epoch, next, reached_at, updated_at, held_up_by, held_up_since
-             from forgotten order by pipeline, partition",
+             from former order by pipeline, partition",
         );
-        rows.bind(topic).bind(topic_id).fetch_all(&self.pool).await?.iter().map(checkpoint).collect()
+        let rows = rows.bind(topic).bind(topic_id).bind(partitions).bind(starts).bind(ends);
+        rows.fetch_all(&self.pool).await?.iter().map(checkpoint).collect()
     }
 
     /// Notes why a range that begins at `from` has not taken effect. Settling it takes the note back.
@@ -195,7 +219,7 @@ pub(crate) fn recreated(pipeline: &str, topic: &str, known: &str, found: &str) -
     Failure::stop(anyhow::anyhow!(
         "topic {topic} was recreated: {pipeline} has read topic id {known}, the broker now has {found}. \
          Its offsets mean nothing here; once you know what was lost, `millrace reset {topic}` lets pipelines begin with \
-         the new one"
+         what the log holds"
     ))
 }
 

@@ -484,13 +484,44 @@ async fn a_topic_created_anew_stops_the_pipeline_which_names_it_and_goes_on_as_i
     // Nothing of the old log is lost, and everything of the new one comes, though offsets begin anew.
     let reset = shop.platform.run(&["reset", TOPIC]);
     assert_eq!(reset.code(), 0, "{}", reset.err);
-    assert_eq!(reset.out.lines().count(), 6, "a line for each partition: {}", reset.out);
-    assert!(reset.out.starts_with(&format!("clickhouse had come to {TOPIC}[0]@")), "{}", reset.out);
+    assert_eq!(reset.out.lines().count(), 6 + 1, "a line for each partition: {}", reset.out);
+    assert!(reset.out.starts_with(&format!("clickhouse was at {TOPIC}[0]@")), "{}", reset.out);
     let process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
     eventually("both logs are there", async || count(&shop, "merge('events', '.*')").await == 4_000).await;
     let letters = "select count(distinct topic_id) from millrace.dead_letter where partition = 0 and \"offset\" = 0";
     eventually("and the dead letters of both", async || number(&postgres, letters).await == 2).await;
     assert_eq!(process.stop(), 0);
+    shop.platform.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_were_deleted_too_early_stop_the_pipeline_until_it_is_told_to_go_on() {
+    let mut shop = Shop::open().await;
+    publish_garbage_first(&shop);
+    shop.publish(500, &[]);
+    let process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
+    eventually("everything took effect", async || count(&shop, "merge('events', '.*')").await == 500).await;
+    assert_eq!(process.stop(), 0);
+    for _ in 0..3 {
+        publish_garbage_first(&shop);
+    }
+    let partition =
+        "select next from millrace.checkpoint where pipeline = 'clickhouse' and topic = $1 and partition = 0";
+    let next = async || -> i64 {
+        let postgres = shop.platform.postgres().await;
+        sqlx::query_scalar(partition).bind(TOPIC).fetch_one(&postgres).await.unwrap()
+    };
+    let before = next().await;
+    let kafka = &shop.platform.addresses().kafka;
+    assert_eq!(judge("delete_records.py", &[kafka, TOPIC, "0", &(before + 2).to_string()]), true);
+    let mut process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
+    assert_eq!(process.ended().await.code(), Some(1));
+    assert!(process.log().contains(&format!("data at risk in {TOPIC}[0]")), "{}", process.log());
+    let reset = shop.platform.run(&["reset", TOPIC]);
+    assert_eq!((reset.code(), reset.out.lines().count()), (0, 1 + 1), "{}{}", reset.out, reset.err);
+    let process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
+    eventually("it goes on with what there is", async || next().await == before + 3).await;
+    assert_eq!((process.stop(), count(&shop, "merge('events', '.*')").await), (0, 500));
     shop.platform.stop().await;
 }
 
