@@ -4,21 +4,21 @@
 //! that were set aside, which Postgres knows: a rebuild, a restart and a second replica agree. It is filled by reading
 //! the log itself from [`Window::warm_from`], before the first record that counts.
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use foldhash::fast::RandomState;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use uuid::Uuid;
 
-/// The ids of the last `size` offsets of one partition: 24 bytes an id with its offset, and about 10 to find it.
+/// The ids of the last `size` offsets of one partition: 24 bytes an id with its offset, and 16 to find it.
 pub struct Window {
     size: i64,
     /// In offset order. `first` counts the ids ever dropped from the front, so `index - first` is a place here. Both
     /// begin anew after 32 bits, of which a window holds fewer.
     seen: VecDeque<(i64, Uuid)>,
     first: u32,
-    index: HashTable<u32>,
+    index: Index,
     /// Seeded at random: ids that collide cannot be prepared.
-    hasher: DefaultHashBuilder,
+    hasher: RandomState,
 }
 
 impl Window {
@@ -28,8 +28,8 @@ impl Window {
             size: i64::from(size),
             seen: VecDeque::new(),
             first: 0,
-            index: HashTable::new(),
-            hasher: DefaultHashBuilder::default(),
+            index: Index::default(),
+            hasher: RandomState::default(),
         }
     }
 
@@ -44,54 +44,142 @@ impl Window {
     /// warmed from there gives the same one.
     pub fn note(&mut self, offset: i64, id: Uuid) -> bool {
         self.forget_before(offset - self.size + 1);
-        let hash = self.hasher.hash_one(id);
+        let tag = self.tag(id);
+        let earlier = self.find(tag, id);
         let at = self.first.wrapping_add(self.seen.len() as u32);
         self.seen.push_back((offset, id));
-        let (seen, first, hasher) = (&self.seen, self.first, &self.hasher);
-        if let Some(earlier) = self.index.find_mut(hash, |at| place(seen, first, *at).1 == id) {
-            *earlier = at;
-            return true;
+        match earlier {
+            Some(slot) => self.index.slots[slot].at = at,
+            None => self.index.insert(tag, at),
         }
-        self.index.insert_unique(hash, at, |at| hasher.hash_one(place(seen, first, *at).1));
-        false
+        earlier.is_some()
     }
 
     /// The same without noting it.
     pub fn holds(&mut self, offset: i64, id: Uuid) -> bool {
         self.forget_before(offset - self.size + 1);
-        if self.seen.is_empty() {
-            return false;
-        }
-        let (seen, first) = (&self.seen, self.first);
-        self.index.find(self.hasher.hash_one(id), |at| place(seen, first, *at).1 == id).is_some()
+        !self.seen.is_empty() && self.find(self.tag(id), id).is_some()
     }
 
     /// Forgets what was noted last, at this offset, of an id that was no duplicate.
     pub fn take_back(&mut self, offset: i64) {
         let Some((_, id)) = self.seen.pop_back_if(|(at, _)| *at == offset) else { return };
-        let at = self.first.wrapping_add(self.seen.len() as u32);
-        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(id), |found| *found == at) {
-            entry.remove();
-        }
+        self.index.remove(self.tag(id), self.first.wrapping_add(self.seen.len() as u32));
     }
 
     fn forget_before(&mut self, oldest: i64) {
-        while let Some(&(offset, id)) = self.seen.front()
-            && offset < oldest
-        {
-            let at = self.first;
-            if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(id), |found| *found == at) {
-                entry.remove();
-            }
-            self.seen.pop_front();
+        while let Some((_, id)) = self.seen.pop_front_if(|(offset, _)| *offset < oldest) {
+            self.index.remove(self.tag(id), self.first);
             self.first = self.first.wrapping_add(1);
         }
     }
+
+    fn find(&self, tag: Tag, id: Uuid) -> Option<usize> {
+        // Every index in the table was pushed to `seen` and leaves both together.
+        self.index.find(tag, |at| self.seen[at.wrapping_sub(self.first) as usize].1 == id)
+    }
+
+    fn tag(&self, id: Uuid) -> Tag {
+        Tag::of(self.hasher.hash_one(id.as_u128()))
+    }
 }
 
-fn place(seen: &VecDeque<(i64, Uuid)>, first: u32, at: u32) -> (i64, Uuid) {
-    // Every index in the table was pushed to `seen` and leaves both together.
-    seen[at.wrapping_sub(first) as usize]
+/// 31 bits of an id's hash, and never 0: that is a slot with nothing in it.
+#[derive(Clone, Copy, Default, PartialEq)]
+struct Tag(u32);
+
+impl Tag {
+    const NONE: Self = Self(0);
+
+    fn of(hash: u64) -> Self {
+        Self((hash >> 32) as u32 | 1)
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    tag: Tag,
+    at: u32,
+}
+
+/// Finds ids by their tags, mostly with a single look into memory, which is what deduplication waits for: at most half
+/// of the slots are taken, and what is removed leaves nothing behind.
+#[derive(Default)]
+struct Index {
+    /// A power of two of them, or none. An id is in its [`Index::home`], or behind it with no gap between.
+    slots: Vec<Slot>,
+    taken: usize,
+}
+
+const SLOTS_MIN: usize = 64;
+
+impl Index {
+    fn find(&self, tag: Tag, is_it: impl Fn(u32) -> bool) -> Option<usize> {
+        let mut slot = self.home(tag);
+        loop {
+            let found = self.slots.get(slot)?; // there are none yet
+            match found.tag {
+                Tag::NONE => return None,
+                there if there == tag && is_it(found.at) => return Some(slot),
+                _ => slot = self.behind(slot),
+            }
+        }
+    }
+
+    /// Of an id that is not there yet.
+    fn insert(&mut self, tag: Tag, at: u32) {
+        if self.taken * 2 >= self.slots.len() {
+            self.grow();
+        }
+        self.put(Slot { tag, at });
+        self.taken += 1;
+    }
+
+    fn remove(&mut self, tag: Tag, at: u32) {
+        let Some(mut gap) = self.find(tag, |found| found == at) else { return };
+        let mut slot = gap;
+        loop {
+            slot = self.behind(slot);
+            let found = self.slots[slot];
+            if found.tag == Tag::NONE {
+                break;
+            }
+            // Where its home is no further on than the gap, it would not be found behind it.
+            if self.distance(self.home(found.tag), slot) >= self.distance(gap, slot) {
+                self.slots[gap] = found;
+                gap = slot;
+            }
+        }
+        self.slots[gap] = Slot::default();
+        self.taken -= 1;
+    }
+
+    fn grow(&mut self) {
+        let twice = (self.slots.len() * 2).max(SLOTS_MIN);
+        let before = std::mem::replace(&mut self.slots, vec![Slot::default(); twice]);
+        before.into_iter().filter(|slot| slot.tag != Tag::NONE).for_each(|slot| self.put(slot));
+    }
+
+    fn put(&mut self, new: Slot) {
+        let mut slot = self.home(new.tag);
+        while self.slots[slot].tag != Tag::NONE {
+            slot = self.behind(slot);
+        }
+        self.slots[slot] = new;
+    }
+
+    /// In the order of the tags, so that growing goes through memory from front to back.
+    fn home(&self, tag: Tag) -> usize {
+        ((u64::from(tag.0) * self.slots.len() as u64) >> 32) as usize
+    }
+
+    fn behind(&self, slot: usize) -> usize {
+        (slot + 1) & (self.slots.len() - 1)
+    }
+
+    fn distance(&self, from: usize, to: usize) -> usize {
+        to.wrapping_sub(from) & (self.slots.len() - 1)
+    }
 }
 
 #[cfg(test)]
@@ -173,11 +261,39 @@ mod tests {
     }
 
     #[test]
+    fn tags_that_crowd_are_found_and_removed_as_in_a_list() {
+        let seed: u64 = rand::random();
+        println!("seed {seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (mut index, mut list) = (Index::default(), Vec::new());
+        for at in 0..10_000 {
+            // Of homes that are neighbours: at the table's end, where chains go round, and in its middle.
+            let home = [0, 1, 127, 128, 129, 254, 255][rng.random_range(0..7)] << 24;
+            let tag = Tag::of(u64::from(home | rng.random_range(0..4_u32)) << 32);
+            match list.len() < 60 && rng.random_bool(0.52) {
+                true => {
+                    index.insert(tag, at);
+                    list.push((tag, at));
+                }
+                false if list.is_empty() => {}
+                false => {
+                    let (tag, at) = list.swap_remove(rng.random_range(0..list.len()));
+                    index.remove(tag, at);
+                    index.remove(tag, at);
+                    assert_eq!(index.find(tag, |found| found == at), None, "seed {seed}");
+                }
+            }
+            let found = list.iter().filter(|(tag, at)| index.find(*tag, |found| found == *at).is_some());
+            assert_eq!((found.count(), index.taken), (list.len(), list.len()), "seed {seed}");
+        }
+    }
+
+    #[test]
     fn ids_beyond_the_window_are_forgotten_and_leave_no_memory() {
         let mut window = Window::new(10);
         for offset in 0..10_000_i64 {
             assert!(!window.note(offset, Uuid::from_u128(offset.unsigned_abs().into())));
         }
-        assert!(window.seen.len() <= 10 && window.index.len() <= 10);
+        assert!(window.seen.len() <= 10 && window.index.taken <= 10 && window.index.slots.len() == SLOTS_MIN);
     }
 }

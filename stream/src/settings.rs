@@ -57,7 +57,7 @@ const BYTES_MAX: u64 = 1 << 30;
 const LINGER_MS_MAX: u64 = 60_000;
 const MEMORY_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 40;
 const CONCURRENT_BATCHES_MAX: u64 = 1_000;
-/// Some 35 bytes an id, in each partition, and as many records to read before a partition goes on.
+/// Some 40 bytes an id, in each partition, and as many records to read before a partition goes on.
 const DEDUP_WINDOW_MAX: u64 = 1 << 24;
 
 impl PipelineConfig {
