@@ -129,6 +129,8 @@ pub struct RecordBuilder<'s> {
     key: Option<Span>,
     value: Option<Span>,
     headers: u32,
+    /// The last that events have.
+    last_known: Option<Header>,
 }
 
 impl<'s> RecordBuilder<'s> {
@@ -136,7 +138,7 @@ impl<'s> RecordBuilder<'s> {
     /// lie together, and few of them need an allocation.
     pub fn new(space: &'s mut BytesMut, key: Option<&[u8]>, value: Option<&[u8]>) -> Self {
         space.reserve(key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + HEADERS_BYTES);
-        let mut builder = Self { buffer: space, key: None, value: None, headers: 0 };
+        let mut builder = Self { buffer: space, key: None, value: None, headers: 0, last_known: None };
         builder.key = key.map(|bytes| builder.push(bytes));
         builder.value = value.map(|bytes| builder.push(bytes));
         builder.headers = builder.buffer.len() as u32;
@@ -146,8 +148,11 @@ impl<'s> RecordBuilder<'s> {
     /// A name that is not UTF-8 is kept with replacement characters.
     #[must_use]
     pub fn header(mut self, name: &[u8], value: Option<&[u8]>) -> Self {
-        match Header::named(name) {
-            Some(known) => self.buffer.extend_from_slice(&[known.number()]),
+        match Header::named(name, self.last_known) {
+            Some(known) => {
+                self.last_known = Some(known);
+                self.buffer.extend_from_slice(&[known.number()]);
+            }
             None => {
                 self.buffer.extend_from_slice(&[SPELLED]);
                 self.push_sized(Some(String::from_utf8_lossy(name).as_bytes()));
@@ -164,7 +169,7 @@ impl<'s> RecordBuilder<'s> {
     }
 
     pub fn build(self, position: Position, timestamp: Option<DateTime<Utc>>) -> Record {
-        let Self { buffer, key, value, headers } = self;
+        let Self { buffer, key, value, headers, .. } = self;
         Record { position, timestamp, bytes: buffer.split().freeze(), key, value, headers }
     }
 

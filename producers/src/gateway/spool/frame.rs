@@ -92,7 +92,7 @@ fn event(mut payload: &[u8]) -> anyhow::Result<Spooled> {
     }
     ensure!(parts.len() >= 2, "a frame has no event");
     let headers = parts[2..].chunks_exact(2);
-    let headers = headers.filter_map(|header| Some((Header::named(header[0])?, header[1])));
+    let headers = headers.filter_map(|header| Some((Header::named(header[0], None)?, header[1])));
     let envelope = Envelope::from_headers(headers)?.into_owned();
     Ok(Spooled { topic: String::from_utf8(parts[0].to_vec())?, envelope, value: parts[1].to_vec(), bytes })
 }
