@@ -56,8 +56,6 @@ pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Ex
     let set_aside = Arc::new(set_aside.map_err(|failure| Exit::failed(anyhow::anyhow!("{failure}")))?);
     let comparison = Arc::new(Comparison::start(&config.clickhouse, &base.contracts).await?);
     let ranges = arguments.range.settled(&base, clickhouse::NAME, arguments.topic.as_deref()).await?;
-    let topics: BTreeSet<_> = ranges.iter().map(|range| range.topic.clone()).collect();
-    let topics: Vec<String> = topics.into_iter().collect();
     let mut differences = 0;
     for range in ranges {
         let Some(range) = still_held(&base, range).await? else { continue };
@@ -66,12 +64,21 @@ pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Ex
         tell(&verified, global);
     }
     if arguments.range.is_all() {
+        let topics = topics(&base, arguments.topic.as_deref()).await?;
         differences += outside(&base, &comparison, &topics, global).await?;
     }
     match differences {
         0 => Ok(()),
         count => Err(Exit::found(format!("{count} events are not in ClickHouse as the log has them"))),
     }
+}
+
+/// Those that the pipeline has claimed, also where it has settled nothing yet.
+async fn topics(base: &Base, wanted: Option<&str>) -> Result<Vec<String>, Exit> {
+    let claimed = base.spine.checkpoints.list().await.map_err(Exit::failed)?;
+    let claimed = claimed.into_iter().filter(|row| row.pipeline == clickhouse::NAME).map(|row| row.topic);
+    let topics: BTreeSet<_> = claimed.filter(|topic| wanted.is_none_or(|wanted| wanted == topic)).collect();
+    Ok(topics.into_iter().collect())
 }
 
 /// Names rows that are nowhere in the log, and says how many there are. It grows meanwhile, and is asked last.
