@@ -1,5 +1,6 @@
 //! How the process ends: one line for people, one code for scripts (README, "Exit codes").
 
+use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::process::ExitCode;
@@ -60,16 +61,18 @@ const NOBODY_READS: &str = "failed printing to stdout: Broken pipe";
 pub fn in_silence_when_nobody_reads(run: impl FnOnce() -> ExitCode) -> ExitCode {
     let others = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if !panic.payload_as_str().is_some_and(|said| said.starts_with(NOBODY_READS)) {
+        if !nobody_reads(panic.payload()) {
             others(panic);
         }
     }));
-    std::panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        match panic.downcast_ref::<String>().is_some_and(|said| said.starts_with(NOBODY_READS)) {
-            true => ExitCode::from(PIPE_CLOSED),
-            false => resume_unwind(panic),
-        }
+    std::panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| match nobody_reads(&*panic) {
+        true => ExitCode::from(PIPE_CLOSED),
+        false => resume_unwind(panic),
     })
+}
+
+fn nobody_reads(panic: &(dyn Any + Send)) -> bool {
+    panic.downcast_ref::<String>().is_some_and(|said| said.starts_with(NOBODY_READS))
 }
 
 impl fmt::Display for Exit {

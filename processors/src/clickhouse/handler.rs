@@ -41,7 +41,6 @@ pub struct ClickHouse {
     readers: Readers<Plan>,
     pool: PgPool,
     begun: Begun,
-    metrics: SinkMetrics,
     /// Bounds the batches that are repeated at once.
     repeating: Semaphore,
 }
@@ -67,17 +66,13 @@ impl ClickHouse {
     ) -> anyhow::Result<Self> {
         let server = Server::new(config)?;
         Ok(Self {
-            inserts: Together::new(
-                Measured { server: server.clone(), metrics: metrics.clone() },
-                config.inserts_per_second,
-            ),
+            inserts: Together::new(Measured { server: server.clone(), metrics }, config.inserts_per_second),
             server,
             migrations: Server::with_timeout(config, config.migrate_timeout())?,
             changing: tokio::sync::Mutex::default(),
             readers: Readers::new(super::tables(config, contracts)?, compile),
             pool,
             begun: Begun::default(),
-            metrics,
             repeating: Semaphore::new(REPEATS_MAX),
         })
     }
@@ -278,7 +273,7 @@ impl Inserting for Measured {
     }
 }
 
-/// Says once of a schema what its events lose in this table.
+/// Says what a schema's events lose in this table: once for each form of the table.
 fn compile(writer: &WriterSchema, table: &Table) -> Result<Plan, String> {
     let plan = Plan::compile(writer, table)?;
     for Unlisted { column, symbols, default } in plan.unlisted() {
@@ -332,7 +327,8 @@ impl Handler for ClickHouse {
         };
         let planned = self.insert_or_lay_down(batch, &span, hand_over).await?;
         self.settle(batch, planned.as_ref()).await?;
-        batch.block.unlisted().for_each(|(table, values)| self.metrics.stored_unlisted(table, values));
+        let metrics = &self.inserts.server().metrics;
+        batch.block.unlisted().for_each(|(table, values)| metrics.stored_unlisted(table, values));
         self.begun.end(&span);
         Ok(())
     }
