@@ -185,6 +185,8 @@ pub(crate) struct Filling {
     held: Held,
     /// On top of it.
     untold: usize,
+    /// Since it was weighed.
+    unweighed: usize,
     bytes_max: usize,
     next: Option<i64>,
 }
@@ -200,7 +202,7 @@ impl Filling {
     pub fn new(limits: Limits, planned: Option<i64>, held: Held) -> Self {
         let until = planned.map_or(Until::Linger(None), Until::Planned);
         let bytes_max = held.share(limits.bytes);
-        Self { limits, until, rows: 0, held, untold: 0, bytes_max, next: None }
+        Self { limits, until, rows: 0, held, untold: 0, unweighed: 0, bytes_max, next: None }
     }
 
     fn is_full(&self) -> bool {
@@ -247,20 +249,23 @@ impl Filling {
         self.rows += 1;
         self.next = Some(record.position.offset + 1);
         self.untold += record.weight();
+        self.unweighed += record.weight();
     }
 
     /// Now and then: a batch weighs what it has become, where that is known, and else what its records were.
     pub fn weigh(&mut self, weight: impl FnOnce() -> Option<usize>) {
-        if self.untold >= TOLD_EVERY {
+        if self.unweighed >= TOLD_EVERY {
             self.held.set(weight().unwrap_or(self.held.bytes() + self.untold));
-            self.untold = 0;
+            (self.untold, self.unweighed) = (0, 0);
             self.look_for_room();
         }
     }
 
-    /// Before it may have to wait for long: of many such batches, what is untold would be much.
+    /// Before it may have to wait for long: of many such batches, what is untold would be much. And the others may have
+    /// taken all the room since it looked last.
     fn tell(&mut self) {
         self.held.take(std::mem::take(&mut self.untold));
+        self.look_for_room();
     }
 
     /// What the batch weighs, to be held as long as it is.
@@ -370,18 +375,48 @@ mod tests {
         assert_eq!(rows(&mut source).await, 9, "the limit");
     }
 
+    /// Of 40 KiB each: lighter than what is told at once.
+    fn heavy(count: i64) -> MemorySource {
+        let record = |offset| {
+            let position = Position { topic: "t".into(), partition: 0, offset };
+            RecordBuilder::new(&mut BytesMut::new(), Some(b"k"), Some(&[0; 40 << 10])).build(position, None)
+        };
+        MemorySource::new((0..count).map(record))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_fills_slowly_hears_that_the_others_have_taken_the_room() {
+        let bytes_max = 10 << 20;
+        let memory = MemoryBound::new(bytes_max);
+        let agreed = Agreement::new();
+        let mut source = Puller::new(Slow(heavy(20)), agreed.clone());
+        let mut filling = Filling::new(limits(9, bytes_max), None, Held::nothing(&memory));
+        assert!(matches!(source.pull(&mut filling).await, Pulled::Record(_)));
+        let mut others = Held::nothing(&memory);
+        others.take(bytes_max);
+        let gathering = async {
+            let mut rows = 1;
+            while let Pulled::Record(_) = source.pull(&mut filling).await {
+                filling.weigh(|| None);
+                rows += 1;
+            }
+            rows
+        };
+        let later = async {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            agreed.wants();
+        };
+        assert_eq!(tokio::join!(gathering, later).0, 7, "those that nobody is refused");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_memory_cuts_short_grows_once_there_is_some_or_ends_when_it_is_wanted() {
         let bytes_max = 10 << 20;
         let memory = MemoryBound::new(bytes_max);
         let mut others = Held::nothing(&memory);
         others.take(bytes_max);
-        let heavy = |offset| {
-            let position = Position { topic: "t".into(), partition: 0, offset };
-            RecordBuilder::new(&mut BytesMut::new(), Some(b"k"), Some(&[0; 100 << 10])).build(position, None)
-        };
         let agreed = Agreement::new();
-        let mut source = Puller::new(MemorySource::new((0..20).map(heavy)), agreed.clone());
+        let mut source = Puller::new(heavy(20), agreed.clone());
         let mut rows = async || {
             let mut filling = Filling::new(limits(9, bytes_max), None, Held::nothing(&memory));
             let mut rows = 0;
@@ -397,6 +432,6 @@ mod tests {
         assert_eq!(tokio::join!(rows(), freed).0, 9, "as many as it may hold");
         others.take(bytes_max);
         agreed.wants();
-        assert_eq!(rows().await, 3, "those that nobody is refused");
+        assert_eq!(rows().await, 7, "those that nobody is refused");
     }
 }
