@@ -34,10 +34,7 @@ impl LogRange {
 
     /// What the pipeline has settled of it and the log holds, by partition; none where that is nothing.
     pub async fn settled(&self, base: &Base, pipeline: &str, topic: Option<&str>) -> Result<Vec<Range>, Exit> {
-        let settled = base.spine.checkpoints.list().await.map_err(Exit::failed)?;
-        let wanted = |found: &str| topic.is_none_or(|wanted| wanted == found);
-        let settled = settled.into_iter().filter(|row| row.pipeline == pipeline && wanted(&row.topic));
-        let settled: Vec<Checkpoint> = settled.collect();
+        let settled = claimed(base, pipeline, topic).await?;
         if settled.is_empty() {
             let said = format!("nothing to read again: the pipeline `{pipeline}` has settled nothing of such a topic");
             return Err(Exit::usage(said));
@@ -69,6 +66,13 @@ impl LogRange {
         let from = from.max(begin.map_or(0, |held| held.log_start));
         Range { topic, partition, from, to: to.min(next) }
     }
+}
+
+/// How far the pipeline is in each partition that it has claimed, of this topic or of all.
+pub async fn claimed(base: &Base, pipeline: &str, topic: Option<&str>) -> Result<Vec<Checkpoint>, Exit> {
+    let all = base.spine.checkpoints.list().await.map_err(Exit::failed)?;
+    let wanted = |found: &str| topic.is_none_or(|wanted| wanted == found);
+    Ok(all.into_iter().filter(|row| row.pipeline == pipeline && wanted(&row.topic)).collect())
 }
 
 /// Where a topic was recreated, what was settled of the former log says nothing of this one's offsets.

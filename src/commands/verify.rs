@@ -2,7 +2,7 @@
 #![allow(clippy::print_stdout, reason = "this command's output")]
 
 use crate::commands::Global;
-use crate::commands::log_range::{LogRange, still_held};
+use crate::commands::log_range::{LogRange, claimed, still_held};
 use crate::commands::roles::{Base, reach_clickhouse};
 use crate::config::Config;
 use crate::exit::Exit;
@@ -75,9 +75,8 @@ pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Ex
 
 /// Those that the pipeline has claimed, also where it has settled nothing yet.
 async fn topics(base: &Base, wanted: Option<&str>) -> Result<Vec<String>, Exit> {
-    let claimed = base.spine.checkpoints.list().await.map_err(Exit::failed)?;
-    let claimed = claimed.into_iter().filter(|row| row.pipeline == clickhouse::NAME).map(|row| row.topic);
-    let topics: BTreeSet<_> = claimed.filter(|topic| wanted.is_none_or(|wanted| wanted == topic)).collect();
+    let claimed = claimed(base, clickhouse::NAME, wanted).await?;
+    let topics: BTreeSet<_> = claimed.into_iter().map(|row| row.topic).collect();
     Ok(topics.into_iter().collect())
 }
 

@@ -17,7 +17,7 @@ async fn events(shop: &Shop) -> i64 {
     shop.platform.number("select count() from merge('events', '.*')").await
 }
 
-async fn mutate(platform: &Platform, sql: &str) {
+pub async fn mutate(platform: &Platform, sql: &str) {
     platform.clickhouse(&format!("{sql} settings mutations_sync = 2")).await;
 }
 

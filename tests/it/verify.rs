@@ -2,6 +2,7 @@
 
 use crate::erasure;
 use crate::platform::eventually;
+use crate::rebuild::mutate;
 use crate::shop::Shop;
 use serde_json::Value;
 
@@ -27,10 +28,6 @@ fn named(lines: &[Value]) -> Vec<String> {
     named
 }
 
-async fn mutate(shop: &Shop, sql: String) {
-    shop.platform.clickhouse(&format!("{sql} settings mutations_sync = 2")).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_erased_is_no_difference_but_what_else_changed_in_their_rows_is() {
     let mut shop = Shop::open().await;
@@ -50,7 +47,7 @@ async fn who_was_erased_is_no_difference_but_what_else_changed_in_their_rows_is(
     let erased = "select toString(event_id) as id from events_raw.user_registered where email = '' limit 1";
     let altered = shop.platform.clickhouse(erased).await.remove(0)["id"].as_str().unwrap().to_owned();
     let alter = "alter table events_raw.user_registered update trace_id = 'another' where event_id";
-    mutate(&shop, format!("{alter} = '{altered}'")).await;
+    mutate(&shop.platform, &format!("{alter} = '{altered}'")).await;
     let (code, partitions) = verify(&shop);
     assert_eq!((code, named(&partitions)), (2, vec![format!("differs user_registered {altered}")]));
     assert_eq!(process.stop(), 0);
@@ -69,7 +66,7 @@ async fn every_missing_changed_and_invented_row_is_named_and_no_other() {
     shop.platform.clickhouse(&format!("{insert} ('{nowhere}', 'shop.visit.v1')")).await;
     let (code, partitions) = verify(&shop);
     assert_eq!((code, named(&partitions)), (2, vec![format!("extra page_viewed {nowhere}")]));
-    mutate(&shop, format!("alter table events_raw.page_viewed delete where event_id = '{nowhere}'")).await;
+    mutate(&shop.platform, &format!("alter table events_raw.page_viewed delete where event_id = '{nowhere}'")).await;
     shop.publish(2_800, &[]);
     shop.assert_equals_the_oracle();
     let (code, partitions) = verify(&shop);
@@ -80,10 +77,10 @@ async fn every_missing_changed_and_invented_row_is_named_and_no_other() {
     let two = "select toString(event_id) as id from events_raw.page_viewed order by event_id limit 2";
     let two = clickhouse.clickhouse(two).await;
     let (lost, altered) = (two[0]["id"].as_str().unwrap(), two[1]["id"].as_str().unwrap());
-    mutate(&shop, format!("alter table events_raw.page_viewed delete where event_id = '{lost}'")).await;
+    mutate(&shop.platform, &format!("alter table events_raw.page_viewed delete where event_id = '{lost}'")).await;
     mutate(
-        &shop,
-        format!("alter table events_raw.page_viewed update load_ms = load_ms + 1 where event_id = '{altered}'"),
+        &shop.platform,
+        &format!("alter table events_raw.page_viewed update load_ms = load_ms + 1 where event_id = '{altered}'"),
     )
     .await;
     let invented = "00000000-0000-7000-8000-000000000001";
@@ -114,11 +111,11 @@ async fn every_missing_changed_and_invented_row_is_named_and_no_other() {
         assert!(code == 2 && named(&lines).iter().filter(|named| **named == name).count() == 1, "{lines:?}");
         let part = shop.platform.run(&["verify", "clickhouse", "--from", "0", "--json"]);
         assert!(!part.out.contains(&id), "{}", part.out);
-        mutate(&shop, format!("alter table events_raw.order_placed delete where event_id = '{id}'")).await;
+        mutate(&shop.platform, &format!("alter table events_raw.order_placed delete where event_id = '{id}'")).await;
     }
     // All of them, also where there are many.
     let views = clickhouse.number("select count() from events.page_viewed").await + 1; // the lost one
-    mutate(&shop, "alter table events_raw.page_viewed delete where 1".into()).await;
+    mutate(&shop.platform, "alter table events_raw.page_viewed delete where 1").await;
     let (code, lines) = verify(&shop);
     let missing = named(&lines).iter().filter(|line| line.starts_with("missing page_viewed")).count();
     assert_eq!((code, missing as i64, sum(&lines, "differences") as i64), (2, views, views + 1));
