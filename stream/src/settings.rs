@@ -21,9 +21,8 @@ pub struct PipelineConfig {
     /// Bytes waiting in one partition's queue before no more is taken from what the Kafka client has read ahead of it.
     pub queue_bytes: usize,
     /// Bytes in all queues and batches together, over all partitions. Beyond, each holds little, and small batches
-    /// go on: more partitions cost no more memory. What the Kafka client reads ahead comes on top: about 32 MiB
-    /// of values over all partitions (64 KiB and a fetch each where there are more than 500), and what it takes to
-    /// manage them.
+    /// go on: more partitions cost no more memory. What the Kafka client reads ahead comes on top: 25,000 records over
+    /// all partitions (50 and a fetch each where there are more than 500), some 50 MB, and 32 MiB of values at most.
     pub memory_bytes: usize,
     /// Batches being applied at once, over all partitions: bounds what is sent beside what is gathered.
     pub concurrent_batches: usize,
