@@ -6,14 +6,20 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use millrace_processors::clickhouse::ClickHouseConfig;
 use millrace_producers::oracle::{self, Expected};
 use millrace_schemas::Contracts;
+use reqwest::{RequestBuilder, StatusCode};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sqlx::PgPool;
 use std::collections::BTreeSet;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Enough to see a pattern; a wrong run could differ in a million places.
 const DIFFERENCES_MAX: usize = 20;
+
+/// Some metrics read every event there is, and the receiver lists every delivery: minutes where there are many. A server
+/// that took a request and answers none would otherwise keep the verdict, and who waits for it, for ever.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(300);
 
 /// One place where the servers do not hold what they must.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -107,10 +113,19 @@ pub async fn ask(config: &Config, sql: &str) -> anyhow::Result<Vec<Value>> {
     let ClickHouseConfig { url, user, password, .. } = &config.clickhouse;
     let request = reqwest::Client::new().post(url).query(&settings).body(sql.to_owned());
     let request = request.header("x-clickhouse-user", user).header("x-clickhouse-key", password.reveal());
-    let answer = request.send().await.context("ClickHouse")?;
-    let (status, body) = (answer.status(), answer.text().await?);
+    let (status, body) = answer("ClickHouse", request, ANSWER_DEADLINE).await?;
     ensure!(status.is_success(), "ClickHouse: {status}: {}", body.trim());
     body.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+}
+
+/// A server's answer, to its last byte.
+async fn answer(server: &str, request: RequestBuilder, within: Duration) -> anyhow::Result<(StatusCode, String)> {
+    let answer = async {
+        let answer = request.send().await?;
+        Ok::<_, reqwest::Error>((answer.status(), answer.text().await?))
+    };
+    let answer = tokio::time::timeout(within, answer).await.ok();
+    answer.with_context(|| format!("{server} gave no answer within {within:?}"))?.with_context(|| server.to_owned())
 }
 
 // ---- Postgres ----
@@ -167,7 +182,8 @@ fn time(at: Time) -> Value {
 /// for itself, and will be a difference.
 async fn delivered_events(servers: &Servers<'_>) -> anyhow::Result<Value> {
     let url = format!("{}/received?limit={}", servers.receiver, i32::MAX);
-    let answer: Value = reqwest::get(url).await.context("the receiver")?.json().await.context("the receiver")?;
+    let (_, body) = answer("the receiver", reqwest::Client::new().get(url), ANSWER_DEADLINE).await?;
+    let answer: Value = serde_json::from_str(&body).context("the receiver")?;
     let received = answer["ids"].as_array().context("the receiver lists no ids")?;
     let received: BTreeSet<&str> = received.iter().filter_map(Value::as_str).collect();
     let ledger: Vec<(Uuid, Uuid)> =
@@ -183,6 +199,27 @@ async fn delivered_events(servers: &Servers<'_>) -> anyhow::Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn who_waits_for_a_server_that_hangs_is_told_which_and_for_how_long() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        // Before its first byte, and within its answer.
+        for begun in ["", "HTTP/1.1 200 OK\r\nContent-Length: 80\r\n\r\nnot all of it"] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let request = reqwest::Client::new().get(format!("http://{}", listener.local_addr().unwrap()));
+            let hanging = tokio::spawn(async move {
+                let (mut connection, _) = listener.accept().await.unwrap();
+                let _request = connection.read(&mut [0; 1 << 16]).await.unwrap();
+                connection.write_all(begun.as_bytes()).await.unwrap();
+                std::future::pending::<()>().await;
+            });
+            let error = answer("the receiver", request, Duration::from_millis(200)).await.unwrap_err();
+            assert_eq!(format!("{error:#}"), "the receiver gave no answer within 200ms");
+            hanging.abort();
+        }
+    }
 
     #[test]
     fn a_difference_is_named_by_its_field_and_nothing_else_is_one() {
