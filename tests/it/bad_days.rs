@@ -1,8 +1,10 @@
 //! Everything that goes wrong before or around the flow: one clear line, the documented exit code, nothing damaged.
 
+use crate::between::{Asked, stand_before};
 use crate::commands::{finished, millrace, temporary};
+use crate::engine::life::Own;
 use crate::exactly_once::owning_everything;
-use crate::platform::{Finished, Role, ask_clickhouse, eventually, shared};
+use crate::platform::{Finished, Role, ask_clickhouse, directory, eventually, shared};
 use crate::small_disk::with_a_disk;
 use futures_util::StreamExt;
 use millrace_local::Addresses;
@@ -326,6 +328,39 @@ async fn a_cluster_that_the_server_does_not_know_is_refused_by_name() {
     }
     let no_name = Finished::of(millrace(&["config"]).env("MILLRACE_CLICKHOUSE__CLUSTER", "no where"));
     refused(&no_name, 64, &["clickhouse.cluster `no where`: use the name in system.clusters"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_setting_that_a_proxy_keeps_from_clickhouse_is_refused_by_name() {
+    for (asked, passed_on, found) in [
+        ("&max_partitions_per_insert_block=0", "", "max_partitions_per_insert_block = 100 though we ask for 0"),
+        ("&async_insert=0", "&async_insert=1", "async_insert = 1 though we ask for 0"),
+    ] {
+        let proxy = move |request: Asked| Asked { path: request.path.replace(asked, passed_on), ..request };
+        let url = stand_before(&shared().platform.addresses().clickhouse, proxy).await;
+        refused(&processor_at(&url), 1, &["clickhouse runs our statements with ", found, "let no proxy drop it"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_setting_that_clickhouse_lets_this_user_not_change_is_refused_by_name() {
+    let directory = directory();
+    let users = "<clickhouse><profiles><default><async_insert>1</async_insert>
+        <constraints><async_insert><const/></async_insert></constraints></default></profiles>
+        <quotas><default/></quotas><users><default><password/><networks><ip>::/0</ip></networks>
+        <profile>default</profile><quota>default</quota></default></users></clickhouse>";
+    std::fs::write(directory.join("users.xml"), users).unwrap();
+    let config = format!("<clickhouse><users_config>{}/users.xml</users_config></clickhouse>", directory.display());
+    std::fs::write(directory.join("config.xml"), config).unwrap();
+    let engine = Own::start(directory).await;
+    let without = "clickhouse did not run a statement with async_insert = 0, without which inserts are not safe";
+    refused(&processor_at(&engine.url), 1, &[without, "let this user change the setting", "Code: 452"]);
+    std::fs::remove_dir_all(engine.stop().await).unwrap();
+}
+
+/// What becomes of one that finds ClickHouse there.
+fn processor_at(url: &str) -> Finished {
+    Finished::of(shared().platform.command().args(["process", "clickhouse"]).env("MILLRACE_CLICKHOUSE__URL", url))
 }
 
 #[tokio::test(flavor = "multi_thread")]
