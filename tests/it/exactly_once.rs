@@ -455,26 +455,45 @@ async fn double_every_row(shop: &Shop) {
 
 const TOPIC: &str = "shop.order.v1";
 
+/// Those that read it, each by itself.
+const READERS: [(&str, &[&str]); 4] = [
+    ("clickhouse", &["process", "clickhouse"]),
+    ("customer_summary", &["process", "customer_summary"]),
+    ("order_status", &["process", "order_status"]),
+    ("webhook", &["sink", "webhook"]),
+];
+
+fn readers(shop: &Shop) -> [Role; 4] {
+    READERS.map(|(name, arguments)| shop.member(name, arguments, &[]))
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_created_anew_stops_the_pipeline_which_names_it_and_goes_on_as_it_says() {
+async fn a_topic_created_anew_stops_all_who_read_it_who_name_it_and_go_on_as_they_say() {
     let mut shop = Shop::open().await;
     let postgres = shop.platform.postgres().await;
-    let mut running = shop.member("clickhouse", &["process", "clickhouse"], &[]);
+    let mut running = readers(&shop);
     publish_garbage_first(&shop);
     shop.publish(1_000, &[]);
-    eventually("everything took effect", async || applied(&postgres).await == 1_001).await;
+    shop.assert_equals_the_oracle();
     let reset = || shop.platform.run(&["reset", TOPIC]);
     assert_eq!(reset().code(), 64, "{}", reset().out);
-    running.signal(Signal::STOP); // until the new log is longer than the old one: no offset will be out of range
-    assert_eq!(judge("recreate_topic.py", &[&shop.platform.addresses().kafka, TOPIC, "6"]), true);
+    for role in &running {
+        role.signal(Signal::STOP); // until the new log is longer than the old one: no offset will be out of range
+    }
+    recreate(&shop);
     publish_garbage_first(&shop);
     shop.publish(3_000, &[]);
-    running.signal(Signal::CONT);
-    assert_says_that_it_was_recreated(&mut running).await;
-    let mut again = shop.member("clickhouse", &["process", "clickhouse"], &[]);
-    assert_says_that_it_was_recreated(&mut again).await;
+    for role in &mut running {
+        role.signal(Signal::CONT);
+        assert_says_that_it_was_recreated(role).await;
+    }
+    for role in &mut readers(&shop) {
+        assert_says_that_it_was_recreated(role).await;
+    }
     let status = shop.platform.run(&["status"]).out;
-    assert!(status.contains(&format!("\nclickhouse has read another {TOPIC} than there is now")), "{status}");
+    for (name, _) in READERS {
+        assert!(status.contains(&format!("\n{name} has read another {TOPIC} than there is now")), "{status}");
+    }
     assert!(status.contains(&format!("`millrace reset {TOPIC}`")), "{status}");
     for command in [["verify", "clickhouse"].as_slice(), &["rebuild", "clickhouse", "order_placed", "--fewer"]] {
         let refused = shop.platform.run(command);
@@ -482,46 +501,71 @@ async fn a_topic_created_anew_stops_the_pipeline_which_names_it_and_goes_on_as_i
         assert!(refused.err.contains(&format!("topic {TOPIC} was recreated")), "{}", refused.err);
     }
     // Nothing of the old log is lost, and everything of the new one comes, though offsets begin anew.
-    let reset = shop.platform.run(&["reset", TOPIC]);
-    assert_eq!(reset.code(), 0, "{}", reset.err);
-    assert_eq!(reset.out.lines().count(), 6 + 1, "a line for each partition: {}", reset.out);
-    assert!(reset.out.starts_with(&format!("clickhouse was at {TOPIC}[0]@")), "{}", reset.out);
-    let process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
-    eventually("both logs are there", async || count(&shop, "merge('events', '.*')").await == 4_000).await;
-    let letters = "select count(distinct topic_id) from millrace.dead_letter where partition = 0 and \"offset\" = 0";
-    eventually("and the dead letters of both", async || number(&postgres, letters).await == 2).await;
-    assert_eq!(process.stop(), 0);
+    assert_resets(&shop, READERS.len() * 6);
+    let running = readers(&shop);
+    shop.assert_equals_the_oracle();
+    let letters = "select count(distinct (pipeline, topic_id)) from millrace.dead_letter
+                   where partition = 0 and \"offset\" = 0";
+    eventually("and the dead letters of both", async || number(&postgres, letters).await == 2 * 4).await;
+    assert_eq!(running.map(Role::stop), [0; 4]);
+    a_log_filled_from_a_copy_counts_again_in_postgres_alone(&shop, &postgres).await;
     shop.platform.stop().await;
 }
 
+/// As docs/rebuilding.md says.
+async fn a_log_filled_from_a_copy_counts_again_in_postgres_alone(shop: &Shop, postgres: &PgPool) {
+    let captured = "select sum(captured)::bigint from customer_spend";
+    let (once, delivered) = (number(postgres, captured).await, shop.platform.receiver.received().distinct);
+    recreate(shop);
+    assert_resets(shop, READERS.len() * 6);
+    let running = readers(shop);
+    shop.publish_all_again();
+    assert_eq!(number(postgres, captured).await, 2 * once);
+    assert_eq!(count(shop, "merge('events', '.*')").await, 4_000);
+    assert_eq!(shop.platform.receiver.received().distinct, delivered);
+    assert_eq!(running.map(Role::stop), [0; 4]);
+}
+
+fn recreate(shop: &Shop) {
+    assert_eq!(judge("recreate_topic.py", &[&shop.platform.addresses().kafka, TOPIC, "6"]), true);
+}
+
+/// `reset` prints a line for each of so many partitions of pipelines, and what to do next.
+fn assert_resets(shop: &Shop, partitions: usize) {
+    let reset = shop.platform.run(&["reset", TOPIC]);
+    assert_eq!((reset.code(), reset.out.lines().count()), (0, partitions + 1), "{}{}", reset.out, reset.err);
+    assert!(reset.out.starts_with(&format!("clickhouse was at {TOPIC}[0]@")), "{}", reset.out);
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_were_deleted_too_early_stop_the_pipeline_until_it_is_told_to_go_on() {
+async fn records_that_were_deleted_too_early_stop_all_who_read_them_until_they_are_told_to_go_on() {
     let mut shop = Shop::open().await;
     publish_garbage_first(&shop);
     shop.publish(500, &[]);
-    let process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
-    eventually("everything took effect", async || count(&shop, "merge('events', '.*')").await == 500).await;
-    assert_eq!(process.stop(), 0);
+    let running = readers(&shop);
+    shop.assert_equals_the_oracle();
+    assert_eq!(running.map(Role::stop), [0; 4]);
     for _ in 0..3 {
         publish_garbage_first(&shop);
     }
-    let partition =
-        "select next from millrace.checkpoint where pipeline = 'clickhouse' and topic = $1 and partition = 0";
-    let next = async || -> i64 {
-        let postgres = shop.platform.postgres().await;
-        sqlx::query_scalar(partition).bind(TOPIC).fetch_one(&postgres).await.unwrap()
+    let postgres = shop.platform.postgres().await;
+    let next = async || -> Vec<i64> {
+        let sql = "select next from millrace.checkpoint where topic = $1 and partition = 0";
+        sqlx::query_scalar(sql).bind(TOPIC).fetch_all(&postgres).await.unwrap()
     };
-    let before = next().await;
+    let before = next().await[0];
+    assert_eq!(next().await, [before; 4]);
     let kafka = &shop.platform.addresses().kafka;
     assert_eq!(judge("delete_records.py", &[kafka, TOPIC, "0", &(before + 2).to_string()]), true);
-    let mut process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
-    assert_eq!(process.ended().await.code(), Some(1));
-    assert!(process.log().contains(&format!("data at risk in {TOPIC}[0]")), "{}", process.log());
-    let reset = shop.platform.run(&["reset", TOPIC]);
-    assert_eq!((reset.code(), reset.out.lines().count()), (0, 1 + 1), "{}{}", reset.out, reset.err);
-    let process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
-    eventually("it goes on with what there is", async || next().await == before + 3).await;
-    assert_eq!((process.stop(), count(&shop, "merge('events', '.*')").await), (0, 500));
+    for role in &mut readers(&shop) {
+        assert_eq!(role.ended().await.code(), Some(1));
+        assert!(role.log().contains(&format!("data at risk in {TOPIC}[0]")), "{}", role.log());
+    }
+    assert_resets(&shop, READERS.len());
+    let running = readers(&shop);
+    eventually("they go on with what there is", async || next().await == [before + 3; 4]).await;
+    shop.assert_equals_the_oracle();
+    assert_eq!(running.map(Role::stop), [0; 4]);
     shop.platform.stop().await;
 }
 

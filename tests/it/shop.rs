@@ -58,6 +58,13 @@ impl Shop {
         report.json()
     }
 
+    /// All of it once more, under the same ids, as where a log is filled from a copy. It has taken effect by then, and
+    /// something of it is there twice.
+    pub fn publish_all_again(&self) {
+        let verified = self.simulate_from(0, &[], self.published, &["--verify"]);
+        assert_eq!(verified.code(), 2, "{}{}", verified.out, verified.err);
+    }
+
     /// The next events of the seed in the background, at a rate and without end: see [`Shop::stop_publishing`].
     pub fn publishing(&self, rate: u32) -> Role {
         let (seed, first, rate) = (self.seed.to_string(), self.published.to_string(), rate.to_string());
@@ -82,8 +89,12 @@ impl Shop {
     }
 
     fn simulate(&self, environment: &[(&str, &str)], events: u64, more: &[&str]) -> Finished {
-        let Self { platform, seed, published } = self;
-        let line = format!("simulate --json --rate 0 --seed {seed} --first {published} --events {events}");
+        self.simulate_from(self.published, environment, events, more)
+    }
+
+    fn simulate_from(&self, first: u64, environment: &[(&str, &str)], events: u64, more: &[&str]) -> Finished {
+        let Self { platform, seed, .. } = self;
+        let line = format!("simulate --json --rate 0 --seed {seed} --first {first} --events {events}");
         let arguments = line.split(' ').chain(more.iter().copied());
         Finished::of(platform.command().args(arguments).envs(environment.iter().copied()))
     }
