@@ -2,6 +2,7 @@
 
 use crate::clients::judge;
 use crate::gate::Gate;
+use crate::kills::assert_copies_are_of_one_record;
 use crate::platform::{Role, eventually};
 use crate::shop::Shop;
 use millrace_local::Server;
@@ -433,6 +434,8 @@ async fn what_the_log_or_a_table_holds_twice_counts_once() {
     double_every_row(&shop).await;
     assert_eq!(count(&shop, "merge('events_raw', '.*')").await, 6_000);
     assert_eq!(count(&shop, "merge('events', '.*')").await, 3_000);
+    let copies = assert_copies_are_of_one_record(&shop.platform, 3_000).await;
+    assert_eq!(copies.iter().map(|table| table["copies"].as_i64().unwrap()).sum::<i64>(), 3_000, "{copies:?}");
     shop.assert_equals_the_oracle();
     assert_eq!((process.stop(), sink.stop()), (0, 0));
     shop.platform.stop().await;
