@@ -1,15 +1,26 @@
 //! Contracts that change while everything runs: a publisher is a version ahead of the processors.
 
-use crate::platform::{Platform, Role, eventually};
+use crate::commands::{millrace, temporary};
+use crate::docs::blocks;
+use crate::platform::{Finished, Platform, Role, ask_clickhouse, eventually, local_engine};
 use millrace_schemas::{Envelope, WriterSchema, value_from_json, wire};
 use millrace_stream::{KafkaConfig, Outgoing, Publisher};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use uuid::Uuid;
 
 const TOPIC: &str = "shop.order.v1";
 const EVENTS: i64 = 200;
+
+/// The contract's first version with more fields.
+fn payment_failed(more: &[Value]) -> Value {
+    let mut schema: Value = serde_json::from_str(include_str!("../../schemas/avro/payment.failed/1.avsc")).unwrap();
+    schema["fields"].as_array_mut().unwrap().extend_from_slice(more);
+    schema
+}
 
 /// Somebody who publishes `payment.failed` in versions of their own.
 pub struct Service<'p> {
@@ -25,8 +36,7 @@ impl<'p> Service<'p> {
 
     /// The contract's first version with more fields.
     pub async fn register(&self, more: &[Value]) -> WriterSchema {
-        let mut schema: Value = serde_json::from_str(include_str!("../../schemas/avro/payment.failed/1.avsc")).unwrap();
-        schema["fields"].as_array_mut().unwrap().extend_from_slice(more);
+        let schema = payment_failed(more);
         let path = format!("subjects/{TOPIC}-shop.order.PaymentFailed/versions");
         let answer = self.ask(reqwest::Method::POST, &path, &json!({ "schema": schema.to_string() })).await;
         let id = answer["id"].as_u64().unwrap_or_else(|| panic!("{answer}"));
@@ -167,6 +177,98 @@ async fn a_version_that_breaks_the_contract_is_set_aside_alone_and_says_why() {
     let why = format!("schema {} breaks the contract of payment.failed: $.fields[8] [", breaking.id);
     assert!(error.starts_with(&why) && error.contains("`risk`") && error.contains("default"), "{error}");
     assert!(process.is_running() && process.log().contains(&why), "{}", process.log());
+    assert_eq!(process.stop(), 0);
+    platform.stop().await;
+}
+
+const EXAMPLE: &str = include_str!("../../schemas/avro/payment.failed/example.json");
+const PAGE: &str = include_str!("../../docs/changing-contracts.md");
+
+fn remark() -> Value {
+    json!({ "name": "remark", "type": ["null", "string"], "default": null, "doc": "What the provider said." })
+}
+
+/// The statement of the page that has this in it, about [`note`], which becomes [`remark`].
+fn statement(with: &str) -> String {
+    let statement = blocks(PAGE, "sql").into_iter().find(|sql| sql.contains(with)).expect(with);
+    let names = [("<table>", "payment_failed"), ("<name>", "note"), ("<old_name>", "note"), ("<new_name>", "remark")];
+    names.iter().fold(statement.to_owned(), |sql, (placeholder, name)| sql.replace(placeholder, name))
+}
+
+/// Puts these versions of `payment.failed` into a project's contracts, each with these fields beside the first one's.
+fn write_versions(project: &Path, versions: &[&[Value]]) {
+    let contract = project.join("schemas/avro/payment.failed");
+    for (number, more) in (2..).zip(versions) {
+        std::fs::write(contract.join(format!("{number}.avsc")), payment_failed(more).to_string()).unwrap();
+    }
+    let mut example: Value = serde_json::from_str(EXAMPLE).unwrap();
+    for field in *versions.last().unwrap() {
+        example[field["name"].as_str().unwrap()] = field["default"].clone();
+    }
+    std::fs::write(contract.join("example.json"), example.to_string()).unwrap();
+    let checked = Finished::of(millrace(&["check", "--project"]).arg(project));
+    assert_eq!(checked.code(), 0, "{}{}", checked.out, checked.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_is_renamed_and_dropped_as_the_page_says_while_events_flow_and_none_is_lost() {
+    let place = temporary();
+    let project = place.path().join("shop");
+    assert_eq!(Finished::of(millrace(&["init"]).arg(&project)).code(), 0);
+    write_versions(&project, &[&[note()]]);
+    let platform = Platform::start_with(local_engine(), Some(&project)).await;
+    let service = Service::of(&platform);
+    let process = platform.member("one", &["process", "clickhouse"], &[]);
+    let old = service.register(&[note()]).await;
+    service.publish(&old, &json!({ "note": { "string": "no" } })).await;
+    // Publishers fill both, and readers move over.
+    let both = service.register(&[note(), remark()]).await;
+    let filled = json!({ "note": { "string": "no" }, "remark": { "string": "no" } });
+    service.publish(&both, &filled).await;
+    arrive(&platform, "attempt > 0", 2 * EVENTS).await;
+    let as_one = statement("coalesce").replace(" from", " as it from");
+    let said = async || platform.number(&format!("select countIf(it = 'no') from ({as_one})")).await;
+    assert_eq!(said().await, 2 * EVENTS);
+    // A version without the old one is published, and every role is given it.
+    let new = service.register(&[remark()]).await;
+    let with_new = json!({ "remark": { "string": "no" } });
+    service.publish(&new, &with_new).await;
+    eventually("the new one alone is read, too", async || said().await == 3 * EVENTS).await;
+    write_versions(&project, &[&[note()], &[note(), remark()], &[remark()]]);
+    assert_eq!(process.stop(), 0);
+    let mut process = platform.member("one", &["process", "clickhouse"], &[]);
+    service.publish(&both, &filled).await;
+    arrive(&platform, "remark = 'no'", 3 * EVENTS).await;
+    // The column goes, while somebody still publishes it.
+    let (dropped, meanwhile) = (Cell::new(false), Cell::new(0));
+    let dropping = async {
+        platform.clickhouse(&statement("drop column")).await;
+        let unreadable = ask_clickhouse(&platform.addresses().clickhouse, "select attempt from events.payment_failed");
+        assert!(unreadable.await.unwrap_err().contains("UNKNOWN_IDENTIFIER"));
+        let mut migrate = platform.role(&["migrate"]);
+        assert_eq!(migrate.ended().await.code(), Some(0), "{}", migrate.log());
+        dropped.set(true);
+    };
+    let publishing = async {
+        while !dropped.get() {
+            service.publish(&both, &filled).await;
+            meanwhile.set(meanwhile.get() + EVENTS);
+        }
+    };
+    tokio::join!(publishing, dropping);
+    service.publish(&new, &with_new).await;
+    arrive(&platform, "remark = 'no'", 4 * EVENTS + meanwhile.get()).await;
+    arrive(&platform, "remark is null", EVENTS).await; // of the old version: its column is gone, and no row is
+    for database in ["events", "events_raw"] {
+        let named = format!(
+            "select groupArray(name) as names from system.columns where database = '{database}' and table = \
+             'payment_failed' and name in ('note', 'remark')"
+        );
+        assert_eq!(platform.clickhouse(&named).await[0]["names"], json!(["remark"]), "{database}");
+    }
+    let verified = platform.run(&["verify", "clickhouse"]);
+    assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
+    assert!(process.is_running(), "{}", process.log());
     assert_eq!(process.stop(), 0);
     platform.stop().await;
 }
