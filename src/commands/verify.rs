@@ -22,7 +22,8 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 pub enum What {
     /// Read the log again and compare every event with its row in ClickHouse (exit code 2 when something differs).
     /// Scans the tables once per batch: for the hours in which nobody waits. Open dead letters that could be applied by
-    /// now count as missing. Without a range, rows that are nowhere in the log are named too
+    /// now count as missing. Without a range, rows that are nowhere in the log are named too, of each table and partition
+    /// ten thousand at most
     Clickhouse(Arguments),
 }
 
@@ -56,7 +57,7 @@ pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Ex
     let set_aside = Arc::new(set_aside.map_err(|failure| Exit::failed(anyhow::anyhow!("{failure}")))?);
     let comparison = Arc::new(Comparison::start(&config.clickhouse, &base.contracts).await?);
     let ranges = arguments.range.settled(&base, clickhouse::NAME, arguments.topic.as_deref()).await?;
-    let mut differences = 0;
+    let (mut differences, mut unnamed) = (0, 0);
     for range in ranges {
         let Some(range) = still_held(&base, range).await? else { continue };
         let verified = compare(&base, &comparison, &set_aside, range, global).await?;
@@ -65,11 +66,16 @@ pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Ex
     }
     if arguments.range.is_all() {
         let topics = topics(&base, arguments.topic.as_deref()).await?;
-        differences += outside(&base, &comparison, &topics, global).await?;
+        let found = outside(&base, &comparison, &topics, global).await?;
+        (differences, unnamed) = (differences + found.differences + found.unnamed, found.unnamed);
     }
-    match differences {
-        0 => Ok(()),
-        count => Err(Exit::found(format!("{count} events are not in ClickHouse as the log has them"))),
+    match (differences, unnamed) {
+        (0, _) => Ok(()),
+        (count, 0) => Err(Exit::found(format!("{count} events are not in ClickHouse as the log has them"))),
+        (count, unnamed) => Err(Exit::found(format!(
+            "{count} events are not in ClickHouse as the log has them; {unnamed} of them, nowhere in the log, are not \
+             named: too many of their table and partition are"
+        ))),
     }
 }
 
@@ -80,14 +86,14 @@ async fn topics(base: &Base, wanted: Option<&str>) -> Result<Vec<String>, Exit> 
     Ok(topics.into_iter().collect())
 }
 
-/// Names rows that are nowhere in the log, and says how many there are. It grows meanwhile, and is asked last.
-async fn outside(base: &Base, comparison: &Comparison, topics: &[String], global: &Global) -> Result<u64, Exit> {
+/// Names rows that are nowhere in the log. It grows meanwhile, and is asked last.
+async fn outside(base: &Base, comparison: &Comparison, topics: &[String], global: &Global) -> Result<Found, Exit> {
     let extents = comparison.extents(topics).await?;
     let log = Admin::new(base.config.kafka.clone()).partitions(topics.to_vec()).await?;
     comparison.outside(&extents, &log).await?;
-    let Found { differences, named, unnamed, .. } = comparison.take();
-    named.iter().for_each(|difference| name(difference, global));
-    Ok(differences + unnamed)
+    let found = comparison.take();
+    found.named.iter().for_each(|difference| name(difference, global));
+    Ok(found)
 }
 
 async fn compare(

@@ -8,7 +8,11 @@ use serde_json::Value;
 
 /// What it prints, a line a partition behind a line for each of its differences, and its exit code.
 fn verify(shop: &Shop) -> (i32, Vec<Value>) {
-    let done = shop.platform.run(&["verify", "clickhouse", "--json"]);
+    verify_only(shop, &[])
+}
+
+fn verify_only(shop: &Shop, range: &[&str]) -> (i32, Vec<Value>) {
+    let done = shop.platform.run(&[&["verify", "clickhouse", "--json"], range].concat());
     assert!([0, 2].contains(&done.code()), "{}{}", done.out, done.err);
     (done.code(), done.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }
@@ -16,6 +20,11 @@ fn verify(shop: &Shop) -> (i32, Vec<Value>) {
 /// Over all partitions.
 fn sum(lines: &[Value], key: &str) -> u64 {
     lines.iter().filter(|line| line["kind"].is_null()).map(|partition| partition[key].as_u64().unwrap()).sum()
+}
+
+/// `kind table event_id` of everything that it names in that range.
+pub fn named_in(shop: &Shop, range: &[&str]) -> Vec<String> {
+    named(&verify_only(shop, range).1)
 }
 
 /// `kind table event_id` of everything named.
@@ -74,9 +83,10 @@ async fn every_missing_changed_and_invented_row_is_named_and_no_other() {
     // Inserted twice is no difference; lost, altered and invented are.
     let clickhouse = &shop.platform;
     clickhouse.clickhouse("insert into events_raw.session_started select * from events_raw.session_started").await;
-    let two = "select toString(event_id) as id from events_raw.page_viewed order by event_id limit 2";
-    let two = clickhouse.clickhouse(two).await;
-    let (lost, altered) = (two[0]["id"].as_str().unwrap(), two[1]["id"].as_str().unwrap());
+    let ends = "select toString(argMin(event_id, _offset)) as first, toString(argMax(event_id, _offset)) as last,
+                max(_offset) as at from events_raw.page_viewed";
+    let ends = clickhouse.clickhouse(ends).await.remove(0);
+    let (lost, altered) = (ends["first"].as_str().unwrap(), ends["last"].as_str().unwrap());
     mutate(&shop.platform, &format!("alter table events_raw.page_viewed delete where event_id = '{lost}'")).await;
     mutate(
         &shop.platform,
@@ -95,6 +105,19 @@ async fn every_missing_changed_and_invented_row_is_named_and_no_other() {
     ];
     wrong.sort();
     assert_eq!((code, named(&partitions)), (2, wrong));
+    // Of them, a range names those that lie in it.
+    let at = ends["at"].as_i64().unwrap();
+    let within = |range: std::ops::Range<i64>| -> Vec<String> {
+        let differences = partitions.iter().filter(|line| line["kind"].is_string());
+        let within = differences.filter(|found| range.contains(&found["offset"].as_i64().unwrap()));
+        named(&within.cloned().collect::<Vec<_>>())
+    };
+    let (before, last) = (within(0..at), within(at..at + 1));
+    assert!(before.contains(&format!("missing page_viewed {lost}")), "{before:?}");
+    assert!(last.contains(&format!("differs page_viewed {altered}")), "{last:?}");
+    assert_eq!(named_in(&shop, &[&format!("--to={at}")]), before);
+    assert_eq!(named_in(&shop, &[&format!("--from={at}"), &format!("--to={}", at + 1)]), last);
+    assert_eq!(named_in(&shop, &[&format!("--from={}", at + 1)]), within(at + 1..i64::MAX));
     let said = shop.platform.run(&["verify", "clickhouse", "--topic", "shop.visit.v1"]);
     assert!(said.out.contains(&format!("event {lost} is missing from events_raw.page_viewed")), "{}", said.out);
     assert!(said.err.contains("2 events are not in ClickHouse as the log has them"), "{}", said.err);
@@ -113,6 +136,18 @@ async fn every_missing_changed_and_invented_row_is_named_and_no_other() {
         assert!(!part.out.contains(&id), "{}", part.out);
         mutate(&shop.platform, &format!("alter table events_raw.order_placed delete where event_id = '{id}'")).await;
     }
+    // Of many in one place ten thousand are named, and all are counted.
+    let insert = "insert into events_raw.order_placed select * except (number)
+                  replace (generateUUIDv4() as event_id, 900000000 + number as _offset, {partition} as _partition)
+                  from (select * from events_raw.order_placed limit 1) as one cross join numbers({rows}) as many";
+    for (partition, rows) in [("0", "10500"), ("77", "3")] {
+        clickhouse.clickhouse(&insert.replace("{partition}", partition).replace("{rows}", rows)).await;
+    }
+    let many = shop.platform.run(&["verify", "clickhouse", "--json"]);
+    assert_eq!((many.code(), many.out.matches(r#""offset":9000"#).count()), (2, 10_000 + 3), "{}", many.err);
+    let told = format!("{} events are not in ClickHouse as the log has them; 500 of them", 10_500 + 3 + 3);
+    assert!(many.err.contains(&told), "{}", many.err);
+    mutate(&shop.platform, "alter table events_raw.order_placed delete where _offset >= 900000000").await;
     // All of them, also where there are many.
     let views = clickhouse.number("select count() from events.page_viewed").await + 1; // the lost one
     mutate(&shop.platform, "alter table events_raw.page_viewed delete where 1").await;
