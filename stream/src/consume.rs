@@ -484,8 +484,8 @@ impl<H: Handler> Worker<H> {
 
     /// A COMMIT whose answer was lost may have worked: ask before doing it again.
     async fn apply(&self, batch: &Batch<H::Block>, again: bool) -> Result<(), Failure> {
-        if let (true, Purpose::Advance { claim, to, .. }) = (again, &batch.purpose)
-            && self.checkpoints.has_settled(claim, *to).await?
+        if let (true, Purpose::Advance { claim, from, to, .. }) = (again, &batch.purpose)
+            && self.checkpoints.has_settled(claim, (*from, *to)).await?
         {
             return Ok(());
         }

@@ -36,6 +36,7 @@ mod retry;
 mod scan;
 mod settings;
 mod source;
+mod standing;
 mod standstill;
 mod storm;
 mod topic_id;
@@ -59,6 +60,7 @@ pub use retry::{Backoff, retry_until};
 pub use scan::{Range, scan};
 pub use settings::{PipelineConfig, in_bounds};
 pub use source::Source;
+pub use standing::Standing;
 pub use standstill::{Rebuilding, Standstill, keep_as_it_is, keep_moving, left_behind};
 
 use serde::{Deserialize, Serialize};

@@ -5,7 +5,7 @@
 
 use crate::dead_letter::{self, Rejected};
 use crate::memory_bound::Held;
-use crate::{Failure, PartitionProgress, Position, Range, Record, answered, standstill};
+use crate::{Failure, PartitionProgress, Position, Range, Record, Standing, answered, standstill};
 use chrono::{DateTime, Utc};
 use millrace_schemas::Envelope;
 use serde_json::Value;
@@ -163,23 +163,14 @@ impl Checkpoints {
         note.bind(claim.epoch).bind(from).bind(by).execute(&self.pool).await.map(drop)
     }
 
-    /// After an answer was lost: did the settlement up to `to` reach the disk?
-    pub(crate) async fn has_settled(&self, claim: &Claim, to: i64) -> Result<bool, Failure> {
-        let (epoch, next) = answered(&self.pool, async |connection| position(claim, connection).await).await?;
-        if epoch != claim.epoch {
-            return Err(claim.fenced());
+    /// After an answer was lost: did the range's settlement reach the disk?
+    pub(crate) async fn has_settled(&self, claim: &Claim, range: (i64, i64)) -> Result<bool, Failure> {
+        match answered(&self.pool, async |connection| claim.standing(range, connection).await).await? {
+            Standing::Before => Ok(false),
+            Standing::Settled => Ok(true),
+            Standing::Lost => Err(claim.fenced()),
         }
-        Ok(next == to)
     }
-}
-
-/// Epoch and next, as the table has them now.
-async fn position(claim: &Claim, connection: &mut PgConnection) -> Result<(i64, i64), Failure> {
-    let row = sqlx::query_as(
-        "select epoch, next from millrace.checkpoint where pipeline = $1 and topic = $2 and partition = $3",
-    );
-    let row = row.bind(&*claim.pipeline).bind(&*claim.topic).bind(claim.partition);
-    Ok(row.fetch_one(connection).await?)
 }
 
 fn checkpoint(row: &PgRow) -> Result<Checkpoint, sqlx::Error> {
@@ -358,10 +349,10 @@ impl<B> Batch<B> {
         self.rejected.len()
     }
 
-    /// Has an earlier owner left a plan, and is this its range?
-    pub fn repeats_a_plan(&self) -> bool {
-        let Purpose::Advance { claim, from, to, .. } = &self.purpose else { return false };
-        claim.next == *from && claim.planned_to == Some(*to)
+    /// The range that the partition's owner before this one had planned and not settled, as [`Batch::range`] says it.
+    pub fn left(&self) -> Option<(i64, i64)> {
+        let Purpose::Advance { claim, .. } = &self.purpose else { return None };
+        claim.planned_to.map(|to| (claim.next, to))
     }
 
     /// Moves the checkpoint over this batch and writes its dead letters, within the caller's transaction:
@@ -413,7 +404,7 @@ impl<B> Batch<B> {
             let done = statement.execute(&mut *connection).await?;
             match done.rows_affected() {
                 1 => Ok(Some(planned)),
-                _ => Err(claim.may_not(*from, *to, connection).await?),
+                _ => Err(claim.may_not((*from, *to), connection).await?),
             }
         })
         .await
@@ -471,25 +462,25 @@ impl Claim {
         if done.rows_affected() == 1 {
             return Ok(());
         }
-        Err(self.may_not(from, to, tx).await?)
+        Err(self.may_not((from, to), tx).await?)
     }
 
-    /// Why a range up to `to` may not begin, or may not be settled: a rebuild did not wait for it for ever.
-    async fn may_not(&self, from: i64, to: i64, connection: &mut PgConnection) -> Result<Failure, Failure> {
-        match position(self, connection).await? {
-            (epoch, next) if epoch == self.epoch && next == from => Ok(standstill::stands_still(&self.topic)),
-            _ => self.moved(to, connection).await,
-        }
-    }
-
-    /// Why the checkpoint is not where a range up to `to` begins. A COMMIT whose answer was lost may take effect after it
-    /// was asked for, and before the next statement.
-    async fn moved(&self, to: i64, connection: &mut PgConnection) -> Result<Failure, Failure> {
-        Ok(match position(self, connection).await? {
-            (epoch, next) if epoch == self.epoch && next == to => {
-                Failure::retry(anyhow::anyhow!("the range up to {to} has just been settled after all"))
+    /// Why a range may not begin, or may not be settled.
+    async fn may_not(&self, range: (i64, i64), connection: &mut PgConnection) -> Result<Failure, Failure> {
+        Ok(match self.standing(range, connection).await? {
+            Standing::Before => standstill::stands_still(&self.topic), // a rebuild did not wait for it for ever
+            Standing::Settled => {
+                Failure::retry(anyhow::anyhow!("the range up to {} has just been settled after all", range.1))
             }
-            _ => self.fenced(),
+            Standing::Lost => self.fenced(),
         })
+    }
+
+    async fn standing(&self, range: (i64, i64), connection: &mut PgConnection) -> Result<Standing, Failure> {
+        let row = sqlx::query_as(
+            "select epoch, next from millrace.checkpoint where pipeline = $1 and topic = $2 and partition = $3",
+        );
+        let row = row.bind(&*self.pipeline).bind(&*self.topic).bind(self.partition);
+        Ok(Standing::of(self.epoch, range, row.fetch_one(connection).await?))
     }
 }

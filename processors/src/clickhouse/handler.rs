@@ -11,7 +11,7 @@ use super::config::ClickHouseConfig;
 use super::metrics::SinkMetrics;
 use super::migrate;
 use super::native::{Plan, Unlisted};
-use super::protocol::{Attempt, Step};
+use super::protocol::{Attempt, Begun, Step, Token};
 use super::readers::Readers;
 use super::rebuild::unless_exchanged;
 use super::rounds::HandOver;
@@ -24,8 +24,7 @@ use millrace_stream::{
     Batch, Failure, Handler, Incoming, Planned, Reason, Reject, answered, crash_at, keep_as_it_is, keep_moving,
 };
 use sqlx::{Connection, PgPool};
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
 use std::time::Instant;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -106,7 +105,7 @@ impl ClickHouse {
             Some(_) => None,
         };
         let blocks = batch.block.blocks();
-        let repeats = self.repeats(batch, span);
+        let repeats = self.begun.repeats(span, batch.range(), batch.left());
         let mut hand_over = hand_over.filter(|_| !repeats); // whose inserts go alone
         let _one_of_few = if repeats { self.repeating.acquire().await.ok() } else { None };
         let mut attempt = Attempt::new(blocks.len(), repeats);
@@ -133,7 +132,7 @@ impl ClickHouse {
                         warn("rows of an unfinished insert were not there", missing, &blocks[at], span)
                     });
                 }
-                Step::InsertMissing(_) => self.insert_again(missing.as_ref(), span, Token::Own).await?,
+                Step::InsertMissing(_, token) => self.insert_again(missing.as_ref(), span, token).await?,
                 Step::LookAgain(at) => {
                     missing = self.look(&blocks[at], span).await?;
                     let lost = missing.iter();
@@ -141,7 +140,6 @@ impl ClickHouse {
                         warn("rows were not there after a repeated insert", missing, &blocks[at], span)
                     });
                 }
-                Step::InsertLost(_) => self.insert_again(missing.as_ref(), span, Token::Unseen).await?,
                 Step::Settle => break,
             }
             attempt.done(missing.is_some());
@@ -155,11 +153,6 @@ impl ClickHouse {
         B: Future<Output = Result<T, Failure>>,
     {
         unless_exchanged(&self.server, &self.pool, &[topic], begin).await
-    }
-
-    /// May any of it have been inserted before? A replayed letter has neither plan nor predecessor we would know of.
-    fn repeats(&self, batch: &Batch<Rows>, span: &Span) -> bool {
-        self.begun.has(span) || batch.range().is_none() || batch.repeats_a_plan()
     }
 
     async fn plan(&self, batch: &Batch<Rows>, blocks: &[Block<'_>]) -> Result<Option<Planned>, Failure> {
@@ -232,15 +225,6 @@ impl ClickHouse {
         crash_at("clickhouse_settled");
         Ok(())
     }
-}
-
-/// Under which token rows are inserted.
-#[derive(Debug, Clone, Copy)]
-enum Token {
-    /// The same whoever inserts them.
-    Own,
-    /// One that the server cannot know.
-    Unseen,
 }
 
 fn is_behind(batch: &Batch<Rows>) -> bool {
@@ -331,53 +315,5 @@ impl Handler for ClickHouse {
         batch.block.unlisted().for_each(|(table, values)| metrics.stored_unlisted(table, values));
         self.begun.end(&span);
         Ok(())
-    }
-}
-
-/// The span each partition has begun to insert and not seen to its end; one entry a partition.
-#[derive(Default)]
-struct Begun(Mutex<HashMap<(Arc<str>, i32), String>>);
-
-impl Begun {
-    /// Was this very span begun?
-    fn has(&self, span: &Span) -> bool {
-        self.spans().get(&(span.topic.clone(), span.partition)) == Some(&span.offsets)
-    }
-
-    fn begin(&self, span: &Span) {
-        self.spans().insert((span.topic.clone(), span.partition), span.offsets.clone());
-    }
-
-    /// A stale owner of this process may end late: then the entry is its successor's, and stays.
-    fn end(&self, span: &Span) {
-        let partition = (span.topic.clone(), span.partition);
-        let mut spans = self.spans();
-        if spans.get(&partition) == Some(&span.offsets) {
-            spans.remove(&partition);
-        }
-    }
-
-    fn spans(&self) -> std::sync::MutexGuard<'_, HashMap<(Arc<str>, i32), String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_span_begun_twice_without_an_end_is_a_repeat() {
-        let begun = Begun::default();
-        let span = |offsets: &str| Span { topic: "t".into(), partition: 1, offsets: offsets.into() };
-        assert!(!begun.has(&span("0-9")), "first");
-        begun.begin(&span("0-9"));
-        assert!(begun.has(&span("0-9")), "again");
-        begun.end(&span("0-9"));
-        assert!(!begun.has(&span("0-9")), "another time");
-        begun.begin(&span("10-19"));
-        begun.end(&span("0-9"));
-        assert!(begun.has(&span("10-19")), "an end that came late is not the next one's");
-        assert!(!begun.has(&span("20-29")), "another");
     }
 }
