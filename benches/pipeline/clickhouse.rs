@@ -65,7 +65,7 @@ async fn limit(bench: &Bench, consume: Option<&Log>, write: Option<&Write>) -> a
     empty_copies(bench).await?;
     let records = bench.log.records();
     let before = Counters::settled(bench).await?;
-    let spec = Spec { consume: consume.cloned(), write: write.cloned() };
+    let spec = Spec::of(consume, write);
     let mut figures = limit::measure(&bench.platform, &spec, records)?;
     if write.is_some() {
         before.until_now(bench, records, &mut figures).await?;

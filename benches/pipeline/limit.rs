@@ -7,16 +7,18 @@
 
 mod blocks;
 mod upserts;
+mod ways;
 
 pub use blocks::{Block, Blocks};
 pub use upserts::{Key, Kind, Table, Upserts};
+pub use ways::{Looks, Way};
 
 use crate::platform::Platform;
 use crate::processes::Meter;
 use crate::report::Figures;
 use rdkafka::config::FromClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write as _};
@@ -39,6 +41,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 pub struct Spec {
     /// Read these, before what depends on them is written.
     pub consume: Option<Log>,
+    pub way: Way,
+    pub looks: Looks,
     pub write: Option<Write>,
 }
 
@@ -62,6 +66,13 @@ pub struct Place {
 pub enum Write {
     Blocks(Blocks),
     Upserts(Upserts),
+}
+
+impl Spec {
+    /// Reads in the cheapest way that the Rust client has.
+    pub fn of(consume: Option<&Log>, write: Option<&Write>) -> Self {
+        Self { consume: consume.cloned(), way: Way::OneByOne, looks: Looks::Lengths, write: write.cloned() }
+    }
 }
 
 impl Log {
@@ -145,9 +156,9 @@ pub fn main(spec: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         match &spec.write {
-            None => run(spec.consume, None::<Arc<blocks::Loaded>>).await,
-            Some(Write::Blocks(blocks)) => run(spec.consume, Some(Arc::new(blocks.prepare()?))).await,
-            Some(Write::Upserts(upserts)) => run(spec.consume, Some(Arc::new(upserts.prepare().await?))).await,
+            None => run(&spec, None::<Arc<blocks::Loaded>>).await,
+            Some(Write::Blocks(blocks)) => run(&spec, Some(Arc::new(blocks.prepare()?))).await,
+            Some(Write::Upserts(upserts)) => run(&spec, Some(Arc::new(upserts.prepare().await?))).await,
         }
     })
 }
@@ -158,13 +169,14 @@ trait Writer: Send + Sync + 'static {
     fn write(&self, batches: &[usize]) -> impl Future<Output = anyhow::Result<()>> + Send;
 }
 
-async fn run<W: Writer>(log: Option<Log>, writer: Option<Arc<W>>) -> anyhow::Result<()> {
+async fn run<W: Writer>(spec: &Spec, writer: Option<Arc<W>>) -> anyhow::Result<()> {
     let waiting = Waiting::of(writer.iter().flat_map(|writer| writer.places()));
     println!("ready");
     std::io::stdin().lock().read_line(&mut String::new())?;
     let (release, released) = mpsc::channel(RELEASED_MAX);
+    let (log, way, looks) = (spec.consume.clone(), spec.way, spec.looks);
     let reading = tokio::task::spawn_blocking(move || match log {
-        Some(log) => read(&log, waiting, &release),
+        Some(log) => read(&log, way, looks, waiting, &release),
         None => waiting.all().try_for_each(|batch| Ok(release.blocking_send(batch)?)),
     });
     if let Some(writer) = writer {
@@ -221,33 +233,37 @@ impl Waiting {
     }
 }
 
-fn read(log: &Log, mut waiting: Waiting, release: &mpsc::Sender<usize>) -> anyhow::Result<()> {
-    let consumer = consumer(log)?;
-    let mut left = log.records();
+fn read(log: &Log, way: Way, looks: Looks, mut waiting: Waiting, release: &mpsc::Sender<usize>) -> anyhow::Result<()> {
+    let consumer = consumer(log, way)?;
     let mut bytes = 0;
-    while left > 0 {
-        let message = consumer.poll(SILENCE).ok_or_else(|| anyhow::anyhow!("{left} records are missing"))??;
-        bytes += message.payload_len() + message.key_len();
-        if let Some(batch) = waiting.reached(message.topic(), message.partition(), message.offset() + 1) {
-            release.blocking_send(batch)?;
+    ways::take(&consumer, log, way, |message| {
+        bytes += message.len + message.key_len;
+        if looks == Looks::Headers {
+            bytes += ways::headers(message);
         }
-        left -= 1;
-    }
+        match waiting.reached(ways::topic(message), message.partition, message.offset + 1) {
+            Some(batch) => Ok(release.blocking_send(batch)?),
+            None => Ok(()),
+        }
+    })?;
     std::hint::black_box(bytes); // each record was touched
     Ok(())
 }
 
-/// One queue, as large as those of all of Millrace's partitions together, and no group: nobody else is there.
-fn consumer(log: &Log) -> anyhow::Result<BaseConsumer> {
+/// Its queues together are as large as those of all of Millrace's partitions. And no group: nobody else is there.
+fn consumer(log: &Log, way: Way) -> anyhow::Result<BaseConsumer> {
+    let queues = if way == Way::QueueEach { log.partitions.len() } else { 1 };
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", &log.brokers)
         .set("group.id", "millrace-bench")
         .set("enable.auto.commit", "false")
         .set("isolation.level", "read_committed")
-        .set("queued.max.messages.kbytes", "32768")
+        .set("queued.max.messages.kbytes", (32_768 / queues).to_string())
         .set("fetch.message.max.bytes", "2097152")
-        .set("fetch.wait.max.ms", "10"); // as Millrace: what is behind waits for nobody who has nothing
+        // As Millrace: what is behind waits for nobody who has nothing, and is asked for as soon as there is room.
+        .set("fetch.wait.max.ms", "10")
+        .set("fetch.queue.backoff.ms", "10");
     let mut partitions = TopicPartitionList::new();
     for place in &log.partitions {
         partitions.add_partition_offset(&place.topic, place.partition, Offset::Beginning)?;

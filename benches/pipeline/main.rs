@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark that can't go on panics; it prints a table")]
 
 mod clickhouse;
+mod consume;
 mod freshness;
 mod gateway;
 mod growth;
@@ -42,8 +43,19 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// How often it is asked how far it is: what a measured time may be off.
 const ASKED_EVERY: Duration = Duration::from_millis(10);
 
-const WHAT: [&str; 10] =
-    ["clickhouse", "postgres", "memory", "views", "freshness", "outage", "growth", "gateway", "crowd", "relay"];
+const WHAT: [&str; 11] = [
+    "clickhouse",
+    "postgres",
+    "consume",
+    "memory",
+    "views",
+    "freshness",
+    "outage",
+    "growth",
+    "gateway",
+    "crowd",
+    "relay",
+];
 
 #[derive(Clone, Parser)]
 #[command(name = "pipeline")]
@@ -127,6 +139,12 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut report = Report::new(what.unwrap_or("pipeline"), settings(arguments));
     let ratios = match what {
         Some("memory") => json!({}),
+        Some("consume") => {
+            let bench = Bench::start(arguments, &mut report).await?;
+            consume::measure(&bench, &mut report)?;
+            bench.stop().await;
+            json!({})
+        }
         Some("views") => views::measure(arguments, &mut report).await?,
         Some("freshness") => {
             freshness::measure(arguments.seconds, arguments.rate, arguments.seed, &mut report).await?;

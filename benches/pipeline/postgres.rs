@@ -119,7 +119,7 @@ impl Projection {
     ) -> anyhow::Result<Figures> {
         self.empty(bench, "bench").await?;
         let before = Written::now(bench).await?;
-        let spec = Spec { consume: consume.cloned(), write: write.cloned() };
+        let spec = Spec::of(consume, write);
         let mut figures = limit::measure(&bench.platform, &spec, log.records())?;
         before.until_now(bench, &mut figures).await?;
         if write.is_some() {
