@@ -59,13 +59,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(processor.run()?)
 }
 
-/// Reads ahead at least as far as Millrace does, and asks for more as soon.
+/// Reads ahead at least as far as Millrace does.
 fn kafka(brokers: String, group: String) -> KafkaConfig {
     let more = HashMap::from([
         ("queued.max.messages.kbytes".to_owned(), "32768".to_owned()),
         ("fetch.message.max.bytes".to_owned(), "2097152".to_owned()),
         ("fetch.wait.max.ms".to_owned(), "10".to_owned()),
-        ("fetch.queue.backoff.ms".to_owned(), "10".to_owned()),
     ]);
     KafkaConfig::new_consumer_config(
         vec![brokers],
