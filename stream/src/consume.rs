@@ -485,6 +485,7 @@ impl<H: Handler> Worker<H> {
     /// A COMMIT whose answer was lost may have worked: ask before doing it again.
     async fn apply(&self, batch: &Batch<H::Block>, again: bool) -> Result<(), Failure> {
         if let (true, Purpose::Advance { claim, from, to, .. }) = (again, &batch.purpose)
+            && !claim.is_nobodys()
             && self.checkpoints.has_settled(claim, (*from, *to)).await?
         {
             return Ok(());

@@ -1,5 +1,6 @@
 //! A table made anew from the log takes the old one's place, and nobody notices but by what is right again.
 
+use crate::between::{Asked, stand_before};
 use crate::erasure;
 use crate::exactly_once::{applied, planned};
 use crate::gate::Gate;
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// In all tables.
 async fn events(shop: &Shop) -> i64 {
@@ -260,6 +262,30 @@ async fn differing(shop: &Shop, which: &str) -> BTreeSet<String> {
     let sql =
         format!("select 'differs page_viewed ' || toString(event_id) as it from events.page_viewed where {which}");
     shop.platform.clickhouse(&sql).await.iter().map(|row| row["it"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_insert_that_fails_once_does_not_end_a_rebuild() {
+    let mut shop = Shop::open().await;
+    let process = shop.member("process", &["process", "clickhouse"], &[]);
+    shop.publish(2_000, &[]);
+    eventually("all is there", async || events(&shop).await == 2_000).await;
+    let failed = AtomicBool::new(false);
+    let fails_once = move |asked: Asked| {
+        let is_insert = asked.path.contains("events_shadow") && asked.path.contains("Native");
+        match is_insert && !failed.swap(true, Ordering::Relaxed) {
+            true => Asked { path: format!("{}&readonly=1", asked.path), ..asked },
+            false => asked,
+        }
+    };
+    let url = stand_before(&shop.platform.addresses().clickhouse, fails_once).await;
+    let mut rebuild = shop.platform.command();
+    rebuild.args(["rebuild", "clickhouse", "page_viewed"]).env("MILLRACE_CLICKHOUSE__URL", url);
+    let done = Finished::of(&mut rebuild);
+    assert_eq!(done.code(), 0, "{}{}", done.out, done.err);
+    assert!(done.err.contains("READONLY"), "it never failed:\n{}", done.err);
+    assert_eq!((events(&shop).await, process.stop()), (2_000, 0));
+    shop.platform.stop().await;
 }
 
 async fn letters_are_looked_at_once_none_is_replayed_any_more(shop: &Shop) {
