@@ -13,6 +13,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
 
 /// A process that freezes within a transaction keeps the row it has settled from its next owner. After this Postgres
@@ -286,6 +287,8 @@ pub struct Batch<B> {
     pub(crate) superseding: Vec<Uuid>,
     /// What its records weighed; nothing for a replayed letter.
     pub(crate) held: Option<Held>,
+    /// Its plan was written down, so that its effect may have begun.
+    pub(crate) planned: AtomicBool,
     pub(crate) purpose: Purpose,
     pub(crate) pipeline: Arc<str>,
 }
@@ -297,8 +300,17 @@ pub struct Settled(());
 
 impl<B: Default> Batch<B> {
     pub(crate) fn new(purpose: Purpose, pipeline: Arc<str>) -> Self {
-        let (rejected, superseding) = (Vec::new(), Vec::new());
-        Self { block: B::default(), events: 0, oldest: None, rejected, superseding, held: None, purpose, pipeline }
+        Self {
+            block: B::default(),
+            events: 0,
+            oldest: None,
+            rejected: Vec::new(),
+            superseding: Vec::new(),
+            held: None,
+            planned: AtomicBool::new(false),
+            purpose,
+            pipeline,
+        }
     }
 }
 
@@ -349,8 +361,13 @@ impl<B> Batch<B> {
         self.rejected.len()
     }
 
+    /// Did an attempt before this one write its plan down?
+    pub fn was_planned(&self) -> bool {
+        self.planned.load(Ordering::Relaxed)
+    }
+
     /// The range that the partition's owner before this one had planned and not settled, as [`Batch::range`] says it.
-    pub fn left(&self) -> Option<(i64, i64)> {
+    pub fn inherited(&self) -> Option<(i64, i64)> {
         let Purpose::Advance { claim, .. } = &self.purpose else { return None };
         claim.planned_to.map(|to| (claim.next, to))
     }
@@ -403,11 +420,13 @@ impl<B> Batch<B> {
         answered(pool, async |connection| {
             let done = statement.execute(&mut *connection).await?;
             match done.rows_affected() {
-                1 => Ok(Some(planned)),
+                1 => Ok(()),
                 _ => Err(claim.may_not((*from, *to), connection).await?),
             }
         })
-        .await
+        .await?;
+        self.planned.store(true, Ordering::Relaxed);
+        Ok(Some(planned))
     }
 }
 
@@ -481,6 +500,7 @@ impl Claim {
             "select epoch, next from millrace.checkpoint where pipeline = $1 and topic = $2 and partition = $3",
         );
         let row = row.bind(&*self.pipeline).bind(&*self.topic).bind(self.partition);
-        Ok(Standing::of(self.epoch, range, row.fetch_one(connection).await?))
+        let found = row.fetch_optional(connection).await?;
+        Ok(found.map_or(Standing::Lost, |found| Standing::of(self.epoch, range, found))) // `reset` takes it away
     }
 }

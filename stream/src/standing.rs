@@ -8,7 +8,7 @@ pub enum Standing {
     Before,
     /// Where it ends: its COMMIT took effect, though the answer was lost, or after somebody had asked for it.
     Settled,
-    /// Not where this owner left it: somebody else has the partition.
+    /// Not where this owner left it: somebody else has the partition, or it was reset.
     Lost,
 }
 
@@ -21,5 +21,17 @@ impl Standing {
             (_, next) if next == to => Self::Settled,
             _ => Self::Lost,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_newest_owner_moves_a_checkpoint_and_only_from_where_it_stands() {
+        let of = |found| Standing::of(7, (10, 20), found);
+        assert_eq!((of((7, 10)), of((7, 20))), (Standing::Before, Standing::Settled));
+        assert_eq!([(8, 10), (8, 20), (6, 10), (7, 15), (7, 30), (7, 0)].map(of), [Standing::Lost; 6]);
     }
 }

@@ -11,7 +11,7 @@ use super::config::ClickHouseConfig;
 use super::metrics::SinkMetrics;
 use super::migrate;
 use super::native::{Plan, Unlisted};
-use super::protocol::{Attempt, Begun, Step, Token};
+use super::protocol::{Attempt, Step, Token, repeats};
 use super::readers::Readers;
 use super::rebuild::unless_exchanged;
 use super::rounds::HandOver;
@@ -39,7 +39,6 @@ pub struct ClickHouse {
     changing: tokio::sync::Mutex<()>,
     readers: Readers<Plan>,
     pool: PgPool,
-    begun: Begun,
     /// Bounds the batches that are repeated at once.
     repeating: Semaphore,
 }
@@ -71,7 +70,6 @@ impl ClickHouse {
             changing: tokio::sync::Mutex::default(),
             readers: Readers::new(super::tables(config, contracts)?, compile),
             pool,
-            begun: Begun::default(),
             repeating: Semaphore::new(REPEATS_MAX),
         })
     }
@@ -105,7 +103,7 @@ impl ClickHouse {
             Some(_) => None,
         };
         let blocks = batch.block.blocks();
-        let repeats = self.begun.repeats(span, batch.range(), batch.left());
+        let repeats = repeats(batch.range(), batch.inherited(), batch.was_planned());
         let mut hand_over = hand_over.filter(|_| !repeats); // whose inserts go alone
         let _one_of_few = if repeats { self.repeating.acquire().await.ok() } else { None };
         let mut attempt = Attempt::new(blocks.len(), repeats);
@@ -114,7 +112,6 @@ impl ClickHouse {
             match attempt.step() {
                 Step::Plan => {
                     *planned = self.begin(&span.topic, || self.plan(batch, &blocks)).await?;
-                    self.begun.begin(span);
                     if !repeats {
                         // All of them: the more wait, the more go together.
                         inserting = blocks.iter().map(|block| self.insert(block, span)).collect();
@@ -313,7 +310,6 @@ impl Handler for ClickHouse {
         self.settle(batch, planned.as_ref()).await?;
         let metrics = &self.inserts.server().metrics;
         batch.block.unlisted().for_each(|(table, values)| metrics.stored_unlisted(table, values));
-        self.begun.end(&span);
         Ok(())
     }
 }

@@ -8,13 +8,9 @@
 //! ```
 //!
 //! Every step may fail, take effect without an answer, or take effect late. Then the attempt is over, and another one
-//! begins from the plan, by this owner or the next, who knows that it repeats: [`Begun`]. Who owns the partition, and
+//! begins from the plan, by this owner or the next, who knows that it [`repeats`]. Who owns the partition, and
 //! whether a settlement took effect after all, is [`Standing`](millrace_stream::Standing)'s to say. `protocol/model.rs`
 //! plays all of these together for thousands of seeds.
-
-use super::block::Span;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The next thing to do. Blocks are named by their places in the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,39 +80,11 @@ impl Attempt {
     }
 }
 
-/// The span each partition has begun to insert and not seen to its end; one entry a partition, one of these a process.
-#[derive(Default)]
-pub(super) struct Begun(Mutex<HashMap<(Arc<str>, i32), String>>);
-
-impl Begun {
-    /// May somebody have begun to insert these rows before? `range`: the batch's; a replayed letter has none, and neither
-    /// plan nor predecessor that we would know of. `left`: what the owner before this one had planned.
-    pub fn repeats(&self, span: &Span, range: Option<(i64, i64)>, left: Option<(i64, i64)>) -> bool {
-        range.is_none() || range == left || self.has(span)
-    }
-
-    /// Was this very span begun here?
-    fn has(&self, span: &Span) -> bool {
-        self.spans().get(&(span.topic.clone(), span.partition)) == Some(&span.offsets)
-    }
-
-    /// Its plan is written down.
-    pub fn begin(&self, span: &Span) {
-        self.spans().insert((span.topic.clone(), span.partition), span.offsets.clone());
-    }
-
-    /// It is settled. A stale owner of this process may end late: then the entry is its successor's, and stays.
-    pub fn end(&self, span: &Span) {
-        let partition = (span.topic.clone(), span.partition);
-        let mut spans = self.spans();
-        if spans.get(&partition) == Some(&span.offsets) {
-            spans.remove(&partition);
-        }
-    }
-
-    fn spans(&self) -> MutexGuard<'_, HashMap<(Arc<str>, i32), String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// May somebody have begun to insert these rows before? `range`: the batch's; a replayed letter has none, and neither plan
+/// nor predecessor that we would know of. `inherited`: what the owner before this one had planned. `planned`: an attempt
+/// before this one came so far.
+pub(super) fn repeats(range: Option<(i64, i64)>, inherited: Option<(i64, i64)>, planned: bool) -> bool {
+    planned || range.is_none() || range == inherited
 }
 
 #[cfg(test)]
@@ -127,26 +95,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_begun_twice_without_an_end_is_a_repeat() {
-        let begun = Begun::default();
-        let span = |offsets: &str| Span { topic: "t".into(), partition: 1, offsets: offsets.into() };
-        assert!(!begun.has(&span("0-9")), "first");
-        begun.begin(&span("0-9"));
-        assert!(begun.has(&span("0-9")), "again");
-        begun.end(&span("0-9"));
-        assert!(!begun.has(&span("0-9")), "another time");
-        begun.begin(&span("10-19"));
-        begun.end(&span("0-9"));
-        assert!(begun.has(&span("10-19")), "an end that came late is not the next one's");
-        assert!(!begun.has(&span("20-29")), "another");
-    }
-
-    #[test]
-    fn what_was_planned_before_and_every_letter_are_repeats_whoever_began() {
-        let (begun, span) = (Begun::default(), Span { topic: "t".into(), partition: 1, offsets: "0-9".into() });
-        assert!(!begun.repeats(&span, Some((0, 10)), None));
-        assert!(begun.repeats(&span, Some((0, 10)), Some((0, 10))));
-        assert!(!begun.repeats(&span, Some((10, 20)), Some((0, 10))), "the batch behind it");
-        assert!(begun.repeats(&span, None, None), "a replayed letter");
+    fn what_was_planned_before_and_every_letter_are_repeats() {
+        assert!(!repeats(Some((0, 10)), None, false));
+        assert!(repeats(Some((0, 10)), None, true), "by an attempt before");
+        assert!(repeats(Some((0, 10)), Some((0, 10)), false), "by an owner before");
+        assert!(!repeats(Some((10, 20)), Some((0, 10)), false), "the batch behind it");
+        assert!(repeats(None, None, false), "a replayed letter");
     }
 }

@@ -1,20 +1,18 @@
 //! The protocol among owners that die, owners that don't know they are stale, answers that are lost or late, requests
 //! that arrive when nobody waits for them, and a server that forgets. Compared with the log, which is all there is to say.
 //!
-//! The stores are played here; what an owner does is decided by [`Attempt`], [`Begun`] and [`Standing`], as ever.
+//! The stores are played here; what an owner does is decided by [`Attempt`], [`repeats`] and [`Standing`], as ever.
+//! A rebuild, for which owners wait, is not played.
 
-use super::{Attempt, Begun, Step, Token};
-use crate::clickhouse::block::Span;
+use super::{Attempt, Step, Token, repeats};
 use millrace_stream::Standing;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 const EVENTS: i64 = 40;
 const TABLES: i64 = 2;
 const BATCH_MAX: i64 = 8;
-const PROCESSES: usize = 2;
 /// Random moves before the world heals.
 const MOVES: usize = 600;
 /// Far more than it takes until all is settled and every stale owner has heard so.
@@ -23,10 +21,6 @@ const MOVES_TO_HEAL: usize = 20_000;
 /// Where an offset's event belongs.
 fn table(offset: i64) -> i64 {
     offset % 3 % TABLES
-}
-
-fn span((from, to): (i64, i64)) -> Span {
-    Span { topic: "t".into(), partition: 0, offsets: format!("{from}-{}", to - 1) }
 }
 
 /// Rows of one table, and how they are encoded: what a content's hash stands for.
@@ -148,13 +142,10 @@ impl World {
 /// A worker that owns the partition, or believes so.
 struct Owner {
     epoch: i64,
-    process: usize,
-    /// Its process's.
-    begun: Rc<Begun>,
     encoding: u32,
     next: i64,
     /// What the owner before it had planned.
-    left: Option<(i64, i64)>,
+    inherited: Option<(i64, i64)>,
     batch: Option<InHand>,
     /// The requests whose answers it waits for.
     waits: Vec<u32>,
@@ -163,6 +154,7 @@ struct Owner {
 struct InHand {
     range: (i64, i64),
     blocks: Vec<Block>,
+    planned: bool,
     /// None where it asks first whether an earlier one has settled after all.
     attempt: Option<Attempt>,
     missing: Option<Block>,
@@ -171,7 +163,6 @@ struct InHand {
 struct Game {
     rng: StdRng,
     world: World,
-    begun: [Rc<Begun>; PROCESSES],
     owners: Vec<Owner>,
     /// Requests and answers on their way: whose they are, who may wait no more.
     wire: Vec<(u32, Message)>,
@@ -184,7 +175,7 @@ impl Game {
     fn new(seed: u64, window: usize, looks: bool) -> Self {
         let world = World { window, ..World::default() };
         let rng = StdRng::seed_from_u64(seed);
-        Self { rng, world, begun: Default::default(), owners: Vec::new(), wire: Vec::new(), sent: 0, looks }
+        Self { rng, world, owners: Vec::new(), wire: Vec::new(), sent: 0, looks }
     }
 
     fn one_in(&mut self, chances: u32) -> bool {
@@ -195,14 +186,13 @@ impl Game {
         for _ in 0..MOVES {
             match self.rng.random_range(0..100) {
                 0 => self.start_owner(),
-                1 => self.kill_process(),
-                2..50 => self.deliver(true),
+                1..50 => self.deliver(true),
                 _ if self.owners.is_empty() => self.start_owner(),
                 move_of_an_owner => {
                     let at = self.rng.random_range(0..self.owners.len());
                     match move_of_an_owner {
-                        50 => drop(self.owners.swap_remove(at)), // gave the partition up
-                        51..56 => self.give_up_waiting(at),
+                        50..52 => drop(self.owners.swap_remove(at)), // kill -9, or it gave the partition up
+                        52..57 => self.give_up_waiting(at),
                         _ => self.go_on(at),
                     }
                 }
@@ -241,17 +231,9 @@ impl Game {
     fn start_owner(&mut self) {
         self.world.epoch += 1;
         let (epoch, next) = (self.world.epoch, self.world.next);
-        let left = self.world.planned_to.map(|to| (next, to));
-        let (process, encoding) = (self.rng.random_range(0..PROCESSES), self.rng.random_range(0..2));
-        let (begun, waits) = (self.begun[process].clone(), Vec::new());
-        self.owners.push(Owner { epoch, process, begun, encoding, next, left, batch: None, waits });
-    }
-
-    /// kill -9
-    fn kill_process(&mut self) {
-        let killed = self.rng.random_range(0..PROCESSES);
-        self.owners.retain(|owner| owner.process != killed);
-        self.begun[killed] = Rc::default();
+        let inherited = self.world.planned_to.map(|to| (next, to));
+        let encoding = self.rng.random_range(0..2);
+        self.owners.push(Owner { epoch, encoding, next, inherited, batch: None, waits: Vec::new() });
     }
 
     /// Its deadline passed; the request travels on.
@@ -276,7 +258,7 @@ impl Game {
     fn gather(&mut self, at: usize) -> bool {
         let random = self.rng.random_range(1..=BATCH_MAX);
         let owner = &mut self.owners[at];
-        let planned = owner.left.filter(|(from, _)| *from == owner.next).map(|(_, to)| to);
+        let planned = owner.inherited.filter(|(from, _)| *from == owner.next).map(|(_, to)| to);
         let (from, to) = (owner.next, planned.unwrap_or(owner.next + random).min(EVENTS));
         if from == to {
             return false;
@@ -287,7 +269,7 @@ impl Game {
             encoding: owner.encoding,
         };
         let blocks: Vec<_> = (0..TABLES).map(of).filter(|block| !block.offsets.is_empty()).collect();
-        owner.batch = Some(InHand { range: (from, to), blocks, attempt: None, missing: None });
+        owner.batch = Some(InHand { range: (from, to), blocks, planned: false, attempt: None, missing: None });
         owner.attempt(self.looks);
         true
     }
@@ -344,8 +326,7 @@ impl Game {
         let Some(at) = self.owners.iter().position(|owner| owner.waits.contains(&id)) else { return };
         let owner = &mut self.owners[at];
         owner.waits.retain(|other| *other != id);
-        let of_another = |epoch: i64| epoch != owner.epoch;
-        let is_told = matches!(answer, Answer::At(epoch, _) | Answer::Refused(epoch, _) if of_another(epoch));
+        let is_told = matches!(answer, Answer::At(epoch, _) | Answer::Refused(epoch, _) if epoch != owner.epoch);
         let stops = owner.hears(answer, self.looks).is_none();
         assert_eq!(stops, is_told, "whoever is told of another owner stops, and nobody else");
         assert!(owner.next <= self.world.next, "somebody believes that settled what is not");
@@ -363,7 +344,7 @@ impl Owner {
 
     fn attempt(&mut self, looks: bool) {
         if let Some(batch) = &mut self.batch {
-            let repeats = self.begun.repeats(&span(batch.range), Some(batch.range), self.left);
+            let repeats = repeats(Some(batch.range), self.inherited, batch.planned);
             batch.attempt = Some(Attempt::new(batch.blocks.len(), looks && repeats));
         }
     }
@@ -396,14 +377,10 @@ impl Owner {
     }
 
     fn step_done(&mut self, answer: Answer) {
-        let Some(InHand { range, attempt: Some(attempt), missing, .. }) = &mut self.batch else { return };
-        let span = span(*range);
+        let Some(InHand { planned, attempt: Some(attempt), missing, .. }) = &mut self.batch else { return };
         match attempt.step() {
-            Step::Plan => self.begun.begin(&span),
-            Step::Settle => {
-                self.begun.end(&span);
-                return self.settled();
-            }
+            Step::Plan => *planned = true,
+            Step::Settle => return self.settled(),
             _ => {}
         }
         *missing = match answer {
