@@ -16,9 +16,9 @@ pub use ways::{Looks, Way};
 use crate::platform::Platform;
 use crate::processes::Meter;
 use crate::report::Figures;
+use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::consumer::BaseConsumer;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write as _};
@@ -250,9 +250,13 @@ fn read(log: &Log, way: Way, looks: Looks, mut waiting: Waiting, release: &mpsc:
     Ok(())
 }
 
-/// Its queues together are as large as those of all of Millrace's partitions. And no group: nobody else is there.
+/// What Millrace has, but for one queue, which is as large as those of all its partitions together and has fetches to
+/// match. And no group: nobody else is there.
 fn consumer(log: &Log, way: Way) -> anyhow::Result<BaseConsumer> {
-    let queues = if way == Way::QueueEach { log.partitions.len() } else { 1 };
+    let (queues, records, fetch_bytes) = match way {
+        Way::OneByOne | Way::InBatches => (1, 100_000, 2 << 20),
+        Way::QueueEach => (log.partitions.len(), 25_000, 256 << 10),
+    };
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", &log.brokers)
@@ -260,15 +264,10 @@ fn consumer(log: &Log, way: Way) -> anyhow::Result<BaseConsumer> {
         .set("enable.auto.commit", "false")
         .set("isolation.level", "read_committed")
         .set("queued.max.messages.kbytes", (32_768 / queues).to_string())
-        .set("fetch.message.max.bytes", "2097152")
-        // As Millrace: what is behind waits for nobody who has nothing, and is asked for as soon as there is room.
+        .set("queued.min.messages", (records / queues).to_string())
+        .set("fetch.message.max.bytes", fetch_bytes.to_string())
+        // What is behind waits for nobody who has nothing, and is asked for as soon as there is room.
         .set("fetch.wait.max.ms", "10")
         .set("fetch.queue.backoff.ms", "10");
-    let mut partitions = TopicPartitionList::new();
-    for place in &log.partitions {
-        partitions.add_partition_offset(&place.topic, place.partition, Offset::Beginning)?;
-    }
-    let consumer = BaseConsumer::from_config(&config)?;
-    consumer.assign(&partitions)?;
-    Ok(consumer)
+    Ok(BaseConsumer::from_config(&config)?)
 }

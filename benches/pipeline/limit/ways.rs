@@ -6,6 +6,7 @@
 use super::{Log, SILENCE};
 use rdkafka::bindings as c;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, CString};
 use std::ptr;
@@ -41,35 +42,63 @@ pub fn take(
     consumer: &BaseConsumer,
     log: &Log,
     way: Way,
-    mut each: impl FnMut(&c::rd_kafka_message_t) -> anyhow::Result<()>,
+    each: impl FnMut(&c::rd_kafka_message_t) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let mut left = log.records();
-    let mut heard = Instant::now();
-    let mut queues = match way {
+    let queues = match way {
         Way::OneByOne => Vec::new(),
         Way::InBatches => vec![Queue::of_all(consumer)],
         Way::QueueEach => log.partitions.iter().map(|at| Queue::of(consumer, &at.topic, at.partition)).collect(),
     };
+    let mut partitions = TopicPartitionList::new();
+    for place in &log.partitions {
+        partitions.add_partition_offset(&place.topic, place.partition, Offset::Beginning)?;
+    }
+    consumer.assign(&partitions)?;
+    match way {
+        Way::OneByOne => one_by_one(consumer, log.records(), each),
+        Way::InBatches | Way::QueueEach => by_queues(queues, log.records(), each),
+    }
+}
+
+fn one_by_one(
+    consumer: &BaseConsumer,
+    records: u64,
+    mut each: impl FnMut(&c::rd_kafka_message_t) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    for taken in 0..records {
+        let message = consumer.poll(SILENCE).ok_or_else(|| missing(records - taken))??;
+        // SAFETY: the message lives until the end of this block.
+        each(unsafe { &*message.ptr() })?;
+    }
+    Ok(())
+}
+
+/// Asks all of them again and again. (Millrace is woken by a queue that has something.)
+fn by_queues(
+    mut queues: Vec<Queue>,
+    records: u64,
+    mut each: impl FnMut(&c::rd_kafka_message_t) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let (mut left, mut heard) = (records, Instant::now());
     while left > 0 {
         let mut taken = 0;
-        if way == Way::OneByOne {
-            let message = consumer.poll(SILENCE).ok_or_else(|| anyhow::anyhow!("{left} records are missing"))??;
-            // SAFETY: the message lives until the end of this block.
-            each(unsafe { &*message.ptr() })?;
-            taken = 1;
-        }
         for queue in &mut queues {
             taken += queue.take(&mut each)?;
         }
         left -= taken;
         if taken > 0 {
             heard = Instant::now();
-        } else {
-            anyhow::ensure!(heard.elapsed() < SILENCE, "{left} records are missing");
+        } else if heard.elapsed() < SILENCE {
             std::thread::sleep(IDLE);
+        } else {
+            return Err(missing(left));
         }
     }
     Ok(())
+}
+
+fn missing(records: u64) -> anyhow::Error {
+    anyhow::anyhow!("{records} records are missing")
 }
 
 pub fn topic(message: &c::rd_kafka_message_t) -> &str {
@@ -127,19 +156,23 @@ impl Queue {
 
     /// What is there, never waiting.
     fn take(&mut self, each: &mut impl FnMut(&c::rd_kafka_message_t) -> anyhow::Result<()>) -> anyhow::Result<u64> {
+        let mut done = Ok(());
         // SAFETY: there is room for so many pointers, of which as many are set as the call returns; each is a message
         // that is ours to destroy, once.
         unsafe {
             let count = c::rd_kafka_consume_batch_queue(self.queue, 0, self.taken.as_mut_ptr(), TAKEN_MAX);
             self.taken.set_len(usize::try_from(count)?);
-            for message in &self.taken {
-                let found = &**message;
-                anyhow::ensure!(found.err == c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR, "{:?}", found.err);
-                each(found)?;
-                c::rd_kafka_message_destroy(*message);
+            let taken = self.taken.len() as u64;
+            for message in self.taken.drain(..) {
+                let found = &*message;
+                done = done.and_then(|()| match found.err {
+                    c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => each(found),
+                    error => Err(anyhow::anyhow!("{error:?}")),
+                });
+                c::rd_kafka_message_destroy(message);
             }
+            done.map(|()| taken)
         }
-        Ok(self.taken.len() as u64)
     }
 }
 
