@@ -21,8 +21,8 @@ pub struct PipelineConfig {
     /// Bytes waiting in one partition's queue before no more is taken from what the Kafka client has read ahead of it.
     pub queue_bytes: usize,
     /// Bytes in all queues and batches together, over all partitions. Beyond, each holds little, and small batches
-    /// go on: more partitions cost no more memory. What the Kafka client reads ahead comes on top: 25,000 records over
-    /// all partitions (50 and a fetch each where there are more than 500), some 50 MB, and 32 MiB of values at most.
+    /// go on: more partitions cost no more memory. What the Kafka client reads ahead comes on top: it asks for
+    /// no more once 25,000 records or 32 MiB of values wait, over all partitions, and a fetch of each may be on its way.
     pub memory_bytes: usize,
     /// Batches being applied at once, over all partitions: bounds what is sent beside what is gathered.
     pub concurrent_batches: usize,
