@@ -361,7 +361,7 @@ impl<B> Batch<B> {
         self.rejected.len()
     }
 
-    /// Did an attempt before this one write its plan down?
+    /// Was its plan written down, by any attempt so far?
     pub fn was_planned(&self) -> bool {
         self.planned.load(Ordering::Relaxed)
     }

@@ -265,27 +265,36 @@ async fn differing(shop: &Shop, which: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_insert_that_fails_once_does_not_end_a_rebuild() {
+async fn an_insert_that_fails_once_does_not_end_a_rebuild_and_a_table_that_is_gone_does() {
     let mut shop = Shop::open().await;
     let process = shop.member("process", &["process", "clickhouse"], &[]);
     shop.publish(2_000, &[]);
     eventually("all is there", async || events(&shop).await == 2_000).await;
     let failed = AtomicBool::new(false);
-    let fails_once = move |asked: Asked| {
-        let is_insert = asked.path.contains("events_shadow") && asked.path.contains("Native");
-        match is_insert && !failed.swap(true, Ordering::Relaxed) {
-            true => Asked { path: format!("{}&readonly=1", asked.path), ..asked },
-            false => asked,
-        }
-    };
-    let url = stand_before(&shop.platform.addresses().clickhouse, fails_once).await;
-    let mut rebuild = shop.platform.command();
-    rebuild.args(["rebuild", "clickhouse", "page_viewed"]).env("MILLRACE_CLICKHOUSE__URL", url);
-    let done = Finished::of(&mut rebuild);
+    let once = move |path: &str| (!failed.swap(true, Ordering::Relaxed)).then(|| format!("{path}&readonly=1"));
+    let gone = |path: &str| Some(path.replace("page_viewed-", "gone-"));
+    let done = rebuild_where_inserts_are(&shop, once).await;
     assert_eq!(done.code(), 0, "{}{}", done.out, done.err);
     assert!(done.err.contains("READONLY"), "it never failed:\n{}", done.err);
+    let done = rebuild_where_inserts_are(&shop, gone).await;
+    assert!(done.code() == 1 && done.err.contains("UNKNOWN_TABLE"), "{}{}", done.out, done.err);
     assert_eq!((events(&shop).await, process.stop()), (2_000, 0));
     shop.platform.stop().await;
+}
+
+/// Each of them asked by another path, where there is one.
+async fn rebuild_where_inserts_are(
+    shop: &Shop,
+    other: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+) -> Finished {
+    let changed = move |asked: Asked| {
+        let is_insert = asked.path.contains("events_shadow") && asked.path.contains("Native");
+        let other = is_insert.then(|| other(&asked.path)).flatten();
+        Asked { path: other.unwrap_or(asked.path), ..asked }
+    };
+    let url = stand_before(&shop.platform.addresses().clickhouse, changed).await;
+    let mut rebuild = shop.platform.command();
+    Finished::of(rebuild.args(["rebuild", "clickhouse", "page_viewed"]).env("MILLRACE_CLICKHOUSE__URL", url))
 }
 
 async fn letters_are_looked_at_once_none_is_replayed_any_more(shop: &Shop) {

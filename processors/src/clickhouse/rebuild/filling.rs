@@ -1,6 +1,7 @@
 //! The handler that fills a table's shadow, and sums up by another way what must be in it afterwards.
 
 use super::super::block::Rows;
+use super::super::exception::table_is_gone;
 use super::super::native;
 use super::super::readers::Readers;
 use super::super::row::whole;
@@ -12,6 +13,11 @@ use millrace_stream::{Batch, Failure, Handler, Incoming, Reason, Reject};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A server restarts within this. What it refuses for longer somebody has to mend, and whoever waits for a rebuild wants
+/// to hear of it: nothing has changed, and the next one begins anew.
+const REFUSED_FOR: Duration = Duration::from_secs(300);
 
 /// Takes the events of one type.
 pub(super) struct Filling {
@@ -23,6 +29,8 @@ pub(super) struct Filling {
     sums: Mutex<BTreeMap<i32, Sum>>,
     /// Records that could not be read.
     rejected: AtomicU64,
+    /// Since when no insert has succeeded.
+    refused: Mutex<Option<Instant>>,
 }
 
 /// Rows, in any order: how many, and what is in all their columns but `_inserted_at`.
@@ -63,6 +71,7 @@ impl Filling {
             judges: Readers::new(tables(), whole::Plan::compile),
             sums: Mutex::default(),
             rejected: AtomicU64::default(),
+            refused: Mutex::default(),
         }
     }
 
@@ -74,6 +83,18 @@ impl Filling {
     /// How many records of any type could not be read.
     pub fn rejected(&self) -> u64 {
         self.rejected.load(Ordering::Relaxed)
+    }
+
+    async fn insert(&self, insert: &Insert) -> Result<(), Failure> {
+        let inserted = self.server.insert(insert).await;
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        *refused = inserted.as_ref().err().map(|_| refused.unwrap_or_else(Instant::now));
+        let for_good =
+            inserted.as_ref().is_err_and(table_is_gone) || refused.is_some_and(|at| at.elapsed() > REFUSED_FOR);
+        match inserted {
+            Err(Failure::Retry(why)) if for_good => Err(Failure::Stop(why)),
+            inserted => inserted,
+        }
     }
 
     fn sum(&self, incoming: &Incoming<'_>) -> Result<Sum, Reject> {
@@ -113,7 +134,7 @@ impl Handler for Filling {
         let Filled { rows, sum } = &batch.block;
         if let Some(span) = rows.span(batch.range()) {
             for block in rows.blocks() {
-                self.server.insert(&Insert::of(&block, &span)).await?;
+                self.insert(&Insert::of(&block, &span)).await?;
             }
             self.sums().entry(span.partition).or_default().add(*sum);
         }
