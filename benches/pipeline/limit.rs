@@ -250,8 +250,8 @@ fn read(log: &Log, way: Way, looks: Looks, mut waiting: Waiting, release: &mpsc:
     Ok(())
 }
 
-/// What Millrace has, but for one queue, which is as large as those of all its partitions together and has fetches to
-/// match. And no group: nobody else is there.
+/// As Millrace has it, or one queue, of as many bytes as those of all its partitions together, four times as many records
+/// and larger fetches. And no group: nobody else is there.
 fn consumer(log: &Log, way: Way) -> anyhow::Result<BaseConsumer> {
     let (queues, records, fetch_bytes) = match way {
         Way::OneByOne | Way::InBatches => (1, 100_000, 2 << 20),

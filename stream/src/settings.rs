@@ -22,7 +22,8 @@ pub struct PipelineConfig {
     pub queue_bytes: usize,
     /// Bytes in all queues and batches together, over all partitions. Beyond, each holds little, and small batches
     /// go on: more partitions cost no more memory. What the Kafka client reads ahead comes on top: it asks for
-    /// no more once 25,000 records or 32 MiB of values wait, over all partitions, and a fetch of each may be on its way.
+    /// no more once 25,000 records or 32 MiB of values wait, over all partitions (50 and 64 KiB each where there are more
+    /// than 500), and a fetch of each may be on its way.
     pub memory_bytes: usize,
     /// Batches being applied at once, over all partitions: bounds what is sent beside what is gathered.
     pub concurrent_batches: usize,
