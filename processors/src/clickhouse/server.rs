@@ -309,7 +309,10 @@ impl Server {
         let columns = self.client.query_raw(&sql).fetch_all::<Described>();
         for (table, name, type_name, comment, default_sql, computed) in self.within(columns).await? {
             let column = Column { name, type_name, comment, default_sql, computed };
-            tables.entry(table).or_default().columns.push(column);
+            // One that somebody has made since is not there, rather than there without an engine.
+            if let Some(found) = tables.get_mut(&table) {
+                found.columns.push(column);
+            }
         }
         Ok(tables)
     }
