@@ -69,7 +69,7 @@ pub enum Write {
 }
 
 impl Spec {
-    /// Reads in the cheapest way that the Rust client has.
+    /// Reads in the one way that the Rust client has; by C there are cheaper ones.
     pub fn of(consume: Option<&Log>, write: Option<&Write>) -> Self {
         Self { consume: consume.cloned(), way: Way::OneByOne, looks: Looks::Lengths, write: write.cloned() }
     }
