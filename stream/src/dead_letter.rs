@@ -324,14 +324,15 @@ fn state(text: &str) -> DeadLetterState {
 fn record(row: &PgRow) -> Result<Record, Failure> {
     let (key, value): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.try_get("key")?, row.try_get("value")?);
     let headers: serde_json::Value = row.try_get("headers")?;
-    let mut space = BytesMut::new();
-    let mut builder = RecordBuilder::new(&mut space, key.as_deref(), value.as_deref());
-    for pair in headers.as_array().into_iter().flatten() {
+    let header = |pair: &serde_json::Value| {
         let value = pair[1].as_str().map(|text| BASE64_STANDARD.decode(text)).transpose().map_err(Failure::stop)?;
-        builder = builder.header(pair[0].as_str().unwrap_or_default().as_bytes(), value.as_deref());
-    }
+        Ok((pair[0].as_str().unwrap_or_default().as_bytes().to_vec(), value))
+    };
+    let headers = headers.as_array().into_iter().flatten().map(header).collect::<Result<Vec<_>, Failure>>()?;
     let topic: String = row.try_get("topic")?;
     let position =
         Position { topic: topic.into(), partition: row.try_get("partition")?, offset: row.try_get("offset")? };
-    Ok(builder.build(position, row.try_get("logged_at")?))
+    let mut space = BytesMut::new();
+    let record = RecordBuilder::new(&mut space, key.as_deref(), value.as_deref());
+    Ok(record.headers(headers).build(position, row.try_get("logged_at")?))
 }

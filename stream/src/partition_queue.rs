@@ -169,8 +169,8 @@ unsafe fn record(message: *mut c::rd_kafka_message_t, topic: &Arc<str>, space: &
     let (key, value) = unsafe { (bytes(found.key, found.key_len), bytes(found.payload, found.len)) };
     let mut own = BytesMut::new();
     let space = if found.key_len + found.len > SHARING_BYTES_MAX { &mut own } else { space };
-    // SAFETY: the message is alive.
-    let builder = unsafe { headers::copy(message, RecordBuilder::new(space, key, value)) };
+    // SAFETY: the message is alive, and its headers are copied here.
+    let builder = RecordBuilder::new(space, key, value).headers(unsafe { headers::of(message) });
     // SAFETY: the same. One without a time says -1.
     let millis = unsafe { c::rd_kafka_message_timestamp(message, ptr::null_mut()) };
     // A producer may stamp anything; a time that no clock shows is no time, and Postgres could not hold it.

@@ -81,8 +81,8 @@ impl Record {
     }
 
     /// The same, sharing nothing: kept for long, it keeps nobody else's bytes.
-    pub(crate) fn alone(self) -> Self {
-        Self { bytes: Bytes::copy_from_slice(&self.bytes), ..self }
+    pub(crate) fn alone(&self) -> Self {
+        Self { position: self.position.clone(), bytes: Bytes::copy_from_slice(&self.bytes), ..*self }
     }
 
     fn at(&self, span: Span) -> &[u8] {
@@ -123,14 +123,19 @@ fn next_bytes<'a>(left: &mut &'a [u8]) -> Option<&'a [u8]> {
 /// An event's headers, as our producers write them; more of them make the buffer grow.
 const HEADERS_BYTES: usize = 512;
 
+/// What [`next_bytes`] reads.
+fn push_sized(buffer: &mut BytesMut, bytes: Option<&[u8]>) {
+    let size = bytes.map_or(NULL, |bytes| bytes.len() as u32);
+    buffer.extend_from_slice(&size.to_le_bytes());
+    buffer.extend_from_slice(bytes.unwrap_or_default());
+}
+
 /// Copies the parts of a record into one buffer.
 pub struct RecordBuilder<'s> {
     buffer: &'s mut BytesMut,
     key: Option<Span>,
     value: Option<Span>,
     headers: u32,
-    /// The last that events have.
-    last_known: Option<Header>,
 }
 
 impl<'s> RecordBuilder<'s> {
@@ -138,38 +143,38 @@ impl<'s> RecordBuilder<'s> {
     /// lie together, and few of them need an allocation.
     pub fn new(space: &'s mut BytesMut, key: Option<&[u8]>, value: Option<&[u8]>) -> Self {
         space.reserve(key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + HEADERS_BYTES);
-        let mut builder = Self { buffer: space, key: None, value: None, headers: 0, last_known: None };
+        let mut builder = Self { buffer: space, key: None, value: None, headers: 0 };
         builder.key = key.map(|bytes| builder.push(bytes));
         builder.value = value.map(|bytes| builder.push(bytes));
         builder.headers = builder.buffer.len() as u32;
         builder
     }
 
-    /// A name that is not UTF-8 is kept with replacement characters.
+    /// Names and values in their order. A name that is not UTF-8 is kept with replacement characters.
+    ///
+    /// All at once: a builder that is passed on by value for each of them is stored and loaded each time, and the load
+    /// waits for everything that was written before it.
     #[must_use]
-    pub fn header(mut self, name: &[u8], value: Option<&[u8]>) -> Self {
-        match Header::named(name, self.last_known) {
-            Some(known) => {
-                self.last_known = Some(known);
-                self.buffer.extend_from_slice(&[known.number()]);
+    pub fn headers<T: AsRef<[u8]>>(self, headers: impl IntoIterator<Item = (T, Option<T>)>) -> Self {
+        let mut last_known = None;
+        for (name, value) in headers {
+            match Header::named(name.as_ref(), last_known) {
+                Some(known) => {
+                    last_known = Some(known);
+                    self.buffer.extend_from_slice(&[known.number()]);
+                }
+                None => {
+                    self.buffer.extend_from_slice(&[SPELLED]);
+                    push_sized(self.buffer, Some(String::from_utf8_lossy(name.as_ref()).as_bytes()));
+                }
             }
-            None => {
-                self.buffer.extend_from_slice(&[SPELLED]);
-                self.push_sized(Some(String::from_utf8_lossy(name).as_bytes()));
-            }
+            push_sized(self.buffer, value.as_ref().map(T::as_ref));
         }
-        self.push_sized(value);
         self
     }
 
-    fn push_sized(&mut self, bytes: Option<&[u8]>) {
-        let size = bytes.map_or(NULL, |bytes| bytes.len() as u32);
-        self.buffer.extend_from_slice(&size.to_le_bytes());
-        self.buffer.extend_from_slice(bytes.unwrap_or_default());
-    }
-
     pub fn build(self, position: Position, timestamp: Option<DateTime<Utc>>) -> Record {
-        let Self { buffer, key, value, headers, .. } = self;
+        let Self { buffer, key, value, headers } = self;
         Record { position, timestamp, bytes: buffer.split().freeze(), key, value, headers }
     }
 
@@ -188,16 +193,18 @@ mod tests {
     fn every_part_is_read_back_as_it_was() {
         let position = Position { topic: "t".into(), partition: 1, offset: 7 };
         let mut space = BytesMut::new();
-        let record = RecordBuilder::new(&mut space, Some(b"k"), Some(b""))
-            .header(b"a", Some(b"1"))
-            .header(b"ce_id", Some(b"7"))
-            .header(b"b", None)
-            .header(b"a", Some(b""))
-            .header(b"", Some(b"2"))
-            .header(b"ce_type", None)
-            .header(b"\xff", Some(b"3"))
-            .build(position, None);
-        let next = RecordBuilder::new(&mut space, None, Some(b"next")).build(record.position.clone(), None).alone();
+        let found: [(&[u8], Option<&[u8]>); 7] = [
+            (b"a", Some(b"1")),
+            (b"ce_id", Some(b"7")),
+            (b"b", None),
+            (b"a", Some(b"")),
+            (b"", Some(b"2")),
+            (b"ce_type", None),
+            (b"\xff", Some(b"3")),
+        ];
+        let record = RecordBuilder::new(&mut space, Some(b"k"), Some(b"")).headers(found).build(position, None);
+        let next = RecordBuilder::new(&mut space, None, Some(b"next")).headers(Vec::<(&[u8], _)>::new());
+        let next = next.build(record.position.clone(), None).alone();
         assert_eq!((next.key(), next.value(), next.headers().count()), (None, Some(&b"next"[..]), 0));
         assert_eq!((record.key(), record.value()), (Some(&b"k"[..]), Some(&b""[..])));
         let headers: Vec<_> = record.headers().map(|(name, value)| (name, value.map(<[u8]>::to_vec))).collect();

@@ -249,6 +249,17 @@ async fn what_no_client_would_write_is_read_all_the_same() {
     arguments.extend(headers.iter().map(String::as_str));
     crate::clients::judge("odd_time.py", &arguments);
     eventually("nor does a time before all clocks", async || rows(&platform, "payment_failed").await == 2).await;
+    let mut odd = Sent::good(b"garbage");
+    odd.headers.extend([("b", "1".to_owned()), ("b", String::new()), ("a", "é=2".to_owned())]);
+    let mut sent: Vec<_> = odd.headers.iter().map(|(name, value)| serde_json::json!([name, value])).collect();
+    sent.push(serde_json::json!(["od\u{fffd}\u{fffd}ed", "1"]));
+    odd.odd_header = true;
+    odd.into_topic(&platform);
+    let postgres = platform.postgres().await;
+    eventually("it is set aside", async || letters(&postgres, "clickhouse").await.len() == 1).await;
+    let listed = platform.run(&["dead-letters", "list", "--json"]).json();
+    let shown = platform.run(&["dead-letters", "show", &listed[0]["id"].to_string(), "--json"]).json();
+    assert_eq!(shown["headers"], Value::from(sent), "every header is kept, in its order");
     assert!(process.is_running(), "{}", process.log());
     assert_eq!(process.stop(), 0);
     platform.stop().await;
