@@ -109,6 +109,17 @@ impl<'a> Envelope<'a> {
     /// # Errors
     /// Which header is missing or wrong.
     pub fn from_headers(headers: impl Iterator<Item = (Header, &'a [u8])>) -> Result<Self, EnvelopeError> {
+        Self::from_headers_with(headers, |_| ())
+    }
+
+    /// The same; `on_id` is told the id before the rest is read.
+    ///
+    /// # Errors
+    /// Those of [`Envelope::from_headers`].
+    pub fn from_headers_with(
+        headers: impl Iterator<Item = (Header, &'a [u8])>,
+        on_id: impl FnOnce(Uuid),
+    ) -> Result<Self, EnvelopeError> {
         let found = Headers::collect(headers);
         if found.bytes(SPECVERSION)? != b"1.0" {
             return Err(malformed(SPECVERSION, found.required(SPECVERSION)?, "1.0"));
@@ -117,6 +128,7 @@ impl<'a> Envelope<'a> {
             Some(id) => id,
             None => return Err(malformed(ID, found.required(ID)?, "a UUID")),
         };
+        on_id(id);
         let text = |header| Ok::<_, EnvelopeError>(found.optional(header)?.map(Cow::Borrowed));
         Ok(Self {
             id,
@@ -353,6 +365,25 @@ mod tests {
         assert_eq!(read(&borrowed).unwrap(), envelope);
         let time = headers.iter().find(|(name, _)| *name == "ce_time").unwrap();
         assert_eq!(&*time.1, b"2026-01-01T00:00:00.123456Z");
+    }
+
+    #[test]
+    fn an_id_is_told_once_it_is_known_whatever_follows() {
+        let id = Uuid::now_v7();
+        let told = |version: &str, id: &str, time: &str| {
+            let headers = [(TIME, time), (SPECVERSION, version), (SOURCE, "/shop"), (TYPE, "a.b"), (ID, id)];
+            let mut told = Vec::new();
+            let read = Envelope::from_headers_with(
+                headers.into_iter().map(|(header, value)| (header, value.as_bytes())),
+                |id| told.push(id),
+            );
+            (read.is_ok(), told)
+        };
+        let (text, time) = (id.to_string(), "2026-01-01T00:00:00Z");
+        assert_eq!(told("1.0", &text, time), (true, vec![id]));
+        assert_eq!(told("1.0", &text, "yesterday"), (false, vec![id]));
+        assert_eq!(told("1.0", &text[1..], time), (false, vec![]));
+        assert_eq!(told("0.3", &text, time), (false, vec![]));
     }
 
     #[test]

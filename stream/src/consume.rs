@@ -248,7 +248,7 @@ impl<H: Handler> Worker<H> {
                 source.hold(record);
                 return Ok(true);
             }
-            if let Ok(envelope) = self.decoder.identify(&record) {
+            if let Ok(envelope) = self.decoder.identify_with(&record, |id| partition.window.prefetch(id)) {
                 match set_aside.holds(&record.position, envelope.id) {
                     true => partition.set_aside.note(record.position.offset, envelope.id),
                     false => partition.window.note(record.position.offset, envelope.id),
@@ -294,7 +294,7 @@ impl<H: Handler> Worker<H> {
                 Pulled::Record(record) => {
                     // Decoding alone never waits, and the batch before shares this task.
                     tokio::task::coop::consume_budget().await;
-                    if self.add(record, &mut batch, partition).await?.is_none() {
+                    if self.add(&record, &mut batch, partition).await?.is_none() {
                         // What an earlier owner planned is all of it or nothing.
                         let ends_here = partition.halted.is_some() && planned.is_none() && batch.has_begun();
                         if ends_here { break } else { return Ok(None) }
@@ -319,25 +319,25 @@ impl<H: Handler> Worker<H> {
     /// `None` when the partition is given up, or goes no further than the record before this one.
     async fn add(
         &self,
-        record: Record,
+        record: &Record,
         batch: &mut Batch<H::Block>,
         partition: &mut Partition,
     ) -> Result<Option<()>, Failure> {
-        let Some(decoded) = self.decode(&record, batch, partition).await? else { return Ok(None) };
-        partition.halted = partition.storm.as_mut().and_then(|storm| storm.note(&record, &decoded));
-        if partition.halted.is_some() {
+        let Some(decoded) = self.decode(record, batch, partition).await? else { return Ok(None) };
+        if let Some(why) = partition.storm.as_mut().and_then(|storm| storm.note(record, &decoded)) {
+            partition.halted = Some(why);
             return Ok(None);
         }
-        batch.reached(&record);
+        batch.reached(record);
         match decoded {
-            Decoded::Event => batch.count(&record),
+            Decoded::Event => batch.count(record),
             Decoded::Ignored => {}
             Decoded::Rejected(reject) => {
                 tracing::warn!(
                     pipeline = %batch.pipeline, topic = %record.position.topic, partition = record.position.partition,
                     offset = record.position.offset, reason = reject.reason.as_str(), "is a dead letter: {}", reject.error
                 );
-                let event_id = partition.set_aside(&record, &self.decoder);
+                let event_id = partition.set_aside(record, &self.decoder);
                 batch.rejected.push(Rejected { record: record.alone(), event_id, reject });
             }
         }
@@ -355,7 +355,7 @@ impl<H: Handler> Worker<H> {
             self.metrics.ignored.inc();
             return Ok(Some(Decoded::Ignored));
         }
-        let identified = self.decoder.identify(record);
+        let identified = self.decoder.identify_with(record, |id| partition.window.prefetch(id));
         if self.is_given_up(record, identified.as_ref().ok()) {
             return Ok(Some(Decoded::Ignored));
         }

@@ -6,6 +6,7 @@ use millrace_schemas::registry::{Registry, RegistryError};
 use millrace_schemas::{Cleanup, Contract, Contracts, Envelope, WriterSchema, wire};
 use std::collections::HashSet;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// Larger records are set aside: one of them would fill a batch, a block and a screen.
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
@@ -43,6 +44,15 @@ impl Decoder {
 
     /// Who this record says it is. Pure: a window warmed from the log must see what live reading saw.
     pub(crate) fn identify<'a>(&self, record: &'a Record) -> Result<Envelope<'a>, Reject> {
+        self.identify_with(record, |_| ())
+    }
+
+    /// The same; `on_id` is told the event's id before the rest is read.
+    pub(crate) fn identify_with<'a>(
+        &self,
+        record: &'a Record,
+        on_id: impl FnOnce(Uuid),
+    ) -> Result<Envelope<'a>, Reject> {
         let size = record.value().map_or(0, <[u8]>::len);
         if size > RECORD_BYTES_MAX {
             return Err(Reject::new(
@@ -53,7 +63,8 @@ impl Decoder {
         if record.key().is_none_or(<[u8]>::is_empty) {
             return Err(Reject::new(Reason::NoKey, "the record has no key: publish it with its aggregate's id as key"));
         }
-        Envelope::from_headers(record.event_headers()).map_err(|error| Reject::new(Reason::BadHeader, error))
+        Envelope::from_headers_with(record.event_headers(), on_id)
+            .map_err(|error| Reject::new(Reason::BadHeader, error))
     }
 
     pub(crate) fn is_tombstone(&self, record: &Record) -> bool {

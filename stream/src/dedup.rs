@@ -4,6 +4,7 @@
 //! that were set aside, which Postgres knows: a rebuild, a restart and a second replica agree. It is filled by reading
 //! the log itself from [`Window::warm_from`], before the first record that counts.
 
+use crate::prefetch::prefetch;
 use foldhash::fast::RandomState;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -59,6 +60,14 @@ impl Window {
     pub fn holds(&mut self, offset: i64, id: Uuid) -> bool {
         self.forget_before(offset - self.size + 1);
         !self.seen.is_empty() && self.find(self.tag(id), id).is_some()
+    }
+
+    /// Has the memory fetched that [`Window::note`] is going to wait for: of this id, and of the one that may have to go.
+    pub fn prefetch(&self, id: Uuid) {
+        self.index.prefetch(self.tag(id));
+        if let Some((_, oldest)) = self.seen.front() {
+            self.index.prefetch(self.tag(*oldest));
+        }
     }
 
     /// Forgets what was noted last, at this offset, of an id that was no duplicate.
@@ -133,6 +142,12 @@ impl Index {
         }
         self.put(Slot { tag, at });
         self.taken += 1;
+    }
+
+    fn prefetch(&self, tag: Tag) {
+        if let Some(slot) = self.slots.get(self.home(tag)) {
+            prefetch(slot);
+        }
     }
 
     fn remove(&mut self, tag: Tag, at: u32) {
@@ -218,7 +233,11 @@ mod tests {
             let log = random_log(&mut rng);
             let mut window = Window::new(size);
             window.first = u32::MAX - 100; // it begins anew on the way
-            let found: Vec<bool> = log.iter().map(|&(offset, id)| window.note(offset, id)).collect();
+            let note = |&(offset, id): &(i64, Uuid)| {
+                window.prefetch(id); // which changes nothing
+                window.note(offset, id)
+            };
+            let found: Vec<bool> = log.iter().map(note).collect();
             assert_eq!(found, naive(&log, i64::from(size)), "window of {size}");
         }
     }
@@ -272,6 +291,7 @@ mod tests {
             let tag = Tag::of(u64::from(home | rng.random_range(0..4_u32)) << 32);
             match list.len() < 60 && rng.random_bool(0.52) {
                 true => {
+                    index.prefetch(tag);
                     index.insert(tag, at);
                     list.push((tag, at));
                 }

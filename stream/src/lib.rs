@@ -28,6 +28,7 @@ mod metrics;
 mod migrate;
 mod offsets;
 mod partition_queue;
+mod prefetch;
 mod publish;
 mod reach;
 mod record;
