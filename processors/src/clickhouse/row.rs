@@ -137,9 +137,9 @@ fn put(leaf: &ColumnType, value: &Value, row: &mut Vec<u8>) -> Result<(), String
         (ColumnType::Symbol { symbols, default }, Value::Enum(_, found)) => {
             put_bytes(known(found, symbols, default.as_ref())?.as_bytes(), row);
         }
-        (ColumnType::Uuid, Value::Uuid(id)) => put_uuid(*id, row),
+        (ColumnType::Uuid, Value::Uuid(id)) => put_uuid(id.as_u128(), row),
         (ColumnType::Uuid, Value::String(text)) => {
-            put_uuid(Uuid::parse_str(text).map_err(|_| "the text is not a UUID")?, row);
+            put_uuid(Uuid::parse_str(text).map_err(|_| "the text is not a UUID")?.as_u128(), row);
         }
         (ColumnType::Date32, Value::Date(days)) => put_date(*days, row)?,
         (ColumnType::Micros, Value::TimestampMicros(at)) => put_time(*at, 1_000_000, row)?,
@@ -230,10 +230,8 @@ pub(super) fn put_occurred_at(at: DateTime<Utc>, row: &mut Vec<u8>) -> Result<()
 
 /// Two little-endian halves, the high one first.
 #[inline]
-pub(super) fn put_uuid(id: Uuid, row: &mut Vec<u8>) {
-    let (high, low) = id.as_u64_pair();
-    // The halves as one number, its bytes at once.
-    row.extend_from_slice(&(u128::from(high) | u128::from(low) << 64).to_le_bytes());
+pub(super) fn put_uuid(id: u128, row: &mut Vec<u8>) {
+    row.extend_from_slice(&id.rotate_left(64).to_le_bytes());
 }
 
 pub(super) fn put_bytes(bytes: &[u8], row: &mut Vec<u8>) {

@@ -235,7 +235,7 @@ impl Columns {
     pub(super) fn put_origin(&mut self, origin: &Origin<'_>, schema_id: u32) -> Result<(), String> {
         let [id, occurred_at, subject, source, trace_id, topic, partition, offset, recorded_at, schema] =
             self.shape.origin;
-        put_uuid(origin.event_id, self.bytes(id));
+        put_uuid(origin.event_id.as_u128(), self.bytes(id));
         put_occurred_at(origin.occurred_at, self.bytes(occurred_at))?;
         put_bytes(origin.subject.as_bytes(), self.bytes(subject));
         self.put_word(source, origin.source);

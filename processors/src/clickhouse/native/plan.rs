@@ -170,12 +170,12 @@ impl Plan {
     /// A datum that does not follow its schema, or the first column that cannot hold its value.
     pub fn append(&self, datum: &[u8], origin: &Origin<'_>, columns: &mut Columns) -> Result<(), Reject> {
         columns.mark();
-        let put = self.put(datum, origin, columns);
-        match put {
-            Ok(()) => columns.keep(),
-            Err(_) => columns.rewind(),
+        if let Err(reject) = self.put(datum, origin, columns) {
+            columns.rewind();
+            return Err(reject);
         }
-        put
+        columns.keep();
+        Ok(()) // anew: `put`'s is loaded wider than it was stored, which waits for the columns to reach the cache
     }
 
     fn put(&self, datum: &[u8], origin: &Origin<'_>, columns: &mut Columns) -> Result<(), Reject> {

@@ -10,7 +10,6 @@ use super::plan::{Bytes, Number, Op, UuidFrom};
 use super::skip::{Skips, fixed_uuid, uuid_bytes};
 use apache_avro::Decimal;
 use millrace_schemas::uuid_text;
-use uuid::Uuid;
 
 pub(super) struct Walk<'w, 'd> {
     datum: Datum<'d>,
@@ -89,7 +88,7 @@ impl<'w, 'd> Walk<'w, 'd> {
                 let id = self.uuid(*from)?;
                 put_uuid(id, self.buffer(*buffer));
             }
-            Op::TextAsUuid { column, buffer } => match uuid_text::parse(self.datum.text()?) {
+            Op::TextAsUuid { column, buffer } => match uuid_text::number(self.datum.text()?) {
                 Some(id) => put_uuid(id, self.buffer(*buffer)),
                 None => self.misfit(*column, "the text is not a UUID"),
             },
@@ -133,18 +132,18 @@ impl<'w, 'd> Walk<'w, 'd> {
     }
 
     #[inline]
-    fn uuid(&mut self, from: UuidFrom) -> Result<Uuid, Broken> {
+    fn uuid(&mut self, from: UuidFrom) -> Result<u128, Broken> {
         Ok(match from {
             UuidFrom::Text => self.uuid_text()?,
-            UuidFrom::Bytes => Uuid::from_bytes(uuid_bytes(&mut self.datum)?),
-            UuidFrom::Fixed(size) => Uuid::from_bytes(fixed_uuid(&mut self.datum, size)?),
+            UuidFrom::Bytes => u128::from_be_bytes(uuid_bytes(&mut self.datum)?),
+            UuidFrom::Fixed(size) => u128::from_be_bytes(fixed_uuid(&mut self.datum, size)?),
         })
     }
 
     /// What is read as a UUID is ASCII; only what is not might still be no text at all.
     #[inline]
-    fn uuid_text(&mut self) -> Result<Uuid, Broken> {
-        uuid_text::parse(self.datum.bytes()?).ok_or(Broken::Uuid)
+    fn uuid_text(&mut self) -> Result<u128, Broken> {
+        uuid_text::number(self.datum.bytes()?).ok_or(Broken::Uuid)
     }
 
     /// Avro's promotions lose what they lose: a long as a float is the nearest one.

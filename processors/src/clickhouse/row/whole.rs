@@ -86,7 +86,7 @@ impl Plan {
 
 /// The envelope's columns, in [`super::super::table::ENVELOPE`]'s order.
 fn put_envelope(envelope: &Envelope, row: &mut Vec<u8>) -> Result<(), String> {
-    put_uuid(envelope.id, row);
+    put_uuid(envelope.id.as_u128(), row);
     put_occurred_at(envelope.occurred_at, row)?;
     put_bytes(envelope.subject.as_bytes(), row);
     put_bytes(envelope.source.as_bytes(), row);

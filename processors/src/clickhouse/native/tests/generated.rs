@@ -181,7 +181,8 @@ impl Generator {
             (json!("double"), json!("float")),
             (json!("string"), json!("bytes")),
             (json!("bytes"), json!("string")),
-            (uuid, json!("string")),
+            (uuid.clone(), json!("string")),
+            (uuid, json!({ "type": "bytes", "logicalType": "uuid" })),
         ])
     }
 
