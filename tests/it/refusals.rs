@@ -126,7 +126,7 @@ async fn a_table_that_somebody_changed_is_named_and_waited_for_and_loses_nothing
     let mut refused = Refused::start().await;
     refused.shop.publish(EVENTS, &[]);
     refused.goes_on().await;
-    let cases: [(&[&str], &str, &[&str]); 4] = [
+    let cases: [(&[&str], &str, &[&str]); 5] = [
         (
             &["alter table events_raw.order_placed drop column trace_id"],
             "(NO_SUCH_COLUMN_IN_TABLE)",
@@ -147,6 +147,11 @@ async fn a_table_that_somebody_changed_is_named_and_waited_for_and_loses_nothing
             "(VIOLATED_CONSTRAINT)",
             &["alter table events_raw.order_placed drop constraint none"],
         ),
+        (
+            &["alter table events_raw.order_placed modify column trace_id String materialized 'none'"],
+            "(ILLEGAL_COLUMN)",
+            &["alter table events_raw.order_placed modify column trace_id remove materialized"],
+        ),
     ];
     for (change, said, back) in cases {
         refused.run(change).await;
@@ -154,6 +159,15 @@ async fn a_table_that_somebody_changed_is_named_and_waited_for_and_loses_nothing
         refused.run(back).await;
         refused.goes_on().await;
     }
+    // Somebody's view that fails. The rows may be in the table by then: if so they are found there.
+    let view = "create materialized view default.nosy engine = Memory as
+                select throwIf(total >= 0) as failed from events_raw.order_placed";
+    refused.run(&[view]).await;
+    refused.shop.publish(EVENTS, &[]);
+    eventually("it fails", async || refused.process.log().contains("(FUNCTION_THROW_IF_VALUE_IS_NON_ZERO)")).await;
+    assert!(refused.process.is_running(), "{}", refused.process.log());
+    refused.run(&["drop view default.nosy"]).await;
+    refused.goes_on().await;
     // What refuses nothing is none of our business.
     refused.run(&["alter table events_raw.order_placed add column checked_by String default 'nobody'"]).await;
     refused.shop.publish(EVENTS, &[]);

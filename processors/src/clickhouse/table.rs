@@ -421,6 +421,11 @@ impl Table {
         let column = |column: &Column| match found.columns.iter().find(|found| found.name == column.name) {
             None => Some(format!("{name} has no column `{}`: run `millrace migrate`", column.name)),
             Some(found) if found.type_name != column.type_name => Some(self.other_type(layer, column, found)),
+            Some(Column { computed: Some(sql), .. }) => {
+                let (column, kind) = (&column.name, sql.split(' ').next().unwrap_or_default());
+                let back = format!("alter table {name} modify column {column} remove {kind}");
+                Some(format!("{name} computes its column `{column}` ({sql}), which inserts fill: `{back}`"))
+            }
             Some(_) => None,
         };
         self.other_kind(layer, found).or(behind).or_else(|| self.columns.iter().find_map(column))
@@ -656,6 +661,18 @@ mod tests {
         assert_eq!(old.statements(&found(&new)), Ok(Vec::new()), "a table ahead of us stays as it is");
         let behind = new.mismatch(&found(&old)).unwrap();
         assert_eq!(behind, "events_raw.thing_happened has no column `b`: run `millrace migrate`");
+    }
+
+    #[test]
+    fn a_column_that_the_server_computes_takes_no_values_and_is_named() {
+        let table = table(A).unwrap();
+        let computed = |column: &mut Column| column.computed = Some("MATERIALIZED 'none'".into());
+        let found = found_but(&table, RAW_TABLE, |found| computed(&mut found.columns[0]));
+        assert_eq!(
+            table.mismatch(&found).unwrap(),
+            "events_raw.thing_happened computes its column `a` (MATERIALIZED 'none'), which inserts fill: \
+             `alter table events_raw.thing_happened modify column a remove MATERIALIZED`"
+        );
     }
 
     #[test]
