@@ -53,8 +53,12 @@ pub async fn run(config: &Config, global: &Global, what: &What) -> Result<(), Ex
         pipeline: pipeline(config),
         fewer: arguments.fewer,
     };
-    let pace = Pace::start();
-    let rebuilt = rebuild.run(&base.spine, |progress| pace.tell(progress)).await?;
+    let pace = Mutex::new(Pace::from(Instant::now()));
+    let told = |progress| {
+        let line = pace.lock().unwrap_or_else(PoisonError::into_inner).tell(progress, Instant::now());
+        line.iter().for_each(|line| tracing::info!("{line}"));
+    };
+    let rebuilt = rebuild.run(&base.spine, told).await?;
     print(&rebuilt, global);
     Ok(())
 }
@@ -77,33 +81,47 @@ fn pipeline(config: &Config) -> PipelineConfig {
     }
 }
 
-/// How long it will take, now and then.
+/// How far it is and how long it will take, now and then.
 struct Pace {
-    started: Instant,
-    told: Mutex<Instant>,
+    /// When what is going on began.
+    since: Instant,
+    told: Instant,
 }
 
 impl Pace {
-    fn start() -> Self {
-        let started = Instant::now();
-        Self { started, told: Mutex::new(started) }
+    fn from(now: Instant) -> Self {
+        Self { since: now, told: now }
     }
 
-    fn tell(&self, Progress { offsets, of }: Progress) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if offsets < of && told.elapsed() < PROGRESS_EVERY {
-            return;
+    fn tell(&mut self, progress: Progress, now: Instant) -> Option<String> {
+        let of_many = matches!(progress, Progress::Offsets { done, of } if done < of);
+        if of_many && now - self.told < PROGRESS_EVERY {
+            return None;
         }
-        *told = Instant::now();
-        let left = left(self.started.elapsed(), offsets, of);
-        tracing::info!("{offsets} of {of} offsets ({} %), {left:.0?} left", 100 * offsets / of.max(1));
+        self.told = now;
+        let left = |done: f64, of: f64| left(now - self.since, done, of);
+        Some(match progress {
+            Progress::Offsets { done, of } => {
+                let left = left(done as f64, of as f64);
+                format!("{done} of {of} offsets ({} %), {left:.0?} left", 100 * done / of.max(1))
+            }
+            Progress::Months { done: 0, of } => {
+                self.since = now;
+                format!("carries over what lies outside: {of} months")
+            }
+            Progress::Months { done, of } => {
+                format!("{done} of {of} months carried over, {:.0?} left", left(done as f64, of as f64))
+            }
+            Progress::Filled => {
+                "all is in the new table, which is looked through and put into the old one's place".into()
+            }
+        })
     }
 }
 
 /// At the pace so far.
-fn left(elapsed: Duration, offsets: i64, of: i64) -> Duration {
-    let share = (of - offsets).max(0) as f64 / offsets.max(1) as f64;
-    elapsed.mul_f64(share)
+fn left(elapsed: Duration, done: f64, of: f64) -> Duration {
+    elapsed.mul_f64((of - done).max(0.0) / done.max(1.0))
 }
 
 fn print(rebuilt: &Rebuilt, global: &Global) {
@@ -134,9 +152,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_is_told_from_the_pace_so_far() {
-        assert_eq!(left(Duration::from_secs(10), 25, 100), Duration::from_secs(30));
-        assert_eq!(left(Duration::from_secs(10), 0, 0), Duration::ZERO);
-        assert_eq!(left(Duration::from_secs(10), 100, 100), Duration::ZERO);
+    fn what_is_left_is_told_from_the_pace_so_far_every_five_seconds() {
+        let began = Instant::now();
+        let mut pace = Pace::from(began);
+        let mut after =
+            |seconds, progress| pace.tell(progress, began + Duration::from_secs(seconds)).unwrap_or_default();
+        let offsets = |done| Progress::Offsets { done, of: 100 };
+        assert_eq!(after(4, offsets(20)), "");
+        assert_eq!(after(10, offsets(25)), "25 of 100 offsets (25 %), 30s left");
+        assert_eq!(after(14, offsets(50)), "");
+        assert_eq!(after(14, offsets(100)), "100 of 100 offsets (100 %), 0ns left");
+        assert_eq!(after(14, Progress::Months { done: 0, of: 3 }), "carries over what lies outside: 3 months");
+        assert_eq!(after(16, Progress::Months { done: 1, of: 3 }), "1 of 3 months carried over, 4s left");
+        assert_eq!(left(Duration::from_secs(10), 0.0, 0.0), Duration::ZERO);
     }
 }

@@ -239,7 +239,9 @@ async fn a_range_ends_where_it_says_and_how_far_it_is_is_told() {
     assert!(within > 0 && beyond > 0, "{within} and {beyond}");
     assert_eq!(named("--to=100"), differing(&shop, "_offset < 100").await);
     assert_eq!(named("--from=100"), differing(&shop, "_offset >= 100").await);
-    rebuilt(&shop, &["page_viewed", "--to=100"]);
+    let to = rebuild(&shop, &["page_viewed", "--to=100"]);
+    assert_eq!(to.code(), 0, "{}", to.err);
+    assert!(to.err.contains("carries over what lies outside: ") && to.err.contains(" months carried over, 0ns left"));
     assert_eq!((wrong("_offset < 100").await, wrong("_offset >= 100").await), (0, beyond));
 
     damage().await;

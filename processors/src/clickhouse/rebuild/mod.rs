@@ -57,11 +57,15 @@ pub struct Rebuild<'a> {
     pub fewer: bool,
 }
 
-/// How far the log was read.
+/// How far it is.
 #[derive(Debug, Clone, Copy)]
-pub struct Progress {
-    pub offsets: i64,
-    pub of: i64,
+pub enum Progress {
+    /// The log was read so far.
+    Offsets { done: i64, of: i64 },
+    /// Of what lies outside, so many months were carried over; told before the first and after each.
+    Months { done: usize, of: usize },
+    /// All is there: it is looked through, and put into the old one's place.
+    Filled,
 }
 
 /// What came of it.
@@ -100,7 +104,7 @@ struct Work<'a> {
 }
 
 impl Rebuild<'_> {
-    /// Does all of it. `told` hears how far the log was read.
+    /// Does all of it. `told` hears how far it is.
     ///
     /// # Errors
     /// What stood against it. The table in use is as it was.
@@ -109,7 +113,8 @@ impl Rebuild<'_> {
         let mark = work.now().await?;
         work.create().await?;
         let rejected = work.fill(&told).await?;
-        work.carry_over().await?;
+        work.carry_over(&told).await?;
+        told(Progress::Filled);
         let (kept, left_out) = work.keep(rejected).await?;
         let [before, after] = [work.events(&work.table).await?, work.events(&work.shadow).await?];
         work.erase().await?;
@@ -191,7 +196,7 @@ impl Work<'_> {
         let before = AtomicI64::new(range.from);
         let reached = |next: i64| {
             let more = next - before.swap(next, Ordering::Relaxed);
-            told(Progress { offsets: done.fetch_add(more, Ordering::Relaxed) + more, of });
+            told(Progress::Offsets { done: done.fetch_add(more, Ordering::Relaxed) + more, of });
         };
         let scanned = self.scan(filling.clone(), range, reached).await;
         scanned.map_err(to_anyhow).with_context(|| format!("{}[{}]", range.topic, range.partition))
@@ -276,13 +281,15 @@ impl Work<'_> {
     }
 
     /// What the log does not have any more, or was not asked for, a month at a time.
-    async fn carry_over(&self) -> anyhow::Result<()> {
+    async fn carry_over(&self, told: &impl Fn(Progress)) -> anyhow::Result<()> {
         let outside = format!("not {}", statements::within(&self.rebuild.ranges));
         let months = format!("select distinct toYYYYMM(occurred_at) from {} where {outside}", self.table.raw());
         let months = self.server.within(self.server.query(&months).fetch_all::<u32>()).await.map_err(to_anyhow)?;
-        for month in months {
+        for (done, month) in months.iter().enumerate() {
+            told(Progress::Months { done, of: months.len() });
             self.copy(&format!("toYYYYMM(occurred_at) = {month} and {outside}")).await?;
         }
+        told(Progress::Months { done: months.len(), of: months.len() });
         Ok(())
     }
 
