@@ -2,6 +2,7 @@
 
 use crate::commands::Frozen;
 use crate::exactly_once::owning_everything;
+use crate::onlooker::Onlooker;
 use crate::platform::{Platform, Role, ask_clickhouse, eventually};
 use crate::shop::Shop;
 use millrace_local::Server;
@@ -171,6 +172,8 @@ const VICTIMS: [Victim; 10] = [
 const BETWEEN: std::ops::Range<i64> = 50..1_500;
 /// Of ten kills so many come at once after the one before.
 const AT_ONCE_OF_TEN: u32 = 3;
+/// Looks at the views that must be answered while something is dying, or they have shown nothing.
+const LOOKS_MIN: usize = 20;
 
 /// A shop whose roles and servers are killed under its traffic.
 struct UnderFire {
@@ -295,20 +298,25 @@ async fn whoever_dies_at_random_under_load_nothing_is_lost_and_nothing_counts_tw
     victims.shuffle(&mut random);
     let mut fire = UnderFire::start(seed).await;
     let traffic = fire.shop.publishing(400);
+    let onlooker = Onlooker::of(&fire.shop.platform);
     fire.until_applied(1_000).await;
     let begun = Instant::now();
+    let mut first_kill = None;
     for victim in victims {
         let (more, at_once) = (random.random_range(BETWEEN), random.random_ratio(AT_ONCE_OF_TEN, 10));
         if !at_once {
             fire.until_applied(more).await;
         }
         println!("{:.1?}: {victim:?} dies", begun.elapsed());
+        first_kill.get_or_insert_with(Instant::now);
         fire.kill(victim).await;
     }
     fire.until_all_have_started().await;
     fire.until_what_is_published_now_is_there().await;
+    let recovered = Instant::now();
     fire.shop.stop_publishing(traffic);
     fire.shop.assert_equals_the_oracle();
+    assert_was_looked_at(onlooker, first_kill.unwrap(), recovered).await;
     let published = fire.shop.published();
     let copies = assert_copies_are_of_one_record(&fire.shop.platform, published.try_into().unwrap()).await;
     println!(
@@ -319,4 +327,13 @@ async fn whoever_dies_at_random_under_load_nothing_is_lost_and_nothing_counts_tw
     let UnderFire { shop, process, sink, .. } = fire;
     assert_eq!((process.stop(), sink.stop()), (0, 0));
     shop.platform.stop().await;
+}
+
+/// Between the first kill and the last recovery views were right at every look, of which there were enough.
+async fn assert_was_looked_at(onlooker: Onlooker, first_kill: Instant, recovered: Instant) {
+    let looks = onlooker.leaves().await;
+    let meanwhile = looks.answered.iter().filter(|at| (first_kill..recovered).contains(*at)).count();
+    let (all, unanswered) = (looks.answered.len(), looks.unanswered.len());
+    println!("{all} looks at the views, {meanwhile} of them amid kills; {unanswered} were not answered");
+    assert!(meanwhile >= LOOKS_MIN, "{meanwhile} looks amid kills show nothing: {:?}", looks.unanswered.last());
 }

@@ -29,6 +29,7 @@ mod generated_blocks;
 mod held_back;
 mod kills;
 mod layout;
+mod onlooker;
 mod outbox;
 mod platform;
 mod rebuild;

@@ -5,6 +5,7 @@ use crate::erasure;
 use crate::exactly_once::{applied, planned};
 use crate::gate::Gate;
 use crate::held_back::HeldBack;
+use crate::onlooker::Onlooker;
 use crate::platform::{Finished, Platform, Role, eventually};
 use crate::shop::Shop;
 use crate::verify::named_in;
@@ -68,8 +69,13 @@ async fn what_was_lost_or_altered_is_right_again_while_events_flow() {
     // Who asks from now on is erased a little later.
     let asked = shop.platform.number("select toUnixTimestamp64Micro(now64(6))").await;
     let traffic = shop.publishing(300);
+    let onlooker = Onlooker::of(&shop.platform);
     let orders = rebuilt(&shop, &["order_placed"]);
     let people = rebuilt(&shop, &["user_registered"]);
+    let looks = onlooker.leaves().await;
+    assert_eq!(looks.unanswered, Vec::<String>::new(), "who reads a view notices nothing");
+    println!("{} looks at the views while they were made anew", looks.answered.len());
+    assert!(looks.answered.len() >= 5, "so few looks show nothing: {}", looks.answered.len());
     assert!(orders["after"].as_u64() > orders["before"].as_u64(), "{orders}");
     assert!(people["after"].as_i64().unwrap() >= people["before"].as_i64().unwrap() + lost, "{people} of {lost}");
     let seen = format!(
