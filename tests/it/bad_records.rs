@@ -1,6 +1,7 @@
 //! Whatever is put into a topic: it is applied, or it is a dead letter that explains itself. The flow goes on.
 
-use crate::platform::{Platform, Role, eventually};
+use crate::crash_points::assert_died_at;
+use crate::platform::{Finished, Platform, Role, eventually};
 use serde_json::Value;
 use sqlx::PgPool;
 use std::os::unix::ffi::OsStrExt;
@@ -289,9 +290,7 @@ async fn a_replay_after_the_fix_applies_once() {
     let mut process = platform.role(&["process", "clickhouse", "order_status"]);
     let postgres = platform.postgres().await;
     let good = real_value(&platform).await;
-    // The publisher registered its schema elsewhere: the registry learns it only later, under the next id.
-    let next: i64 = newest_id(&platform).await + 1;
-    let early = [&[0][..], &u32::try_from(next).unwrap().to_be_bytes(), &good[5..], &[0]].concat();
+    let (next, early) = written_too_early(&platform, &good).await;
     let event = uuid::Uuid::now_v7().to_string();
     for _ in 0..2 {
         Sent::good(&early).header("ce_id", &event).into_topic(&platform);
@@ -324,6 +323,64 @@ async fn assert_is_applied_by_a_replay(platform: &Platform, postgres: &PgPool) {
     assert_eq!(rows(platform, "payment_failed").await, 1);
     let orders: i64 = sqlx::query_scalar("select count(*) from order_status").fetch_one(postgres).await.unwrap();
     assert_eq!(orders, 1);
+}
+
+/// Where a replay dies, and what is there by then: rows of its event, and its letter's state.
+const REPLAY_CRASHES: [(&str, i64, &str); 3] =
+    [("clickhouse_planned", 0, "open"), ("clickhouse_inserted", 1, "open"), ("clickhouse_settled", 1, "replayed")];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_dies_anywhere_applies_once_when_it_is_repeated() {
+    let platform = Platform::start().await;
+    let process = platform.role(&["process", "clickhouse"]);
+    let postgres = platform.postgres().await;
+    let (next, early) = written_too_early(&platform, &real_value(&platform).await).await;
+    for (at, _) in REPLAY_CRASHES.iter().enumerate() {
+        Sent::good(&early).into_topic(&platform);
+        eventually("it is set aside", async || letters(&postgres, "clickhouse").await.len() == at + 1).await;
+    }
+    register_with_a_new_field(&platform, next).await;
+    let ids = "select id, event_id from millrace.dead_letter order by id";
+    let ids: Vec<(i64, uuid::Uuid)> = sqlx::query_as(ids).fetch_all(&postgres).await.unwrap();
+    for ((letter, event), (point, inserted, state)) in ids.into_iter().zip(REPLAY_CRASHES) {
+        let letter = letter.to_string();
+        let mut replay = platform.command();
+        replay.args(["dead-letters", "replay", &letter]).env("MILLRACE_CRASH_AT", point);
+        let crashed = Finished::of(&mut replay);
+        assert_died_at(point, crashed.status, &crashed.err);
+        assert_eq!(stand_of(&platform, &letter, event).await, (inserted, inserted, state.to_owned()), "{point}");
+        let repeated = platform.run(&["dead-letters", "replay", &letter]);
+        match state {
+            "open" => assert!(repeated.out.contains(": applied"), "{point}: {}{}", repeated.out, repeated.err),
+            _ => assert!(repeated.err.contains("is not open: Replayed"), "{point}: {}{}", repeated.out, repeated.err),
+        }
+        // It looks for its row before it inserts: not even the table beneath holds it twice, which views would hide.
+        assert_eq!(stand_of(&platform, &letter, event).await, (1, 1, "replayed".to_owned()), "{point}");
+    }
+    assert_eq!(platform.run(&["dead-letters", "replay", "--json"]).out, "", "none is open any more");
+    assert_eq!(process.stop(), 0);
+    let verified = platform.run(&["verify", "clickhouse"]);
+    assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
+    platform.stop().await;
+}
+
+/// Rows of the event in its view and in the table beneath, and the state of its letter, which was settled once at most.
+async fn stand_of(platform: &Platform, letter: &str, event: uuid::Uuid) -> (i64, i64, String) {
+    let rows = async |database: &str| {
+        platform.number(&format!("select count() from {database}.payment_failed where event_id = '{event}'")).await
+    };
+    let shown = platform.run(&["dead-letters", "show", letter, "--json"]).json();
+    let state = shown["state"].as_str().unwrap().to_owned();
+    // Setting it aside was the first attempt, and the one that settles it is the next that Postgres hears of.
+    assert_eq!(shown["attempts"], if state == "open" { 1 } else { 2 }, "{shown}");
+    (rows("events").await, rows("events_raw").await, state)
+}
+
+/// The id that the registry gives next, and a record written with it: its publisher registered its schema elsewhere, and
+/// the registry learns it only later.
+async fn written_too_early(platform: &Platform, good: &[u8]) -> (i64, Vec<u8>) {
+    let next = newest_id(platform).await + 1;
+    (next, [&[0][..], &u32::try_from(next).unwrap().to_be_bytes(), &good[5..], &[0]].concat())
 }
 
 async fn newest_id(platform: &Platform) -> i64 {

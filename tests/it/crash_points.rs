@@ -7,6 +7,7 @@ use crate::shop::Shop;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::ExitStatus;
 
 /// Enough that every role has something to do in each round, whatever the seed: of 2,000 events no payment fails once in
 /// a few hundred times, and then the sink has nothing to send.
@@ -94,7 +95,12 @@ async fn a_role_that_dies_at_any_crash_point_loses_nothing_and_doubles_nothing()
 }
 
 async fn assert_crashed_at(point: &str, role: &mut Role) {
-    let (status, log) = (role.ended().await, role.log());
+    let status = role.ended().await;
+    assert_died_at(point, status, &role.log());
+}
+
+/// That it died, that it died there, and because it was asked to.
+pub fn assert_died_at(point: &str, status: ExitStatus, log: &str) {
     assert_eq!(status.signal(), Some(rustix::process::Signal::ABORT.as_raw()), "{point}: {status}\n{log}");
     assert!(log.contains(&format!("crashing at {point}, as MILLRACE_CRASH_AT asks")), "{log}");
 }
