@@ -1,5 +1,6 @@
 //! Who asks to be forgotten is: in what is there, in what comes later, and in what comes back.
 
+use crate::crash_points::assert_crashed_at;
 use crate::evolution::Service;
 use crate::platform::{Platform, Role, eventually};
 use crate::shop::Shop;
@@ -10,6 +11,14 @@ use std::os::unix::process::ExitStatusExt;
 /// As often as a test has patience for.
 pub const OFTEN: [(&str, &str); 2] =
     [("MILLRACE_PROCESS__ERASURE__EVERY_MS", "200"), ("MILLRACE_PROCESS__ERASURE__SWEEP_EVERY_MS", "1000")];
+
+/// Where it dies, one after the other, in [`who_asked_is_forgotten_wherever_the_role_dies`]. It comes to the last with
+/// people in hand only where somebody waits already when it starts.
+pub const ROUNDS: [&[&str]; 3] =
+    [&["erasure_before_commit"], &["erasure_after_commit"], &["erasure_after_commit", "erasure_emptied"]];
+
+/// Long enough that a batch has all of its partition that was there before the role was.
+const LINGER: (&str, &str) = ("MILLRACE_PROCESS__ERASURE__PIPELINE__LINGER_MS", "1000");
 
 /// Accounts by whether they asked and whether their row holds what it was given.
 async fn accounts(platform: &Platform) -> Value {
@@ -113,6 +122,65 @@ async fn what_comes_back_is_told_and_erased_again() {
     shop.assert_equals_the_oracle();
     assert_eq!([process, sink].map(Role::stop), [0, 0]);
     shop.platform.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asked_is_forgotten_wherever_the_role_dies() {
+    let mut shop = Shop::open().await;
+    let process = shop.member("clickhouse", &["process", "clickhouse"], &[]);
+    shop.publish(8_000, &[]);
+    let there = "select count() from merge('events', '.*')";
+    eventually("all is there", async || shop.platform.number(there).await == 8_000).await;
+    for points in ROUNDS {
+        somebody_asks_in_every_partition(&shop.platform).await;
+        let before = &proof(&shop.platform).1["people"]["erased"];
+        for point in points {
+            let dying = [&OFTEN[..], &[LINGER, ("MILLRACE_CRASH_AT", point)]].concat();
+            let mut dying = shop.member("erasure", &["process", "erasure"], &dying);
+            assert_crashed_at(point, &mut dying).await;
+            assert_died_with_somebody_in_hand(&shop.platform, point, before).await;
+        }
+        let role = shop.member("erasure", &["process", "erasure"], &OFTEN);
+        assert_forgotten(&shop.platform).await;
+        let people = eventually_proven(&shop.platform).await;
+        println!("{people} after {points:?}");
+        assert_eq!(role.stop(), 0);
+    }
+    assert_eq!(process.stop(), 0);
+    shop.platform.stop().await;
+}
+
+/// So that whichever the role takes first, its batch has somebody: they ask where they registered, while nobody erases.
+async fn somebody_asks_in_every_partition(platform: &Platform) {
+    let sql = "select toString(min(user_id)) as user from events.user_registered
+               where user_id not in (select user_id from events.user_erased) group by _partition";
+    let (asking, asked) = (platform.clickhouse(sql).await, "select count() from events.user_erased");
+    let (service, before) = (Service::of(platform), platform.number(asked).await);
+    for account in &asking {
+        service.ask_to_forget(account["user"].as_str().unwrap()).await;
+    }
+    let all = before + asking.len() as i64;
+    eventually("everybody has asked", async || platform.number(asked).await == all).await;
+}
+
+/// Whom a mistake would lose: in the ledger, or in what never came to be there. So many were erased before.
+async fn assert_died_with_somebody_in_hand(platform: &Platform, point: &str, before: &Value) {
+    let people = &proof(platform).1["people"];
+    assert_eq!(people["erased"], *before, "somebody was called erased before it died at {point}");
+    let pending = people["pending"].as_i64().unwrap();
+    if point != "erasure_before_commit" {
+        assert!(pending > 0, "nobody waited when it died at {point}");
+        return;
+    }
+    assert_eq!(pending, 0, "{point}: it had not committed");
+    let postgres = platform.postgres().await;
+    // Postgres counts what a transaction wrote also where it came to nothing, once its connection has ended. Nobody asks
+    // twice here, so beyond those who were erased it was somebody new.
+    let written = "select n_tup_ins from pg_stat_user_tables where relid = 'millrace.erasure'::regclass";
+    eventually("somebody was in the batch that died", async || {
+        sqlx::query_scalar::<_, i64>(written).fetch_one(&postgres).await.unwrap() > before.as_i64().unwrap()
+    })
+    .await;
 }
 
 /// As a copy from elsewhere would: rows as they were given, long ago, of people who had asked before.

@@ -72,13 +72,16 @@ impl<'p> Service<'p> {
 impl Service<'_> {
     /// On behalf of the account in `payment.failed`'s example.
     pub async fn ask_to_be_forgotten(&self) {
+        let failed: Value =
+            serde_json::from_str(include_str!("../../schemas/avro/payment.failed/example.json")).unwrap();
+        self.ask_to_forget(failed["user_id"].as_str().unwrap()).await;
+    }
+
+    pub async fn ask_to_forget(&self, user: &str) {
         let path = "subjects/shop.account.v1-shop.account.UserErased/versions";
         let schema = include_str!("../../schemas/avro/user.erased/1.avsc");
         let answer = self.ask(reqwest::Method::POST, path, &json!({ "schema": schema })).await;
         let writer = WriterSchema::parse(u32::try_from(answer["id"].as_u64().unwrap()).unwrap(), schema).unwrap();
-        let failed: Value =
-            serde_json::from_str(include_str!("../../schemas/avro/payment.failed/example.json")).unwrap();
-        let user = failed["user_id"].as_str().unwrap();
         let asked = json!({ "user_id": user, "requested_by": "user" });
         let mut value = wire::header(writer.id).to_vec();
         writer.encode_value(&value_from_json(writer.schema, &asked).unwrap(), &mut value).unwrap();
