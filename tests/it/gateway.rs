@@ -8,6 +8,8 @@ mod spool;
 mod tls;
 mod tokens;
 
+pub use spool::CRASH_POINTS;
+
 use crate::backpressure::metric;
 use crate::clients::{judge, run};
 use crate::commands::Frozen;

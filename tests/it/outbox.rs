@@ -17,6 +17,9 @@ use uuid::Uuid;
 /// A lease that a test can wait for.
 const SHORT_LEASE: (&str, &str) = ("LEASE_MS", "1500");
 
+/// Where it dies in [`a_relay_that_dies_between_publishing_and_settling_sends_the_same_events_again`].
+pub const CRASH_POINTS: [&str; 2] = ["outbox_after_publish", "outbox_after_settle"];
+
 async fn metric(role: &Role, name: &str) -> f64 {
     let text = reqwest::get(format!("{}/metrics", role.ops().await)).await.unwrap().text().await.unwrap();
     let line = text.lines().find(|line| line.starts_with(&format!("{name}{{"))).unwrap_or_default();
@@ -107,7 +110,7 @@ async fn a_relay_that_dies_between_publishing_and_settling_sends_the_same_events
     let service = Service::open(&shared().platform, "outbox_crash").await;
     let account = Uuid::new_v4();
     let mut expected = Vec::new();
-    for point in ["outbox_after_publish", "outbox_after_settle"] {
+    for point in CRASH_POINTS {
         expected.push(write(&service, "user.erased", &erased(account)).await);
         let mut relay = service.relay(&[("MILLRACE_CRASH_AT", point)]);
         relay.ended().await;

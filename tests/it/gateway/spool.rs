@@ -4,6 +4,7 @@ use super::{BATCH, Door, ONE, TOPIC, answered, erased, log, new_event, start};
 use crate::backpressure::metric;
 use crate::clients::judge;
 use crate::commands::Frozen;
+use crate::crash_points::assert_crashed_at;
 use crate::platform::{Finished, Platform, Role, directory, eventually};
 use millrace_local::Server;
 use serde_json::{Value, json};
@@ -23,6 +24,10 @@ const SENDERS: u128 = 16;
 const BATCH_EVENTS: u64 = 5;
 /// Each sends twenty batches a second at most.
 const PACE: Duration = Duration::from_millis(50);
+
+/// Where it dies in [`whatever_dies_while_the_log_is_away_every_spooled_event_comes_into_it_in_order`]: between the disk
+/// and the answer, and between the log and the disk.
+pub const CRASH_POINTS: [&str; 2] = ["gateway_spool_synced", "gateway_spool_drained"];
 
 /// What senders sent and were promised.
 #[derive(Default)]
@@ -114,17 +119,18 @@ async fn whatever_dies_while_the_log_is_away_every_spooled_event_comes_into_it_i
 
     door.role.kill();
     tear(&spool);
+    let [synced, drained] = CRASH_POINTS;
     let dying = |point| [settings[0], settings[1], ("MILLRACE_CRASH_AT", point)];
-    door.role = start(&platform, &door.url, &dying("gateway_spool_synced")).await;
+    door.role = start(&platform, &door.url, &dying(synced)).await;
     assert!(door.role.log().contains("no whole event: cut off"), "{}", door.role.log());
-    assert!(!door.role.ended().await.success(), "it dies between the disk and the answer");
-    door.role = start(&platform, &door.url, &dying("gateway_spool_drained")).await;
+    assert_crashed_at(synced, &mut door.role).await;
+    door.role = start(&platform, &door.url, &dying(drained)).await;
     more(1000).await;
 
     full(&platform).await;
     drop(frozen);
     let (back, spooled) = (Instant::now(), day.spooled());
-    assert!(!door.role.ended().await.success(), "it dies between the log and the disk");
+    assert_crashed_at(drained, &mut door.role).await;
     door.role = start(&platform, &door.url, &settings).await;
     assert!(door.role.log().contains("wait in"), "{}", door.role.log());
     let before = day.accepted();
