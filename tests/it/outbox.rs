@@ -4,6 +4,7 @@
 mod service;
 
 use crate::commands::Frozen;
+use crate::crash_points::assert_crashed_at;
 use crate::platform::{Platform, Role, eventually, shared};
 use millrace_local::Server;
 use millrace_outbox::Event;
@@ -113,7 +114,7 @@ async fn a_relay_that_dies_between_publishing_and_settling_sends_the_same_events
     for point in CRASH_POINTS {
         expected.push(write(&service, "user.erased", &erased(account)).await);
         let mut relay = service.relay(&[("MILLRACE_CRASH_AT", point)]);
-        relay.ended().await;
+        assert_crashed_at(point, &mut relay).await;
         assert!(relay.log().contains(&format!("crashing at {point}")), "{}", relay.log());
     }
     let relay = service.relay(&[]);
