@@ -1,6 +1,7 @@
 //! What operators and `migrate` ask of the broker.
 
 use crate::KafkaConfig;
+use crate::log_bounds::{PartitionProgress, log_bounds, while_leaders_move};
 use crate::topic_id::{existing_topic_ids, topic_ids};
 use anyhow::{Context, anyhow, bail, ensure};
 use chrono::{DateTime, Utc};
@@ -33,17 +34,6 @@ const COPIES_FOR_TWO: i32 = 3;
 pub struct Topic {
     pub name: String,
     pub cleanup: Cleanup,
-}
-
-/// Where one partition's log begins and ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PartitionProgress {
-    pub topic: String,
-    pub partition: i32,
-    /// First offset still held.
-    pub log_start: i64,
-    /// One past the last.
-    pub log_end: i64,
 }
 
 /// Who is in a pipeline's consumer group.
@@ -98,21 +88,13 @@ impl Admin {
 
     /// Begin and end of every partition of these topics.
     pub async fn partitions(&self, topics: Vec<String>) -> anyhow::Result<Vec<PartitionProgress>> {
-        self.ask(move |client| {
-            let mut found = Vec::new();
-            for topic in &topics {
-                for partition in partitions_of(client, topic)? {
-                    found.push(progress(client, topic.clone(), partition)?);
-                }
-            }
-            Ok(found)
-        })
-        .await
+        self.ask(move |client| log_bounds(client, &partitions_of(client, &topics)?, DEADLINE)).await
     }
 
     /// The same of one partition.
     pub async fn partition(&self, topic: String, partition: i32) -> anyhow::Result<PartitionProgress> {
-        self.ask(move |client| progress(client, topic, partition)).await
+        let found = self.ask(move |client| log_bounds(client, &[(topic.clone(), partition)], DEADLINE)).await?;
+        found.into_iter().next().context("the broker left it out")
     }
 
     /// Kafka's ids of these topics: one that was recreated under its name has another.
@@ -138,10 +120,8 @@ impl Admin {
     ) -> anyhow::Result<BTreeMap<(String, i32), i64>> {
         self.ask(move |client| {
             let mut wanted = TopicPartitionList::new();
-            for topic in &topics {
-                for partition in partitions_of(client, topic)? {
-                    wanted.add_partition_offset(topic, partition, Offset::Offset(time.timestamp_millis()))?;
-                }
+            for (topic, partition) in partitions_of(client, &topics)? {
+                wanted.add_partition_offset(&topic, partition, Offset::Offset(time.timestamp_millis()))?;
             }
             let found = client.offsets_for_times(wanted, DEADLINE)?;
             let place = |found: TopicPartitionListElem<'_>| match found.offset() {
@@ -188,24 +168,26 @@ impl Admin {
     /// The client's calls block: they run where blocking is allowed.
     async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&BaseConsumer) -> anyhow::Result<T> + Send + 'static,
+        question: impl Fn(&BaseConsumer) -> anyhow::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
         let kafka = self.kafka.clone();
-        let answer = tokio::task::spawn_blocking(move || question(&BaseConsumer::from_config(&kafka.client())?));
+        let answer = tokio::task::spawn_blocking(move || {
+            let client = BaseConsumer::from_config(&kafka.client())?;
+            while_leaders_move(DEADLINE, || question(&client))
+        });
         answer.await?.with_context(|| format!("kafka at {} did not answer", self.kafka.brokers))
     }
 }
 
-fn progress(client: &BaseConsumer, topic: String, partition: i32) -> anyhow::Result<PartitionProgress> {
-    let (log_start, log_end) = client.fetch_watermarks(&topic, partition, DEADLINE)?;
-    Ok(PartitionProgress { topic, partition, log_start, log_end })
-}
-
-fn partitions_of(client: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<i32>> {
-    let metadata = client.fetch_metadata(Some(topic), DEADLINE)?;
-    let found = metadata.topics().first().filter(|found| found.error().is_none());
-    let found = found.ok_or_else(|| anyhow!("topic {topic} does not exist: run `millrace migrate`"))?;
-    Ok(found.partitions().iter().map(|partition| partition.id()).collect())
+fn partitions_of(client: &BaseConsumer, topics: &[String]) -> anyhow::Result<Vec<(String, i32)>> {
+    let mut all = Vec::new();
+    for topic in topics {
+        let metadata = client.fetch_metadata(Some(topic), DEADLINE)?;
+        let found = metadata.topics().first().filter(|found| found.error().is_none());
+        let found = found.ok_or_else(|| anyhow!("topic {topic} does not exist: run `millrace migrate`"))?;
+        all.extend(found.partitions().iter().map(|partition| (topic.clone(), partition.id())));
+    }
+    Ok(all)
 }
 
 #[cfg(test)]

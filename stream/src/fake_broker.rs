@@ -1,31 +1,40 @@
-//! For tests: a broker that says who it is and where a topic is, or, as one does that has just come up, that it leads
-//! nothing yet. Nothing else. <https://kafka.apache.org/protocol.html>
+//! For tests: a broker that says who it is, where a topic is and which offsets it has, or, as one does that has just come
+//! up, that it leads nothing yet. Nothing else. <https://kafka.apache.org/protocol.html>
 
 use crate::KafkaConfig;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 pub(crate) const TOPIC: &str = "topic";
 const PARTITIONS: i32 = 1;
 
+const LIST_OFFSETS: i16 = 2;
 const METADATA: i16 = 3;
 const API_VERSIONS: i16 = 18;
 const UNSUPPORTED_VERSION: i16 = 35;
 const LEADER_NOT_AVAILABLE: i16 = 5;
+const NOT_LEADER: i16 = 6;
+/// The time by which a client asks for the begin of a log.
+const EARLIEST: i64 = -2;
 
 pub(crate) struct FakeBroker {
     port: u16,
     leads: AtomicBool,
+    /// So many questions for offsets are still refused.
+    refusing: AtomicU32,
 }
 
 impl FakeBroker {
+    pub const LOG_START: i64 = 3;
+    pub const LOG_END: i64 = 7;
+
     /// Serves for as long as the test runs.
     pub fn start() -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let broker = Arc::new(Self { port, leads: AtomicBool::new(true) });
+        let broker = Arc::new(Self { port, leads: AtomicBool::new(true), refusing: AtomicU32::new(0) });
         let serving = broker.clone();
         std::thread::spawn(move || {
             for connection in listener.incoming() {
@@ -44,6 +53,11 @@ impl FakeBroker {
         self.leads.store(leads, Ordering::Relaxed);
     }
 
+    /// Says so many times of its partition that another leads it.
+    pub fn refuses_offsets(&self, times: u32) {
+        self.refusing.store(times, Ordering::Relaxed);
+    }
+
     /// Until the client goes, or asks for something else.
     fn serve(&self, mut connection: TcpStream) -> std::io::Result<()> {
         loop {
@@ -55,11 +69,30 @@ impl FakeBroker {
             let answer = match (i16::from_be_bytes([a, b]), i16::from_be_bytes([c, d])) {
                 (API_VERSIONS, version) => api_versions(version),
                 (METADATA, _) => self.metadata(),
+                (LIST_OFFSETS, _) => self.offset(i64::from_be_bytes(request[request.len() - 8..].try_into().unwrap())),
                 _ => return Ok(()),
             };
             connection.write_all(&u32::try_from(correlation.len() + answer.len()).unwrap().to_be_bytes())?;
             connection.write_all(&[correlation, &answer[..]].concat())?;
         }
+    }
+
+    /// Version 1; the question was for one partition, and ends with the time that it asks for.
+    fn offset(&self, time: i64) -> Vec<u8> {
+        let refused = self.refusing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let (error, offset) = match (refused, time) {
+            (Ok(_), _) => (NOT_LEADER, -1),
+            (Err(_), EARLIEST) => (0, Self::LOG_START),
+            (Err(_), _) => (0, Self::LOG_END),
+        };
+        let mut answer = 1i32.to_be_bytes().to_vec(); // topics
+        answer.extend(text(TOPIC));
+        answer.extend(1i32.to_be_bytes()); // partitions
+        answer.extend(0i32.to_be_bytes());
+        answer.extend(error.to_be_bytes());
+        answer.extend((-1i64).to_be_bytes()); // no time
+        answer.extend(offset.to_be_bytes());
+        answer
     }
 
     /// Version 1.
@@ -91,7 +124,7 @@ impl FakeBroker {
 
 /// What it serves, in the oldest form: a client that asks in a newer one asks again.
 fn api_versions(version: i16) -> Vec<u8> {
-    let served = [(API_VERSIONS, 0i16, 0i16), (METADATA, 0, 1)];
+    let served = [(API_VERSIONS, 0i16, 0i16), (METADATA, 0, 1), (LIST_OFFSETS, 0, 1)];
     let error = if version > 0 { UNSUPPORTED_VERSION } else { 0 };
     let mut answer = error.to_be_bytes().to_vec();
     answer.extend(i32::try_from(served.len()).unwrap().to_be_bytes());

@@ -7,6 +7,7 @@
 use crate::consume::{Reads, Worker};
 use crate::dedup::Window;
 use crate::failure::why_it_stopped;
+use crate::log_bounds::log_bounds;
 use crate::memory_bound::{Held, MemoryBound};
 use crate::metrics::Shared;
 use crate::offsets::{self, Checkpoints, Claim, Wanted};
@@ -14,8 +15,9 @@ use crate::partition_queue::{PartitionQueue, Ready};
 use crate::reach::{self, Reach};
 use crate::retry::retry_until;
 use crate::topic_id::topic_ids;
-use crate::{Admin, Decoder, Failure, Handler, KafkaConfig, Metrics, PipelineConfig, Record, Source};
-use anyhow::Context;
+use crate::{
+    Admin, Decoder, Failure, Handler, KafkaConfig, Metrics, PartitionProgress, PipelineConfig, Record, Source,
+};
 use rdkafka::client::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -567,16 +569,16 @@ impl<H: Handler> Group<H> {
             let ids = admin.topic_ids(self.topics.clone()).await.map_err(Failure::retry)?;
             // A broker has just answered another client: this one may have been lost meanwhile, and nobody polls it here.
             let lost = |_: &anyhow::Error| reach::tell(consumer.client(), &self.spine.kafka);
-            let found = bounds(consumer, wanted).inspect_err(lost).map_err(Failure::retry)?;
-            let wanted = found.iter().map(|bounds| Wanted {
-                topic: bounds.topic.clone(),
-                topic_id: ids[&*bounds.topic].clone(),
-                partition: bounds.partition,
-                log_start: bounds.start,
+            let held = log_bounds(consumer, wanted, BROKER_DEADLINE).inspect_err(lost).map_err(Failure::retry)?;
+            let wanted = wanted.iter().zip(&held).map(|((topic, partition), held)| Wanted {
+                topic: topic.clone(),
+                topic_id: ids[&**topic].clone(),
+                partition: *partition,
+                log_start: held.log_start,
             });
             let claims = self.spine.checkpoints.claim(&self.name, wanted.collect()).await?;
             self.note(ids);
-            claims.into_iter().zip(&found).map(|(claim, bounds)| self.accept(claim, bounds)).collect()
+            claims.into_iter().zip(&held).map(|(claim, held)| self.accept(claim, held)).collect()
         });
         let claims = self.runtime.block_on(async { tokio::time::timeout(CLAIM_DEADLINE, claim).await });
         let late = |_| Failure::stop(anyhow::anyhow!("could not take partitions over within {CLAIM_DEADLINE:?}"));
@@ -584,8 +586,8 @@ impl<H: Handler> Group<H> {
     }
 
     /// The claim and the log's start, if the log still holds what comes next.
-    fn accept(&self, claim: Claim, bounds: &Bounds) -> Result<(Claim, i64), Failure> {
-        let Bounds { topic, partition, start, end } = bounds;
+    fn accept(&self, claim: Claim, held: &PartitionProgress) -> Result<(Claim, i64), Failure> {
+        let PartitionProgress { topic, partition, log_start: start, log_end: end } = held;
         let (name, next) = (&self.name, claim.next);
         if next < *start || next > *end {
             return Err(Failure::stop(anyhow::anyhow!(
@@ -783,39 +785,6 @@ impl Drop for LaneSource {
             self.metrics.inflight.dec_by(chunk.count());
         }
     }
-}
-
-/// Where one partition's log begins and ends.
-struct Bounds {
-    topic: Arc<str>,
-    partition: i32,
-    start: i64,
-    end: i64,
-}
-
-/// All partitions in two round trips: librdkafka takes its marks for begin and end where a time is asked for.
-fn bounds<C: ConsumerContext>(consumer: &BaseConsumer<C>, wanted: &[Key]) -> anyhow::Result<Vec<Bounds>> {
-    let ask = |mark: Offset| {
-        let mut asked = TopicPartitionList::with_capacity(wanted.len());
-        for (topic, partition) in wanted {
-            asked.add_partition_offset(topic, *partition, mark)?;
-        }
-        consumer.offsets_for_times(asked, BROKER_DEADLINE)
-    };
-    let (starts, ends) = (ask(Offset::Beginning)?, ask(Offset::End)?);
-    let offset = |list: &TopicPartitionList, (topic, partition): &Key| {
-        let element = list.find_partition(topic, *partition).context("the broker left it out")?;
-        element.error()?;
-        element.offset().to_raw().filter(|offset| *offset >= 0).context("the broker has no offset for it")
-    };
-    let bounds = |key: &Key| -> anyhow::Result<Bounds> {
-        let (start, end) = (offset(&starts, key)?, offset(&ends, key)?);
-        Ok(Bounds { topic: key.0.clone(), partition: key.1, start, end })
-    };
-    wanted
-        .iter()
-        .map(|key| bounds(key).with_context(|| format!("where does {}[{}] begin and end", key.0, key.1)))
-        .collect()
 }
 
 /// No code panics while holding these locks; a poisoned one still holds whole values.

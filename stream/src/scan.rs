@@ -1,6 +1,7 @@
 //! Reading a range of the log again, outside of every group: what a pipeline made of it, asked of the log itself.
 
 use crate::consume::{Reads, Worker};
+use crate::log_bounds::{log_bounds, while_leaders_move};
 use crate::memory_bound::MemoryBound;
 use crate::offsets::Claim;
 use crate::partition_queue::copy;
@@ -112,7 +113,9 @@ fn read(
     records: &mpsc::Sender<Record>,
 ) -> anyhow::Result<()> {
     let Range { topic, partition, from, to } = range;
-    let (start, end) = client.fetch_watermarks(topic, *partition, BROKER_DEADLINE)?;
+    let ask = || log_bounds(client, &[(topic, *partition)], BROKER_DEADLINE);
+    let held = while_leaders_move(BROKER_DEADLINE, ask)?.remove(0);
+    let (start, end) = (held.log_start, held.log_end);
     anyhow::ensure!(*to <= end, "{topic}[{partition}] ends at {end}, before {to}: the log lost what had taken effect");
     anyhow::ensure!(*from >= start, "{topic}[{partition}] begins at {start} by now: {from} is no longer there");
     let mut wanted = TopicPartitionList::with_capacity(1);
