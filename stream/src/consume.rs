@@ -6,6 +6,7 @@ use crate::dedup::Window;
 use crate::memory_bound::{Held, MemoryBound};
 use crate::metrics::{Shared, Trying};
 use crate::offsets::{Batch, Checkpoints, Claim, Event, Purpose};
+use crate::replay::settle_found;
 use crate::retry::retry_until;
 use crate::source::{Agreement, Filling, Pulled, Puller};
 use crate::storm::Storm;
@@ -79,6 +80,20 @@ pub trait Handler: Send + Sync + 'static {
     fn turn(&self, topic: &str, partition: i32) -> impl Future<Output = ()> + Send {
         let _ = (topic, partition);
         async {}
+    }
+
+    /// Is the effect of this record there, though its dead letter is open? For effects that are written without a
+    /// transaction which settles the letter, too: a replay may die in between. Asked where the event comes again.
+    ///
+    /// # Errors
+    /// When it can't be seen now.
+    fn has_effect(
+        &self,
+        position: &Position,
+        envelope: &Envelope<'_>,
+    ) -> impl Future<Output = Result<bool, Failure>> + Send {
+        let _ = (position, envelope);
+        async { Ok(false) }
     }
 
     /// Gives the batch its effect and settles it ([`Batch::settle`]) in the same transaction where there is
@@ -404,14 +419,19 @@ impl<H: Handler> Worker<H> {
         set_aside.is_given_up(&record.position, envelope.map(|envelope| envelope.id))
     }
 
-    /// Did somebody replay the event's letter meanwhile? `None` when the partition is given up while Postgres cannot
-    /// be asked.
+    /// Did somebody replay the event's letter meanwhile, if only half? `None` when the partition is given up while a
+    /// server cannot be asked.
     async fn took_effect(&self, event_id: Uuid, next: i64) -> Result<Option<bool>, Failure> {
         if let Reads::Again { .. } = self.reads {
             return Ok(Some(false)); // then it was not set aside
         }
         let (letters, trying) = (self.letters(), self.metrics.trying());
-        let ask = async || self.told(next, &trying, letters.took_effect(&self.claim, event_id).await).await;
+        let Claim { pipeline, topic, .. } = &self.claim;
+        let took = async || {
+            settle_found(&letters, &self.decoder, &*self.handler, (pipeline, topic, event_id)).await?;
+            letters.took_effect(&self.claim, event_id).await
+        };
+        let ask = async || self.told(next, &trying, took().await).await;
         retry_until(&self.abort, "could not look a dead letter up", ask).await
     }
 

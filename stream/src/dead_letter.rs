@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, QueryBuilder, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, QueryBuilder, Row};
 use std::collections::HashMap;
 use uuid::Uuid;
 
@@ -178,6 +178,33 @@ impl DeadLetters {
         answered(&self.pool, async |connection| Ok(took.fetch_one(connection).await?)).await
     }
 
+    /// The open ones of an event.
+    pub(crate) async fn open_of(
+        &self,
+        pipeline: &str,
+        topic: &str,
+        event_id: Uuid,
+    ) -> Result<Vec<DeadLetter>, Failure> {
+        let open = sqlx::query(
+            "select * from millrace.dead_letter
+             where pipeline = $1 and topic = $2 and event_id = $3 and state = 'open' order by id limit $4",
+        );
+        let open = open.bind(pipeline).bind(topic).bind(event_id).bind(LIST_MAX);
+        let rows = answered(&self.pool, async |connection| Ok(open.fetch_all(connection).await?)).await?;
+        rows.iter().map(dead_letter).collect()
+    }
+
+    /// Marks a letter replayed whose effect was found to be there: false when it is no longer open.
+    pub(crate) async fn settle_found(&self, id: i64) -> Result<bool, Failure> {
+        answered(&self.pool, async |connection| {
+            let mut transaction = connection.begin().await?;
+            let settled = mark_replayed(&mut transaction, id).await?;
+            transaction.commit().await?;
+            Ok(settled)
+        })
+        .await
+    }
+
     /// Settles a letter whose event has taken effect by another record, if that has not settled it already: false when
     /// it has not taken effect.
     pub(crate) async fn settle_superseded(&self, id: i64) -> Result<bool, Failure> {
@@ -266,15 +293,23 @@ pub(crate) async fn supersede(tx: &mut PgConnection, claim: &Claim, events: &[Uu
 /// Marks a letter replayed, in the transaction of its effect: a second replay finds nothing to do, nor does one of
 /// another letter of the same event.
 pub(crate) async fn settle_replayed(tx: &mut PgConnection, letter: i64) -> Result<(), Failure> {
+    match mark_replayed(tx, letter).await? {
+        true => Ok(()),
+        false => Err(Failure::stop(anyhow::anyhow!(
+            "dead letter {letter} is no longer open; it was not applied again. Where it is a row in ClickHouse all the \
+             same, `millrace verify clickhouse` names it"
+        ))),
+    }
+}
+
+/// False when it is no longer open, or its event has taken effect by another record.
+async fn mark_replayed(tx: &mut PgConnection, letter: i64) -> Result<bool, Failure> {
     let done = sqlx::query(AssertSqlSafe(format!(
         "update millrace.dead_letter l set state = 'replayed', settled_at = now(), attempts = attempts + 1
          where id = $1 and state = 'open' and not {TOOK_EFFECT}"
     )));
     if done.bind(letter).execute(&mut *tx).await?.rows_affected() != 1 {
-        return Err(Failure::stop(anyhow::anyhow!(
-            "dead letter {letter} is no longer open; it was not applied again. Where it is a row in ClickHouse all the \
-             same, `millrace verify clickhouse` names it"
-        )));
+        return Ok(false);
     }
     // Two that are replayed at once wait for each other here, and Postgres gives one of them up.
     let others = sqlx::query(
@@ -283,7 +318,7 @@ pub(crate) async fn settle_replayed(tx: &mut PgConnection, letter: i64) -> Resul
          and other.pipeline = l.pipeline and other.topic = l.topic and other.event_id = l.event_id",
     );
     others.bind(letter).execute(tx).await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Postgres text holds every character but NUL, which others may well put into theirs.

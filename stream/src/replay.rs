@@ -4,6 +4,7 @@ use crate::decode::{Decoded, decode, framed};
 use crate::offsets::{Batch, Purpose};
 use crate::{DeadLetter, DeadLetters, Decoder, Failure, Handler, Reject};
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// What a replay did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,12 @@ pub async fn replay<H: Handler>(
     handler: &H,
     letter: &DeadLetter,
 ) -> Result<ReplayOutcome, Failure> {
+    if let Ok(envelope) = decoder.identify(&letter.record) {
+        let event = (&*letter.pipeline, &*letter.record.position.topic, envelope.id);
+        if settle_found(letters, decoder, handler, event).await? == Some(letter.id) {
+            return Ok(ReplayOutcome::Applied); // by a replay that died
+        }
+    }
     if letters.settle_superseded(letter.id).await? {
         return Ok(ReplayOutcome::Superseded);
     }
@@ -44,6 +51,24 @@ pub async fn replay<H: Handler>(
     };
     handler.apply(&batch).await?;
     Ok(outcome)
+}
+
+/// An open letter of this event of a pipeline's topic whose effect is there: of a replay that died before it could say
+/// so, or of a rebuild that took the record in. It is settled, and what comes next of the event has no effect.
+pub(crate) async fn settle_found<H: Handler>(
+    letters: &DeadLetters,
+    decoder: &Decoder,
+    handler: &H,
+    (pipeline, topic, event_id): (&str, &str, Uuid),
+) -> Result<Option<i64>, Failure> {
+    for letter in letters.open_of(pipeline, topic, event_id).await? {
+        let Ok(envelope) = decoder.identify(&letter.record) else { continue }; // which nobody can have applied
+        let found = handler.has_effect(&letter.record.position, &envelope).await?;
+        if found && letters.settle_found(letter.id).await? {
+            return Ok(Some(letter.id));
+        }
+    }
+    Ok(None)
 }
 
 async fn read<H: Handler>(

@@ -333,35 +333,98 @@ const REPLAY_CRASHES: [(&str, i64, &str); 3] =
 async fn a_replay_that_dies_anywhere_applies_once_when_it_is_repeated() {
     let platform = Platform::start().await;
     let process = platform.role(&["process", "clickhouse"]);
-    let postgres = platform.postgres().await;
-    let (next, early) = written_too_early(&platform, &real_value(&platform).await).await;
-    for (at, _) in REPLAY_CRASHES.iter().enumerate() {
-        Sent::good(&early).into_topic(&platform);
-        eventually("it is set aside", async || letters(&postgres, "clickhouse").await.len() == at + 1).await;
-    }
-    register_with_a_new_field(&platform, next).await;
-    let ids = "select id, event_id from millrace.dead_letter order by id";
-    let ids: Vec<(i64, uuid::Uuid)> = sqlx::query_as(ids).fetch_all(&postgres).await.unwrap();
-    for ((letter, event), (point, inserted, state)) in ids.into_iter().zip(REPLAY_CRASHES) {
-        let letter = letter.to_string();
-        let mut replay = platform.command();
-        replay.args(["dead-letters", "replay", &letter]).env("MILLRACE_CRASH_AT", point);
-        let crashed = Finished::of(&mut replay);
-        assert_died_at(point, crashed.status, &crashed.err);
-        assert_eq!(stand_of(&platform, &letter, event).await, (inserted, inserted, state.to_owned()), "{point}");
-        let repeated = platform.run(&["dead-letters", "replay", &letter]);
+    let events = REPLAY_CRASHES.map(|_| uuid::Uuid::now_v7());
+    let letters = readable_by_now(&platform, &events).await;
+    for ((letter, event), (point, inserted, state)) in letters.iter().zip(events).zip(REPLAY_CRASHES) {
+        replay_dies_at(&platform, letter, point);
+        assert_eq!(stand_of(&platform, letter, event).await, (inserted, inserted, state.to_owned()), "{point}");
+        let repeated = platform.run(&["dead-letters", "replay", letter]);
         match state {
             "open" => assert!(repeated.out.contains(": applied"), "{point}: {}{}", repeated.out, repeated.err),
             _ => assert!(repeated.err.contains("is not open: Replayed"), "{point}: {}{}", repeated.out, repeated.err),
         }
         // It looks for its row before it inserts: not even the table beneath holds it twice, which views would hide.
-        assert_eq!(stand_of(&platform, &letter, event).await, (1, 1, "replayed".to_owned()), "{point}");
+        assert_eq!(stand_of(&platform, letter, event).await, (1, 1, "replayed".to_owned()), "{point}");
     }
     assert_eq!(platform.run(&["dead-letters", "replay", "--json"]).out, "", "none is open any more");
     assert_eq!(process.stop(), 0);
     let verified = platform.run(&["verify", "clickhouse"]);
     assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
     platform.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_again_after_its_replay_died_counts_once() {
+    let platform = Platform::start().await;
+    let process = platform.role(&["process", "clickhouse"]);
+    let [again, twice] = [(); 2].map(|()| uuid::Uuid::now_v7());
+    let letters = readable_by_now(&platform, &[again, twice, twice]).await;
+    replay_dies_at(&platform, &letters[0], "clickhouse_inserted");
+    replay_dies_at(&platform, &letters[1], "clickhouse_inserted");
+    send_again(&platform, again).await;
+    let second = platform.run(&["dead-letters", "replay", &letters[2]]);
+    assert!(second.out.contains("its event has taken effect by another record"), "{}{}", second.out, second.err);
+    for (letter, event) in [(&letters[0], again), (&letters[1], twice)] {
+        eventually("its row was found and its letter settled", async || {
+            stand_of(&platform, letter, event).await == (1, 1, "replayed".to_owned())
+        })
+        .await;
+    }
+    assert_eq!(process.stop(), 0);
+    let verified = platform.run(&["verify", "clickhouse"]);
+    assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
+    platform.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_takes_in_what_can_be_read_by_now_once_and_what_was_given_up_out() {
+    let platform = Platform::start().await;
+    let process = platform.role(&["process", "clickhouse"]);
+    let [readable, given_up] = [(); 2].map(|()| uuid::Uuid::now_v7());
+    let letters = readable_by_now(&platform, &[readable, given_up]).await;
+    replay_dies_at(&platform, &letters[1], "clickhouse_inserted");
+    assert_eq!(platform.run(&["dead-letters", "discard", &letters[1]]).code(), 0);
+    let verified = platform.run(&["verify", "clickhouse"]);
+    assert_eq!(verified.code(), 2, "{}{}", verified.out, verified.err);
+    assert!(verified.out.contains(&given_up.to_string()), "{}", verified.out);
+    let rebuilt = platform.run(&["rebuild", "clickhouse", "payment_failed", "--fewer"]);
+    assert_eq!(rebuilt.code(), 0, "{}{}", rebuilt.out, rebuilt.err);
+    assert_eq!(stand_of(&platform, &letters[0], readable).await, (1, 1, "open".to_owned()));
+    send_again(&platform, readable).await;
+    eventually("its row was found and its letter settled", async || {
+        stand_of(&platform, &letters[0], readable).await == (1, 1, "replayed".to_owned())
+    })
+    .await;
+    assert_eq!(process.stop(), 0);
+    let verified = platform.run(&["verify", "clickhouse"]);
+    assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
+    platform.stop().await;
+}
+
+/// Letters of these events, each by itself, whose schema was not known when they came, and is now.
+async fn readable_by_now(platform: &Platform, events: &[uuid::Uuid]) -> Vec<String> {
+    let postgres = platform.postgres().await;
+    let (next, early) = written_too_early(platform, &real_value(platform).await).await;
+    for (at, event) in events.iter().enumerate() {
+        Sent::good(&early).header("ce_id", &event.to_string()).into_topic(platform);
+        eventually("it is set aside", async || letters(&postgres, "clickhouse").await.len() == at + 1).await;
+    }
+    register_with_a_new_field(platform, next).await;
+    let ids = "select id::text from millrace.dead_letter order by id";
+    sqlx::query_scalar(ids).fetch_all(&postgres).await.unwrap()
+}
+
+fn replay_dies_at(platform: &Platform, letter: &str, point: &str) {
+    let mut replay = platform.command();
+    replay.args(["dead-letters", "replay", letter]).env("MILLRACE_CRASH_AT", point);
+    let crashed = Finished::of(&mut replay);
+    assert_died_at(point, crashed.status, &crashed.err);
+}
+
+/// Its publisher gives it another time by now, hours away: in its table that is the key of another row.
+async fn send_again(platform: &Platform, event: uuid::Uuid) {
+    let corrected = Sent::good(&real_value(platform).await).header("ce_id", &event.to_string());
+    corrected.header("ce_time", "2026-03-01T19:00:00Z").into_topic(platform);
 }
 
 /// Rows of the event in its view and in the table beneath, and the state of its letter, which was settled once at most.

@@ -19,9 +19,10 @@ use super::server::Server;
 use super::table::Table;
 use super::together::{Insert, Inserting, Together};
 use chrono::{TimeDelta, Utc};
-use millrace_schemas::{Contract, Contracts, WriterSchema};
+use millrace_schemas::{Contract, Contracts, Envelope, WriterSchema};
 use millrace_stream::{
-    Batch, Failure, Handler, Incoming, Planned, Reason, Reject, answered, crash_at, keep_as_it_is, keep_moving,
+    Batch, Failure, Handler, Incoming, Planned, Position, Reason, Reject, answered, crash_at, keep_as_it_is,
+    keep_moving,
 };
 use sqlx::{Connection, PgPool};
 use std::collections::VecDeque;
@@ -294,6 +295,11 @@ impl Handler for ClickHouse {
 
     fn weight(&self, rows: &Rows) -> Option<usize> {
         Some(rows.weight())
+    }
+
+    async fn has_effect(&self, position: &Position, envelope: &Envelope<'_>) -> Result<bool, Failure> {
+        let Some(table) = self.readers.table(&envelope.event_type) else { return Ok(false) };
+        self.server.has(&table, position, envelope).await
     }
 
     async fn turn(&self, topic: &str, partition: i32) {

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use clickhouse::Client;
 use clickhouse::insert_formatted::InsertFormatted;
 use clickhouse::query::Query;
-use millrace_schemas::without_password;
-use millrace_stream::{Backoff, Failure, Range};
+use millrace_schemas::{Envelope, without_password};
+use millrace_stream::{Backoff, Failure, Position, Range};
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -236,6 +236,21 @@ impl Server {
             rows.extend(found.into_iter().map(|place| (place.offset, place.event_id)));
         }
         Ok(rows)
+    }
+
+    /// Does the table hold the row of this record? By its key: nothing else is read.
+    pub async fn has(&self, table: &Table, position: &Position, envelope: &Envelope<'_>) -> Result<bool, Failure> {
+        let sql = format!(
+            "select count() > 0 from {}
+             where toStartOfHour(occurred_at) = toStartOfHour(fromUnixTimestamp64Micro({{at:Int64}}, 'UTC'))
+               and subject = {{subject:String}} and event_id = {{event:UUID}}
+               and _topic = {{topic:String}} and _partition = {{partition:Int32}} and _offset = {{offset:Int64}}",
+            table.raw()
+        );
+        let Position { topic, partition, offset } = position;
+        let query = self.query(&sql).param("topic", &**topic).param("partition", partition).param("offset", offset);
+        let query = query.param("subject", &*envelope.subject).param("event", envelope.id.to_string());
+        self.within(query.param("at", envelope.occurred_at.timestamp_micros()).fetch_one()).await
     }
 
     /// Every row of the table from this range of the log, duplicates included, with a hash of its columns.
