@@ -3,21 +3,21 @@
 use crate::KafkaConfig;
 use crate::log_bounds::{PartitionProgress, log_bounds, while_leaders_move};
 use crate::topic_id::{existing_topic_ids, topic_ids};
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, bail, ensure};
 use chrono::{DateTime, Utc};
 use millrace_schemas::Cleanup;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::FromClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One question to a broker that answers; a page waits no longer.
+/// One round trip to a broker that answers; and how long leaders may move until a page says so.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// A broker that came up a moment ago creates its first topics slowly; `migrate` would rather wait than begin again.
 const CREATE_DEADLINE: Duration = Duration::from_secs(55);
@@ -93,8 +93,9 @@ impl Admin {
 
     /// The same of one partition.
     pub async fn partition(&self, topic: String, partition: i32) -> anyhow::Result<PartitionProgress> {
-        let found = self.ask(move |client| log_bounds(client, &[(topic.clone(), partition)], DEADLINE)).await?;
-        found.into_iter().next().context("the broker left it out")
+        let all = self.partitions(vec![topic.clone()]).await?;
+        let found = all.into_iter().find(|found| found.partition == partition);
+        found.with_context(|| format!("topic {topic} has no partition {partition}"))
     }
 
     /// Kafka's ids of these topics: one that was recreated under its name has another.
@@ -124,11 +125,13 @@ impl Admin {
                 wanted.add_partition_offset(&topic, partition, Offset::Offset(time.timestamp_millis()))?;
             }
             let found = client.offsets_for_times(wanted, DEADLINE)?;
-            let place = |found: TopicPartitionListElem<'_>| match found.offset() {
-                Offset::Offset(offset) => Some(((found.topic().to_owned(), found.partition()), offset)),
+            // Where nobody leads a partition, it comes back as it went out.
+            let place = |found: TopicPartitionListElem<'_>| match (found.error(), found.offset()) {
+                (Err(error), _) => Some(Err(error.into())),
+                (Ok(()), Offset::Offset(offset)) => Some(Ok(((found.topic().to_owned(), found.partition()), offset))),
                 _ => None,
             };
-            Ok(found.elements().into_iter().filter_map(place).collect())
+            found.elements().into_iter().filter_map(place).collect()
         })
         .await
     }
@@ -183,8 +186,14 @@ fn partitions_of(client: &BaseConsumer, topics: &[String]) -> anyhow::Result<Vec
     let mut all = Vec::new();
     for topic in topics {
         let metadata = client.fetch_metadata(Some(topic), DEADLINE)?;
-        let found = metadata.topics().first().filter(|found| found.error().is_none());
-        let found = found.ok_or_else(|| anyhow!("topic {topic} does not exist: run `millrace migrate`"))?;
+        let found = metadata.topics().first().context("the broker left it out")?;
+        match found.error().map(RDKafkaErrorCode::from) {
+            None => {}
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition) => {
+                bail!("topic {topic} does not exist: run `millrace migrate`")
+            }
+            Some(error) => return Err(KafkaError::MetadataFetch(error).into()),
+        }
         all.extend(found.partitions().iter().map(|partition| (topic.clone(), partition.id())));
     }
     Ok(all)

@@ -24,6 +24,8 @@ pub(crate) struct FakeBroker {
     leads: AtomicBool,
     /// So many questions for offsets are still refused.
     refusing: AtomicU32,
+    /// So many answers still say that nobody leads the partition.
+    leaderless: AtomicU32,
 }
 
 impl FakeBroker {
@@ -34,7 +36,8 @@ impl FakeBroker {
     pub fn start() -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let broker = Arc::new(Self { port, leads: AtomicBool::new(true), refusing: AtomicU32::new(0) });
+        let (leads, refusing, leaderless) = (AtomicBool::new(true), AtomicU32::new(0), AtomicU32::new(0));
+        let broker = Arc::new(Self { port, leads, refusing, leaderless });
         let serving = broker.clone();
         std::thread::spawn(move || {
             for connection in listener.incoming() {
@@ -51,6 +54,11 @@ impl FakeBroker {
 
     pub fn leads(&self, leads: bool) {
         self.leads.store(leads, Ordering::Relaxed);
+    }
+
+    /// Says so many times that nobody leads its partition right now.
+    pub fn leads_after(&self, times: u32) {
+        self.leaderless.store(times, Ordering::Relaxed);
     }
 
     /// Says so many times of its partition that another leads it.
@@ -79,11 +87,10 @@ impl FakeBroker {
 
     /// Version 1; the question was for one partition, and ends with the time that it asks for.
     fn offset(&self, time: i64) -> Vec<u8> {
-        let refused = self.refusing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        let (error, offset) = match (refused, time) {
-            (Ok(_), _) => (NOT_LEADER, -1),
-            (Err(_), EARLIEST) => (0, Self::LOG_START),
-            (Err(_), _) => (0, Self::LOG_END),
+        let (error, offset) = match (is_left(&self.refusing), time) {
+            (true, _) => (NOT_LEADER, -1),
+            (false, EARLIEST) => (0, Self::LOG_START),
+            (false, _) => (0, Self::LOG_END),
         };
         let mut answer = 1i32.to_be_bytes().to_vec(); // topics
         answer.extend(text(TOPIC));
@@ -98,7 +105,8 @@ impl FakeBroker {
     /// Version 1.
     fn metadata(&self) -> Vec<u8> {
         let leads = self.leads.load(Ordering::Relaxed);
-        let (error, leader) = if leads { (0, 1i32) } else { (LEADER_NOT_AVAILABLE, -1) };
+        let is_led = leads && !is_left(&self.leaderless);
+        let (error, leader) = if is_led { (0, 1i32) } else { (LEADER_NOT_AVAILABLE, -1) };
         let mut answer = i32::from(leads).to_be_bytes().to_vec(); // how many brokers
         if leads {
             answer.extend(1i32.to_be_bytes());
@@ -106,7 +114,7 @@ impl FakeBroker {
             answer.extend(i32::from(self.port).to_be_bytes());
             answer.extend((-1i16).to_be_bytes()); // no rack
         }
-        answer.extend(leader.to_be_bytes()); // the controller
+        answer.extend(if leads { 1i32 } else { -1 }.to_be_bytes()); // the controller
         answer.extend(1i32.to_be_bytes()); // topics
         answer.extend(0i16.to_be_bytes());
         answer.extend(text(TOPIC));
@@ -120,6 +128,11 @@ impl FakeBroker {
         }
         answer
     }
+}
+
+/// Counts down.
+fn is_left(times: &AtomicU32) -> bool {
+    times.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
 }
 
 /// What it serves, in the oldest form: a client that asks in a newer one asks again.

@@ -58,7 +58,9 @@ fn offset(found: &TopicPartitionList, topic: &str, partition: i32) -> anyhow::Re
 }
 
 /// Asks again, for so long, where a broker says that it does not lead the partition (any more, or of a topic that was
-/// created a moment ago: yet). The client does not by itself, though it looks for the new leader then.
+/// created a moment ago: yet), or there is no leader right now. The client looks for the leader then, and leaves it to
+/// us to ask it. The question should begin with [`Consumer::fetch_metadata`]: what the client remembers of a partition
+/// without a leader it asks for no more.
 pub(crate) fn while_leaders_move<T>(patience: Duration, question: impl Fn() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let until = Instant::now() + patience;
     loop {
@@ -77,6 +79,8 @@ fn leader_moves(error: &anyhow::Error) -> bool {
         Some(
             Code::NotLeaderForPartition
                 | Code::LeaderNotAvailable
+                | Code::UnknownPartition // the client's word where it knows of no leader
+                | Code::UnknownTopicOrPartition // the word of a leader that has not heard of it yet
                 | Code::ReplicaNotAvailable
                 | Code::OffsetNotAvailable
                 | Code::FencedLeaderEpoch
@@ -94,22 +98,34 @@ mod tests {
     #[tokio::test]
     async fn a_leader_that_is_none_yet_is_asked_again() {
         let broker = FakeBroker::start();
-        broker.refuses_offsets(3);
         let admin = Admin::new(broker.kafka());
         let (topic, log_start, log_end) = (TOPIC.to_owned(), FakeBroker::LOG_START, FakeBroker::LOG_END);
         let expected = PartitionProgress { topic: topic.clone(), partition: 0, log_start, log_end };
-        assert_eq!(admin.partitions(vec![topic]).await.unwrap(), [expected]);
+        broker.refuses_offsets(3);
+        assert_eq!(admin.partitions(vec![topic.clone()]).await.unwrap(), std::slice::from_ref(&expected));
+        broker.refuses_offsets(3);
+        assert_eq!(admin.partition(topic.clone(), 0).await.unwrap(), expected);
+        broker.refuses_offsets(3);
+        let found = admin.offsets_at(vec![topic.clone()], chrono::Utc::now()).await.unwrap();
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), [((topic, 0), log_end)]);
+    }
+
+    #[tokio::test]
+    async fn a_partition_without_a_leader_is_asked_again_once_it_has_one() {
+        let broker = FakeBroker::start();
+        let admin = Admin::new(broker.kafka());
+        broker.leads_after(3);
+        let found = admin.partition(TOPIC.to_owned(), 0).await.unwrap();
+        assert_eq!((found.log_start, found.log_end), (FakeBroker::LOG_START, FakeBroker::LOG_END));
     }
 
     #[test]
     fn what_no_patience_mends_is_asked_once() {
-        for code in [RDKafkaErrorCode::UnknownTopicOrPartition, RDKafkaErrorCode::TopicAuthorizationFailed] {
-            let asked = std::cell::Cell::new(0);
-            let answer = while_leaders_move(Duration::from_secs(5), || {
-                asked.set(asked.get() + 1);
-                Err::<(), _>(KafkaError::MetadataFetch(code).into())
-            });
-            assert!(answer.is_err() && asked.get() == 1, "{code}");
-        }
+        let asked = std::cell::Cell::new(0);
+        let answer = while_leaders_move(Duration::from_secs(5), || {
+            asked.set(asked.get() + 1);
+            Err::<(), _>(KafkaError::MetadataFetch(RDKafkaErrorCode::TopicAuthorizationFailed).into())
+        });
+        assert!(answer.is_err() && asked.get() == 1);
     }
 }

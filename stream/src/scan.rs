@@ -113,7 +113,10 @@ fn read(
     records: &mpsc::Sender<Record>,
 ) -> anyhow::Result<()> {
     let Range { topic, partition, from, to } = range;
-    let ask = || log_bounds(client, &[(topic, *partition)], BROKER_DEADLINE);
+    let ask = || {
+        client.fetch_metadata(Some(topic), BROKER_DEADLINE)?;
+        log_bounds(client, &[(topic, *partition)], BROKER_DEADLINE)
+    };
     let held = while_leaders_move(BROKER_DEADLINE, ask)?.remove(0);
     let (start, end) = (held.log_start, held.log_end);
     anyhow::ensure!(*to <= end, "{topic}[{partition}] ends at {end}, before {to}: the log lost what had taken effect");
