@@ -82,18 +82,18 @@ pub trait Handler: Send + Sync + 'static {
         async {}
     }
 
-    /// Is the effect of this record there, though its dead letter is open? For effects that are written without a
-    /// transaction which settles the letter, too: a replay may die in between. Asked where the event comes again.
+    /// The first of these records of one event whose effect is there, though their dead letters are open. For effects
+    /// that are written without the transaction that settles the letter, so that a replay may die in between. Asked where
+    /// the event comes again, and before one of the letters is replayed.
     ///
     /// # Errors
     /// When it can't be seen now.
-    fn has_effect(
+    fn effect_of(
         &self,
-        position: &Position,
-        envelope: &Envelope<'_>,
-    ) -> impl Future<Output = Result<bool, Failure>> + Send {
-        let _ = (position, envelope);
-        async { Ok(false) }
+        records: &[(Position, Envelope<'_>)],
+    ) -> impl Future<Output = Result<Option<usize>, Failure>> + Send {
+        let _ = records;
+        async { Ok(None) }
     }
 
     /// Gives the batch its effect and settles it ([`Batch::settle`]) in the same transaction where there is

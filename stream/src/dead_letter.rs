@@ -178,29 +178,30 @@ impl DeadLetters {
         answered(&self.pool, async |connection| Ok(took.fetch_one(connection).await?)).await
     }
 
-    /// The open ones of an event.
+    /// The open ones of an event, with their records but for the values, which may be large.
     pub(crate) async fn open_of(
         &self,
         pipeline: &str,
         topic: &str,
         event_id: Uuid,
-    ) -> Result<Vec<DeadLetter>, Failure> {
+    ) -> Result<Vec<(i64, Record)>, Failure> {
         let open = sqlx::query(
-            "select * from millrace.dead_letter
+            "select id, topic, partition, \"offset\", logged_at, key, ''::bytea as value, headers
+             from millrace.dead_letter
              where pipeline = $1 and topic = $2 and event_id = $3 and state = 'open' order by id limit $4",
         );
         let open = open.bind(pipeline).bind(topic).bind(event_id).bind(LIST_MAX);
         let rows = answered(&self.pool, async |connection| Ok(open.fetch_all(connection).await?)).await?;
-        rows.iter().map(dead_letter).collect()
+        rows.iter().map(|row| Ok((row.try_get("id")?, record(row)?))).collect()
     }
 
     /// Marks a letter replayed whose effect was found to be there: false when it is no longer open.
-    pub(crate) async fn settle_found(&self, id: i64) -> Result<bool, Failure> {
+    pub(crate) async fn note_replayed(&self, id: i64) -> Result<bool, Failure> {
         answered(&self.pool, async |connection| {
             let mut transaction = connection.begin().await?;
-            let settled = mark_replayed(&mut transaction, id).await?;
+            let noted = mark_replayed(&mut transaction, id).await?;
             transaction.commit().await?;
-            Ok(settled)
+            Ok(noted)
         })
         .await
     }
@@ -296,8 +297,8 @@ pub(crate) async fn settle_replayed(tx: &mut PgConnection, letter: i64) -> Resul
     match mark_replayed(tx, letter).await? {
         true => Ok(()),
         false => Err(Failure::stop(anyhow::anyhow!(
-            "dead letter {letter} is no longer open; it was not applied again. Where it is a row in ClickHouse all the \
-             same, `millrace verify clickhouse` names it"
+            "dead letter {letter} is no longer open: somebody was faster. `millrace dead-letters show {letter}` says what \
+             became of it; where its event is in ClickHouse twice by now, `millrace verify clickhouse` names it"
         ))),
     }
 }

@@ -19,7 +19,8 @@ pub enum ReplayOutcome {
     Superseded,
 }
 
-/// Decodes and applies one open dead letter. The letter is settled in the transaction of its effect.
+/// Decodes and applies one open dead letter. The letter is settled in the transaction of its effect, or here where that
+/// is found to be there.
 ///
 /// # Errors
 /// [`Failure::Retry`] when a server it needs is away, [`Failure::Stop`] when somebody else replayed it.
@@ -32,7 +33,7 @@ pub async fn replay<H: Handler>(
     if let Ok(envelope) = decoder.identify(&letter.record) {
         let event = (&*letter.pipeline, &*letter.record.position.topic, envelope.id);
         if settle_found(letters, decoder, handler, event).await? == Some(letter.id) {
-            return Ok(ReplayOutcome::Applied); // by a replay that died
+            return Ok(ReplayOutcome::Applied); // before
         }
     }
     if letters.settle_superseded(letter.id).await? {
@@ -53,22 +54,25 @@ pub async fn replay<H: Handler>(
     Ok(outcome)
 }
 
-/// An open letter of this event of a pipeline's topic whose effect is there: of a replay that died before it could say
-/// so, or of a rebuild that took the record in. It is settled, and what comes next of the event has no effect.
+/// Settles an open letter of this event of a pipeline's topic whose effect is there: of a replay that died before it could
+/// say so, or that is about to, or of a rebuild that took the record in. What comes next of the event has no effect.
 pub(crate) async fn settle_found<H: Handler>(
     letters: &DeadLetters,
     decoder: &Decoder,
     handler: &H,
     (pipeline, topic, event_id): (&str, &str, Uuid),
 ) -> Result<Option<i64>, Failure> {
-    for letter in letters.open_of(pipeline, topic, event_id).await? {
-        let Ok(envelope) = decoder.identify(&letter.record) else { continue }; // which nobody can have applied
-        let found = handler.has_effect(&letter.record.position, &envelope).await?;
-        if found && letters.settle_found(letter.id).await? {
-            return Ok(Some(letter.id));
+    let open = letters.open_of(pipeline, topic, event_id).await?;
+    let (mut ids, mut records) = (Vec::new(), Vec::new());
+    for (id, record) in &open {
+        // What has no envelope nobody can have applied.
+        if let Ok(envelope) = decoder.identify(record) {
+            ids.push(*id);
+            records.push((record.position.clone(), envelope));
         }
     }
-    Ok(None)
+    let Some(found) = handler.effect_of(&records).await? else { return Ok(None) };
+    Ok(letters.note_replayed(ids[found]).await?.then_some(ids[found]))
 }
 
 async fn read<H: Handler>(

@@ -26,6 +26,7 @@ use millrace_stream::{
 };
 use sqlx::{Connection, PgPool};
 use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 use std::time::Instant;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -297,9 +298,19 @@ impl Handler for ClickHouse {
         Some(rows.weight())
     }
 
-    async fn has_effect(&self, position: &Position, envelope: &Envelope<'_>) -> Result<bool, Failure> {
-        let Some(table) = self.readers.table(&envelope.event_type) else { return Ok(false) };
-        self.server.has(&table, position, envelope).await
+    async fn effect_of(&self, records: &[(Position, Envelope<'_>)]) -> Result<Option<usize>, Failure> {
+        let mut looked = HashMap::new(); // what is sent again and again is mostly of one key
+        for (at, (Position { topic, partition, offset }, envelope)) in records.iter().enumerate() {
+            let Some(table) = self.readers.table(&envelope.event_type) else { continue };
+            let there = match looked.entry((&envelope.event_type, &envelope.subject, envelope.occurred_at)) {
+                Entry::Occupied(there) => there.into_mut(),
+                Entry::Vacant(key) => key.insert(self.server.places_of(&table, topic, envelope).await?),
+            };
+            if there.contains(&(*partition, *offset)) {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
     }
 
     async fn turn(&self, topic: &str, partition: i32) {

@@ -16,7 +16,7 @@ use clickhouse::Client;
 use clickhouse::insert_formatted::InsertFormatted;
 use clickhouse::query::Query;
 use millrace_schemas::{Envelope, without_password};
-use millrace_stream::{Backoff, Failure, Position, Range};
+use millrace_stream::{Backoff, Failure, Range};
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -33,6 +33,9 @@ const CHUNK_BYTES: usize = 1 << 20;
 
 /// Of events in one question, nearly a year of them: servers take 128 KiB in one parameter (`http_max_field_value_size`).
 const HOURS_MAX: usize = 8_000;
+
+/// Of a key, so much finds its place in a table; a whole one may be more than fits into a parameter.
+const KEY_CHARS_MAX: usize = 256;
 
 /// `reachable` answers within this.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(3);
@@ -238,19 +241,24 @@ impl Server {
         Ok(rows)
     }
 
-    /// Does the table hold the row of this record? By its key: nothing else is read.
-    pub async fn has(&self, table: &Table, position: &Position, envelope: &Envelope<'_>) -> Result<bool, Failure> {
+    /// By partition and offset, which records of this topic the event's rows with this envelope's key are from. Nothing but
+    /// what has that key is read.
+    pub async fn places_of(
+        &self,
+        table: &Table,
+        topic: &str,
+        envelope: &Envelope<'_>,
+    ) -> Result<HashSet<(i32, i64)>, Failure> {
         let sql = format!(
-            "select count() > 0 from {}
+            "select distinct _partition, _offset from {}
              where toStartOfHour(occurred_at) = toStartOfHour(fromUnixTimestamp64Micro({{at:Int64}}, 'UTC'))
-               and subject = {{subject:String}} and event_id = {{event:UUID}}
-               and _topic = {{topic:String}} and _partition = {{partition:Int32}} and _offset = {{offset:Int64}}",
+               and startsWith(subject, {{subject:String}}) and event_id = {{event:UUID}} and _topic = {{topic:String}}",
             table.raw()
         );
-        let Position { topic, partition, offset } = position;
-        let query = self.query(&sql).param("topic", &**topic).param("partition", partition).param("offset", offset);
-        let query = query.param("subject", &*envelope.subject).param("event", envelope.id.to_string());
-        self.within(query.param("at", envelope.occurred_at.timestamp_micros()).fetch_one()).await
+        let subject: String = envelope.subject.chars().take(KEY_CHARS_MAX).collect();
+        let query = self.query(&sql).param("subject", subject).param("topic", topic);
+        let query = query.param("event", envelope.id.to_string()).param("at", envelope.occurred_at.timestamp_micros());
+        Ok(self.within(query.fetch_all::<(i32, i64)>()).await?.into_iter().collect())
     }
 
     /// Every row of the table from this range of the log, duplicates included, with a hash of its columns.
