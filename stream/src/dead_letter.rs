@@ -75,6 +75,18 @@ impl SetAside {
         self.0.keys().filter(|place| place.offset >= offset).count()
     }
 
+    /// What was given up of this range and was not `before`, by offset.
+    pub fn given_up_since(&self, before: &Self, range: &Range) -> Vec<i64> {
+        let within = |place: &Position| {
+            *place.topic == *range.topic
+                && place.partition == range.partition
+                && (range.from..range.to).contains(&place.offset)
+        };
+        let known = |place: &Position| before.0.get(place).is_some_and(|found| found.given_up);
+        let given_up = self.0.iter().filter(|(place, found)| found.given_up && within(place) && !known(place));
+        given_up.map(|(place, _)| place.offset).collect()
+    }
+
     pub(crate) fn is_given_up(&self, place: &Position, event_id: Option<Uuid>) -> bool {
         self.0.get(place).is_some_and(|found| found.given_up && found.is(event_id))
     }

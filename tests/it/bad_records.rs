@@ -1,6 +1,7 @@
 //! Whatever is put into a topic: it is applied, or it is a dead letter that explains itself. The flow goes on.
 
 use crate::crash_points::assert_died_at;
+use crate::held_back::HeldBack;
 use crate::platform::{Finished, Platform, Role, eventually};
 use serde_json::Value;
 use sqlx::PgPool;
@@ -334,7 +335,7 @@ async fn a_replay_that_dies_anywhere_applies_once_when_it_is_repeated() {
     let platform = Platform::start().await;
     let process = platform.role(&["process", "clickhouse"]);
     let events = REPLAY_CRASHES.map(|_| uuid::Uuid::now_v7());
-    let letters = readable_by_now(&platform, &events).await;
+    let (_, letters) = readable_by_now(&platform, &events).await;
     for ((letter, event), (point, inserted, state)) in letters.iter().zip(events).zip(REPLAY_CRASHES) {
         replay_dies_at(&platform, letter, point);
         assert_eq!(stand_of(&platform, letter, event).await, (inserted, inserted, state.to_owned()), "{point}");
@@ -358,10 +359,10 @@ async fn what_comes_again_after_its_replay_died_counts_once() {
     let platform = Platform::start().await;
     let process = platform.role(&["process", "clickhouse"]);
     let [again, twice] = [(); 2].map(|()| uuid::Uuid::now_v7());
-    let letters = readable_by_now(&platform, &[again, twice, twice]).await;
+    let (good, letters) = readable_by_now(&platform, &[again, twice, twice]).await;
     replay_dies_at(&platform, &letters[0], "clickhouse_inserted");
     replay_dies_at(&platform, &letters[1], "clickhouse_inserted");
-    send_again(&platform, again).await;
+    send_again(&platform, &good, again);
     let second = platform.run(&["dead-letters", "replay", &letters[2]]);
     assert!(second.out.contains("its event has taken effect by another record"), "{}{}", second.out, second.err);
     for (letter, event) in [(&letters[0], again), (&letters[1], twice)] {
@@ -381,7 +382,7 @@ async fn a_rebuild_takes_in_what_can_be_read_by_now_once_and_what_was_given_up_o
     let platform = Platform::start().await;
     let process = platform.role(&["process", "clickhouse"]);
     let [readable, given_up] = [(); 2].map(|()| uuid::Uuid::now_v7());
-    let letters = readable_by_now(&platform, &[readable, given_up]).await;
+    let (good, letters) = readable_by_now(&platform, &[readable, given_up]).await;
     replay_dies_at(&platform, &letters[1], "clickhouse_inserted");
     assert_eq!(platform.run(&["dead-letters", "discard", &letters[1]]).code(), 0);
     let verified = platform.run(&["verify", "clickhouse"]);
@@ -390,7 +391,7 @@ async fn a_rebuild_takes_in_what_can_be_read_by_now_once_and_what_was_given_up_o
     let rebuilt = platform.run(&["rebuild", "clickhouse", "payment_failed", "--fewer"]);
     assert_eq!(rebuilt.code(), 0, "{}{}", rebuilt.out, rebuilt.err);
     assert_eq!(stand_of(&platform, &letters[0], readable).await, (1, 1, "open".to_owned()));
-    send_again(&platform, readable).await;
+    send_again(&platform, &good, readable);
     eventually("its row was found and its letter settled", async || {
         stand_of(&platform, &letters[0], readable).await == (1, 1, "replayed".to_owned())
     })
@@ -401,17 +402,44 @@ async fn a_rebuild_takes_in_what_can_be_read_by_now_once_and_what_was_given_up_o
     platform.stop().await;
 }
 
-/// Letters of these events, each by itself, whose schema was not known when they came, and is now.
-async fn readable_by_now(platform: &Platform, events: &[uuid::Uuid]) -> Vec<String> {
-    let postgres = platform.postgres().await;
-    let (next, early) = written_too_early(platform, &real_value(platform).await).await;
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_up_while_a_rebuild_is_under_way_is_not_in_the_new_table() {
+    let platform = Platform::start().await;
+    let process = platform.role(&["process", "clickhouse"]);
+    let [again, discarded] = [(); 2].map(|()| uuid::Uuid::now_v7());
+    let (good, letters) = readable_by_now(&platform, &[again, discarded]).await;
+    let verified = platform.run(&["verify", "clickhouse"]);
+    let named = |event: uuid::Uuid| verified.out.contains(&format!("event {event} is missing from"));
+    assert!(verified.code() == 2 && named(again) && named(discarded), "{}{}", verified.out, verified.err);
+    let held = HeldBack::before(&platform.addresses().clickhouse, "insert into").await;
+    let through = [("MILLRACE_CLICKHOUSE__URL", &*held.url)];
+    let rebuild = platform.member("rebuild", &["rebuild", "clickhouse", "payment_failed"], &through);
+    held.arrived().await; // it has taken both in, and copies what came meanwhile
+    send_again(&platform, &good, again);
+    eventually("it is applied", async || rows(&platform, "payment_failed").await == 1).await;
+    assert_eq!(platform.run(&["dead-letters", "discard", &letters[1]]).code(), 0);
+    held.let_go().await;
+    let (code, out) = rebuild.finish();
+    assert_eq!(code, 0, "{out}");
+    assert_eq!(rows(&platform, "payment_failed").await, 1);
+    assert_eq!(process.stop(), 0);
+    let verified = platform.run(&["verify", "clickhouse"]);
+    assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
+    platform.stop().await;
+}
+
+/// A value that anybody can read; and letters of these events, each by itself, whose schema was not known when they came,
+/// and is now.
+async fn readable_by_now(platform: &Platform, events: &[uuid::Uuid]) -> (Vec<u8>, Vec<String>) {
+    let (postgres, good) = (platform.postgres().await, real_value(platform).await);
+    let (next, early) = written_too_early(platform, &good).await;
     for (at, event) in events.iter().enumerate() {
         Sent::good(&early).header("ce_id", &event.to_string()).into_topic(platform);
         eventually("it is set aside", async || letters(&postgres, "clickhouse").await.len() == at + 1).await;
     }
     register_with_a_new_field(platform, next).await;
     let ids = "select id::text from millrace.dead_letter order by id";
-    sqlx::query_scalar(ids).fetch_all(&postgres).await.unwrap()
+    (good, sqlx::query_scalar(ids).fetch_all(&postgres).await.unwrap())
 }
 
 fn replay_dies_at(platform: &Platform, letter: &str, point: &str) {
@@ -422,9 +450,8 @@ fn replay_dies_at(platform: &Platform, letter: &str, point: &str) {
 }
 
 /// Its publisher gives it another time by now, hours away: in its table that is the key of another row.
-async fn send_again(platform: &Platform, event: uuid::Uuid) {
-    let corrected = Sent::good(&real_value(platform).await).header("ce_id", &event.to_string());
-    corrected.header("ce_time", "2026-03-01T19:00:00Z").into_topic(platform);
+fn send_again(platform: &Platform, good: &[u8], event: uuid::Uuid) {
+    Sent::good(good).header("ce_id", &event.to_string()).header("ce_time", "2026-03-01T19:00:00Z").into_topic(platform);
 }
 
 /// Rows of the event in its view and in the table beneath, and the state of its letter, which was settled once at most.

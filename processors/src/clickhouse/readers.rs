@@ -58,14 +58,13 @@ impl<P> Readers<P> {
         Some(self.change().put(writer.id, Reader { place, table, plan }))
     }
 
-    /// What a schema brings or breaks, for whoever changes no table: the columns that it needs are there.
-    pub fn learn(&self, contract: &Contract, writer: &WriterSchema) {
-        let Some(table) = self.table(&contract.event_type) else { return };
-        match table.evolved(contract, writer.schema) {
-            Ok(None) => {}
-            Ok(Some(evolved)) => self.follow(&contract.event_type, evolved),
-            Err(why) => drop(self.refuse(writer, why)),
-        }
+    /// What a schema makes of its type's table; none where it brings nothing, or breaks the contract, and is refused.
+    pub fn brought(&self, contract: &Contract, writer: &WriterSchema) -> Option<Table> {
+        let evolved = self.table(&contract.event_type)?.evolved(contract, writer.schema);
+        evolved.unwrap_or_else(|why| {
+            self.refuse(writer, why);
+            None
+        })
     }
 
     /// From now on the type's events go into this table.

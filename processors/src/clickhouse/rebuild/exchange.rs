@@ -23,12 +23,14 @@ impl Work<'_> {
     /// How long the topic stood still, in seconds.
     pub(super) async fn exchange(&mut self, mark: i64) -> anyhow::Result<f64> {
         let mark = self.catch_up(mark).await?;
+        self.leave_out_what_was_given_up().await?; // most of it, while there is time
         crash_at("rebuild_caught_up");
         let (started, topic) = (Instant::now(), &self.rebuild.contract.topic);
         let checkpoints = &self.spine.checkpoints;
         let mut still = checkpoints.stand_still(NAME, topic, PATIENCE).await.map_err(to_anyhow)?;
         self.server = self.moment.clone();
         self.copy_since(mark).await?;
+        self.leave_out_what_was_given_up().await?;
         self.erase().await?;
         self.nothing_is_left_behind().await?;
         let rebuilt = self.uuid(&self.shadow).await?;

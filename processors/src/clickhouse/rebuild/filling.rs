@@ -97,6 +97,15 @@ impl Filling {
         }
     }
 
+    /// Several partitions may be at it at once: a column is added if it is not there.
+    async fn make_room(&self, shadow: &Table) -> Result<(), Failure> {
+        let changes = shadow.statements(&self.server.found().await?);
+        for statement in changes.map_err(|error| Failure::stop(anyhow::anyhow!(error)))? {
+            self.server.execute(&statement).await?;
+        }
+        Ok(())
+    }
+
     fn sum(&self, incoming: &Incoming<'_>) -> Result<Sum, Reject> {
         let Some(judge) = self.judges.get(&self.event_type, incoming.writer) else { return Ok(Sum::default()) };
         let plan = judge.plan.as_ref().map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
@@ -108,12 +117,16 @@ impl Filling {
 impl Handler for Filling {
     type Block = Filled;
 
-    /// As the pipeline does, but for the server: the table in use has the column already, and the shadow is made of it.
+    /// As the pipeline does. The table in use mostly has the column, and its shadow with it; not where all that was written
+    /// with this schema are dead letters.
     async fn meet(&self, contract: &Contract, writer: &WriterSchema) -> Result<(), Failure> {
-        if contract.event_type == self.event_type {
-            self.readers.learn(contract, writer);
-            self.judges.learn(contract, writer);
+        if contract.event_type != self.event_type {
+            return Ok(());
         }
+        self.judges.brought(contract, writer).into_iter().for_each(|table| self.judges.follow(&self.event_type, table));
+        let Some(table) = self.readers.brought(contract, writer) else { return Ok(()) };
+        self.make_room(&table).await?;
+        self.readers.follow(&self.event_type, table);
         Ok(())
     }
 

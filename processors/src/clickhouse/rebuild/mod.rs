@@ -38,6 +38,8 @@ use uuid::Uuid;
 const STATEMENT_DEADLINE: Duration = Duration::from_hours(1);
 /// Ids that a server holds in memory to find those that are not among them: some 64 bytes each.
 const EVENTS_AT_ONCE: u64 = 20_000_000;
+/// In one statement, whose text has 256 KiB at most.
+const OFFSETS_AT_ONCE: usize = 10_000;
 /// Partitions read at once: each holds a consumer, two batches and a window of ids.
 const PARTITIONS_AT_ONCE: usize = 4;
 /// One that must not take long, or nothing of the topic is inserted meanwhile.
@@ -98,7 +100,7 @@ struct Work<'a> {
     /// The one in use.
     table: Table,
     shadow: Table,
-    /// What the pipeline had set aside when this began.
+    /// What the pipeline had set aside when this began; at its end, what it has by then.
     set_aside: Arc<SetAside>,
     alone: Rebuilding,
 }
@@ -290,6 +292,20 @@ impl Work<'_> {
             self.copy(&format!("toYYYYMM(occurred_at) = {month} and {outside}")).await?;
         }
         told(Progress::Months { done: months.len(), of: months.len() });
+        Ok(())
+    }
+
+    /// A dead letter that can be read by now is in the shadow, as long as it is open. Meanwhile somebody may have discarded
+    /// it, or its event came again: then it is superseded by a row of the table in use.
+    async fn leave_out_what_was_given_up(&mut self) -> anyhow::Result<()> {
+        let letters = DeadLetters::new(self.spine.checkpoints.pool().clone());
+        let now = letters.set_aside(NAME, None).await.map_err(to_anyhow)?;
+        for range in &self.rebuild.ranges {
+            for offsets in now.given_up_since(&self.set_aside, range).chunks(OFFSETS_AT_ONCE) {
+                self.execute(&statements::leave_out(&self.shadow, range, offsets)).await?;
+            }
+        }
+        self.set_aside = Arc::new(now);
         Ok(())
     }
 

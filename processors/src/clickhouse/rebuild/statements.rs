@@ -34,6 +34,17 @@ pub(super) fn let_go(shadow: &Table, ranges: &[Range], share: u64, shares: u64) 
     )
 }
 
+/// Takes rows out again, and returns when they are gone.
+pub(super) fn leave_out(shadow: &Table, range: &Range, offsets: &[i64]) -> String {
+    let Range { topic, partition, .. } = range;
+    let (topic, offsets) = (text_literal(topic), offsets.iter().map(i64::to_string).collect::<Vec<_>>().join(", "));
+    format!(
+        "delete from {} where _topic = {topic} and _partition = {partition} and _offset in ({offsets})
+         settings lightweight_deletes_sync = 2",
+        shadow.raw()
+    )
+}
+
 /// Every shadow of one table.
 pub(super) const SHADOWS: &str = "select name from system.tables
     where database = 'events_shadow' and splitByChar('-', name)[1] = {table:String}";
