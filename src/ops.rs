@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// A dependency that takes longer to answer is not ready.
-const CHECK_DEADLINE: Duration = Duration::from_secs(3);
+pub const CHECK_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Those who scrape and probe, and a few people.
 const CONNECTIONS_MAX: usize = 32;

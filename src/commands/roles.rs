@@ -18,6 +18,7 @@ use millrace_stream::{
 };
 use sqlx::PgPool;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,9 @@ pub struct Base {
     global: Global,
     meters: Meters,
 }
+
+/// A server that is busy takes a while to answer, and whoever begins something waits for that rather than beginning anew.
+const REACHED_WITHIN: Duration = Duration::from_secs(15);
 
 /// Every processor: the analytics, who is erased from them, then the projections.
 fn processors() -> Vec<&'static str> {
@@ -288,7 +292,7 @@ impl Base {
         if needs_clickhouse {
             checks.push(check("clickhouse", move || {
                 let config = config.clone();
-                async move { clickhouse::reachable(&config).await }
+                async move { clickhouse::reachable(&config, ops::CHECK_DEADLINE).await }
             }));
         }
         Ops { metrics: self.meters.registry, checks }
@@ -299,7 +303,9 @@ impl Base {
 /// [`Exit::unreachable`], saying where it was looked for.
 pub async fn reach_clickhouse(config: &ClickHouseConfig) -> Result<(), Exit> {
     let address = format!("ClickHouse at {}", without_password(&config.url));
-    clickhouse::reachable(config).await.map_err(|error| Exit::unreachable(&address, format!("{error:#}")))
+    clickhouse::reachable(config, REACHED_WITHIN)
+        .await
+        .map_err(|error| Exit::unreachable(&address, format!("{error:#}")))
 }
 
 /// Serves the ops port until asked to stop or until something had to stop, then drains.

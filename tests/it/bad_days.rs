@@ -315,7 +315,7 @@ async fn a_clickhouse_that_takes_requests_and_answers_none_is_named_with_the_dea
     let (_listener, address) = taken();
     let mut process = shared().platform.command();
     process.args(["process", "clickhouse"]).env("MILLRACE_CLICKHOUSE__URL", format!("http://{address}"));
-    let deadline = format!("http://{address} gave no answer within 3s");
+    let deadline = format!("http://{address} gave no answer within 15s");
     refused(&Finished::of(&mut process), 69, &["ClickHouse at ", "can't be reached", &deadline]);
 }
 

@@ -37,9 +37,6 @@ const HOURS_MAX: usize = 8_000;
 /// Of a key, so much finds its place in a table; a whole one may be more than fits into a parameter.
 const KEY_CHARS_MAX: usize = 256;
 
-/// `reachable` answers within this.
-const REACHABLE_WITHIN: Duration = Duration::from_secs(3);
-
 /// What every insert asks for. The defaults of servers differ, and some changed between versions.
 const INSERT_SETTINGS: [Setting; 6] = [
     // The answer means: stored. Not: queued.
@@ -478,8 +475,8 @@ pub(super) fn to_anyhow(failure: Failure) -> anyhow::Error {
 ///
 /// # Errors
 /// Where it was looked for, and what went wrong.
-pub async fn reachable(config: &ClickHouseConfig) -> anyhow::Result<()> {
-    let server = Server::with_timeout(config, REACHABLE_WITHIN)?;
+pub async fn reachable(config: &ClickHouseConfig, within: Duration) -> anyhow::Result<()> {
+    let server = Server::with_timeout(config, within)?;
     let one = server.within(server.client.query_raw("select 1").fetch_one::<u8>()).await;
     let url = without_password(&config.url);
     one.map(drop).map_err(|failure| to_anyhow(failure).context(format!("clickhouse at {url} does not answer")))
