@@ -5,7 +5,7 @@
 #[allow(dead_code)] // its `main`
 mod publishing;
 
-use crate::clients::run;
+use crate::clients::{kcat, run};
 use crate::commands::temporary;
 use crate::docs::blocks;
 use crate::erasure::OFTEN;
@@ -68,8 +68,8 @@ impl Accounts {
     /// Types of the account's events, in the log's order.
     fn events(&self, account: &Value) -> Vec<String> {
         let brokers = &self.platform.addresses().kafka;
-        let arguments = ["-C", "-b", brokers, "-t", TOPIC, "-o", "beginning", "-e", "-q", "-f", "%k|%h\n"];
-        let out = run(Command::new("kcat").args(arguments));
+        let arguments = ["-C", "-t", TOPIC, "-o", "beginning", "-e", "-q", "-f", "%k|%h\n"];
+        let out = run(kcat(brokers).args(arguments));
         let of_account = out.lines().filter_map(|line| line.strip_prefix(&format!("{}|", account.as_str().unwrap())));
         let event_type =
             |headers: &str| headers.split(',').find_map(|header| header.strip_prefix("ce_type=")).unwrap().to_owned();

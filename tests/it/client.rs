@@ -27,7 +27,7 @@ pub fn erased(user: Uuid) -> UserErased {
 }
 
 const USERS: usize = 4;
-const EVENTS: usize = 8000;
+const EVENTS: usize = 16_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_kills_the_gateway_each_event_is_in_the_log_and_each_users_are_in_order() {
@@ -53,7 +53,8 @@ async fn whatever_kills_the_gateway_each_event_is_in_the_log_and_each_users_are_
         (numbers, futures_util::future::join_all(answers).await)
     };
     let kill = async {
-        for share in [10, 40] {
+        // Early, so that also a look that comes late finds most of them still to come.
+        for share in [5, 20] {
             let reached = async || accepted.load(Ordering::Relaxed) >= EVENTS * share / 100;
             eventually("more is accepted", reached).await;
             door.kill_and_start_again(platform).await;
@@ -99,9 +100,17 @@ async fn with_a_token_of_the_development_issuer_a_service_publishes_what_its_sco
     assert!(headers.contains(&format!("traceparent={traceparent}")), "{headers}");
 
     let nobody = UserErased { user_id: "nobody".into(), requested_by: "client" };
-    let refused = accounts.publish(&nobody).await;
-    let Err(PublishError::Invalid { violations, quarantine, .. }) = refused else { panic!("`nobody` is no uuid") };
-    let Some(Quarantine::Kept(kept)) = quarantine else { panic!("{quarantine:?}") };
+    let mut found = None;
+    // On a busy machine it may have to be sent again to be kept.
+    eventually("`nobody` is no uuid, and the store is in time", async || {
+        let refused = accounts.publish(&nobody).await;
+        if let Err(PublishError::Invalid { violations, quarantine: Some(Quarantine::Kept(kept)), .. }) = refused {
+            found = Some((violations, kept));
+        }
+        found.is_some()
+    })
+    .await;
+    let (violations, kept) = found.unwrap();
     let shown = platform.run(&["quarantine", "show", &kept]);
     assert_eq!(shown.code(), 0, "{}", shown.err);
     let [violation] = &violations[..] else { panic!("{violations:?}") };

@@ -89,6 +89,13 @@ pub fn run(command: &mut Command) -> String {
     finished.out
 }
 
+/// By itself it waits five seconds for what a broker knows of a topic, and a busy one may take longer.
+pub fn kcat(brokers: &str) -> Command {
+    let mut kcat = Command::new("kcat");
+    kcat.args(["-m", "60", "-b", brokers]);
+    kcat
+}
+
 pub fn judge(script: &str, arguments: &[&str]) -> Value {
     let out = run(Command::new(python()).arg(format!("{CLIENTS}/{script}")).args(arguments));
     judgement(&out)
@@ -125,7 +132,7 @@ async fn kcat_shows_keys_and_cloudevents_headers() {
     published().await;
     let brokers = &shared().platform.addresses().kafka;
     let format = r#"%k|%h\n"#;
-    let out = run(Command::new("kcat").args(["-C", "-b", brokers, "-t", "shop.order.v1", "-e", "-q", "-f", format]));
+    let out = run(kcat(brokers).args(["-C", "-t", "shop.order.v1", "-e", "-q", "-f", format]));
     let line = out.lines().find(|line| line.contains("ce_type=order.placed")).expect("no order.placed in the topic");
     let (key, headers) = line.split_once('|').unwrap();
     assert!(uuid::Uuid::parse_str(key).is_ok(), "the key is the order's id: {key}");

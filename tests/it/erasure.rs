@@ -37,10 +37,11 @@ pub async fn assert_forgotten(platform: &Platform) {
     assert_eq!(found["lost"], 0, "{found}");
 }
 
-/// `millrace erasure`: its exit code, and what it says.
+/// `millrace erasure`: its exit code, and what it says; nothing where a server was too slow.
 fn proof(platform: &Platform) -> (i32, Value) {
     let proof = platform.run(&["erasure", "--json"]);
-    (proof.code(), proof.json())
+    let is_late = proof.code() != 0 && proof.out.is_empty();
+    (proof.code(), if is_late { Value::Null } else { proof.json() })
 }
 
 /// Once everything published took effect: waits until everybody who asked is told to be erased; how many they are.

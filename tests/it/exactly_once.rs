@@ -1,6 +1,7 @@
 //! Once, whoever else is at work: stale owners, moving partitions, repeated events, a server that forgets.
 
-use crate::clients::judge;
+use crate::backpressure::metric;
+use crate::clients::{judge, kcat};
 use crate::gate::Gate;
 use crate::kills::assert_copies_are_of_one_record;
 use crate::platform::{Role, eventually};
@@ -427,7 +428,7 @@ async fn what_the_log_or_a_table_holds_twice_counts_once() {
     let mut shop = Shop::open().await;
     let (process, sink) = (shop.member("process", &["process"], &[]), shop.member("sink", &["sink"], &[]));
     let report = shop.publish(3_000, &["--duplicates", "50"]);
-    let repeated = report["repeated"].as_u64().unwrap();
+    let repeated = report["repeated"].as_i64().unwrap();
     assert!(repeated > 50, "{report}");
     shop.assert_equals_the_oracle();
     assert_counts_duplicates(&process, repeated).await;
@@ -441,10 +442,10 @@ async fn what_the_log_or_a_table_holds_twice_counts_once() {
     shop.platform.stop().await;
 }
 
-async fn assert_counts_duplicates(process: &Role, expected: u64) {
-    let metrics = reqwest::get(format!("{}/metrics", process.ops().await)).await.unwrap().text().await.unwrap();
-    let line = format!("millrace_duplicates_total{{pipeline=\"clickhouse\"}} {expected}");
-    assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+/// A session that a busy machine loses makes more: what was read is read again.
+async fn assert_counts_duplicates(process: &Role, repeated: i64) {
+    let counted = metric(process, "millrace_duplicates_total{pipeline=\"clickhouse\"}").await;
+    assert!(counted >= repeated, "{counted} of {repeated}");
 }
 
 /// As inserts do whose token the server has forgotten; and no merge makes up for it.
@@ -574,8 +575,8 @@ async fn records_that_were_deleted_too_early_stop_all_who_read_them_until_they_a
 fn publish_garbage_first(shop: &Shop) {
     let file = shop.platform.data.join("garbage");
     std::fs::write(&file, "garbage").unwrap();
-    let mut kcat = Command::new("kcat");
-    kcat.args(["-P", "-b", &shop.platform.addresses().kafka, "-t", TOPIC, "-p", "0", "-k", "k"]).arg(&file);
+    let mut kcat = kcat(&shop.platform.addresses().kafka);
+    kcat.args(["-P", "-t", TOPIC, "-p", "0", "-k", "k"]).arg(&file);
     assert!(kcat.stdin(Stdio::null()).status().unwrap().success());
 }
 

@@ -11,7 +11,7 @@ mod tokens;
 pub use spool::CRASH_POINTS;
 
 use crate::backpressure::metric;
-use crate::clients::{judge, run};
+use crate::clients::{judge, kcat, run};
 use crate::commands::Frozen;
 use crate::platform::{Platform, Role, eventually, shared};
 use crate::small_disk::with_a_disk;
@@ -163,8 +163,7 @@ async fn answered(request: RequestBuilder) -> (u16, Value) {
 /// Records in the order of their partitions: key and id.
 pub fn log(brokers: &str) -> Vec<(String, String)> {
     let format = "%k|%h\n";
-    let out =
-        run(Command::new("kcat").args(["-C", "-b", brokers, "-t", TOPIC, "-o", "beginning", "-e", "-q", "-f", format]));
+    let out = run(kcat(brokers).args(["-C", "-t", TOPIC, "-o", "beginning", "-e", "-q", "-f", format]));
     let record = |line: &str| {
         let (key, headers) = line.split_once('|').unwrap();
         let id = headers.split(',').find_map(|header| header.strip_prefix("ce_id=")).unwrap();
@@ -175,8 +174,7 @@ pub fn log(brokers: &str) -> Vec<(String, String)> {
 
 /// Of the event with this id.
 pub fn headers(brokers: &str, id: Uuid) -> String {
-    let out =
-        run(Command::new("kcat").args(["-C", "-b", brokers, "-t", TOPIC, "-o", "beginning", "-e", "-q", "-f", "%h\n"]));
+    let out = run(kcat(brokers).args(["-C", "-t", TOPIC, "-o", "beginning", "-e", "-q", "-f", "%h\n"]));
     out.lines().find(|line| line.contains(&format!("ce_id={id}"))).unwrap_or_default().to_owned()
 }
 

@@ -1,6 +1,7 @@
 //! A table made anew from the log takes the old one's place, and nobody notices but by what is right again.
 
 use crate::between::{Asked, stand_before};
+use crate::clients;
 use crate::erasure;
 use crate::exactly_once::{applied, planned};
 use crate::gate::Gate;
@@ -14,7 +15,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// In all tables.
@@ -368,8 +369,8 @@ async fn settled(shop: &Shop) -> Vec<(i32, i64)> {
 fn kcat(shop: &Shop, arguments: &[&str], record: &str) {
     let file = shop.platform.data.join("record");
     std::fs::write(&file, record).unwrap();
-    let mut kcat = Command::new("kcat");
-    kcat.args(["-P", "-b", &shop.platform.addresses().kafka, "-t", "shop.product.v1"]).args(arguments).arg(&file);
+    let mut kcat = clients::kcat(&shop.platform.addresses().kafka);
+    kcat.args(["-P", "-t", "shop.product.v1"]).args(arguments).arg(&file);
     assert!(kcat.stdin(Stdio::null()).status().unwrap().success());
 }
 

@@ -154,8 +154,8 @@ async fn whatever_dies_while_the_log_is_away_every_spooled_event_comes_into_it_i
 /// already is named, waited for, and passed by nothing.
 async fn refusing(platform: &Platform) {
     let (spool, kafka) = (directory().join("spool"), &platform.addresses().kafka);
-    // Longer than a busy broker takes to say that it has no such topic.
-    let deadline = (DEADLINE.0, "6000");
+    // Longer than a busy broker takes to say no: in the spool what it refuses would stay.
+    let deadline = (DEADLINE.0, "20000");
     let door = Door::open(platform, &[deadline, (DIRECTORY, spool.to_str().unwrap())]).await;
     let limit = |bytes: &str| assert_eq!(judge("spoil_topic.py", &[kafka, TOPIC, bytes]), true);
     let (mate, user) = (Uuid::now_v7(), Uuid::now_v7());
@@ -238,20 +238,27 @@ async fn full(platform: &Platform) {
 /// The rest hears 503, and nothing of it is lost by its sender.
 async fn takes_what_fits(door: Door, why: &str) {
     let large = "x".repeat(100 << 10);
-    let mut spooled = 0;
-    let refused = loop {
+    let (mut spooled, mut late) = (0, 0);
+    let answer = loop {
         let event = erased(Uuid::now_v7(), Uuid::now_v7(), &large);
         let answer = door.post(ONE, event.to_string()).send().await.unwrap();
-        if answer.status() != 202 {
+        let (status, again) = (answer.status(), answer.headers().get("retry-after").cloned());
+        let answer = answer.json::<Value>().await.unwrap();
+        if status == 202 {
+            assert_eq!(answer["status"], "spooled");
+            spooled += 1;
+            continue;
+        }
+        assert_eq!((status.as_u16(), again.unwrap().to_str().unwrap()), (503, "5"));
+        // A slow disk may have it all the same.
+        if !answer["message"].as_str().unwrap().contains("did not answer within") {
             break answer;
         }
-        assert_eq!(answer.json::<Value>().await.unwrap()["status"], "spooled");
-        spooled += 1;
+        late += 1;
     };
-    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (503, "5"));
-    let answer = refused.json::<Value>().await.unwrap();
     assert!(answer["message"].as_str().unwrap().contains(why), "{answer}");
-    assert_eq!((spooled, waiting(&door.role).await), (10, 10));
+    assert_eq!(waiting(&door.role).await, 10);
+    assert!((10 - late..=10).contains(&spooled), "{spooled} were spooled, {late} were late");
     let (status, answer) = answered(door.post(ONE, new_event().to_string())).await;
     assert_eq!((status, &answer["status"]), (202, &json!("spooled")), "there is room for a small one: {answer}");
     assert_eq!(door.role.stop(), 0, "what it has is on disk");
