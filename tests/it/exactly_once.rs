@@ -649,7 +649,7 @@ async fn assert_one_of_two_applies(shop: &Shop, postgres: &PgPool, pipeline: &st
     codes.sort_unstable();
     assert_eq!(codes, [0, 2], "{finished:#?}");
     for (code, said) in &finished {
-        let expected = if *code == 0 { ": applied" } else { "is no longer open; it was not applied again" };
+        let expected = if *code == 0 { ": applied" } else { "is no longer open: somebody was faster" };
         assert!(said.contains(expected), "{pipeline}: {said}");
     }
 }
