@@ -1,4 +1,7 @@
 // The one thing that is asked of librdkafka beyond its interface: docs/adr/0022-headers-as-they-came.md.
+#include "rd.h" // and with it config.h: what is switched off after it has no part in a message, and headers of its own
+#undef WITH_SSL
+#undef WITH_ZLIB
 #include "rdkafka_int.h"
 #include "rdkafka_msg.h"
 
