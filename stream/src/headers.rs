@@ -1,6 +1,6 @@
 //! Headers of a polled message, as the log has them: <https://kafka.apache.org/documentation/#recordheader>.
 //!
-//! librdkafka's interface hands them out parsed, each in an allocation of its own, which was a fifth of what an event
+//! librdkafka's interface hands them out parsed, each in an allocation of its own, which was a tenth of what an event
 //! costs (docs/adr/0022). So `client/headers.c` asks it where their bytes are, and they are read here.
 #![allow(unsafe_code)] // the reason above; every block says why it is sound
 
