@@ -170,10 +170,7 @@ async fn an_event_that_was_set_aside_counts_once_when_it_comes_again_corrected()
     Sent::good(&good).header("ce_id", &first).into_topic(&platform);
     Sent::good(&good).into_topic(&platform);
     eventually("a third time it is a duplicate", async || rows(&platform, "payment_failed").await == 3).await;
-    assert_eq!(process.stop(), 0);
-    let verified = platform.run(&["verify", "clickhouse"]);
-    assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
-    platform.stop().await;
+    nothing_differs(platform, process).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -353,10 +350,7 @@ async fn a_replay_that_dies_anywhere_applies_once_when_it_is_repeated() {
         assert_eq!(stand_of(&platform, letter, event).await, (1, 1, "replayed".to_owned()), "{point}");
     }
     assert_eq!(platform.run(&["dead-letters", "replay", "--json"]).out, "", "none is open any more");
-    assert_eq!(process.stop(), 0);
-    let verified = platform.run(&["verify", "clickhouse"]);
-    assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
-    platform.stop().await;
+    nothing_differs(platform, process).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -376,10 +370,7 @@ async fn what_comes_again_after_its_replay_died_counts_once() {
         })
         .await;
     }
-    assert_eq!(process.stop(), 0);
-    let verified = platform.run(&["verify", "clickhouse"]);
-    assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
-    platform.stop().await;
+    nothing_differs(platform, process).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -401,10 +392,7 @@ async fn a_rebuild_takes_in_what_can_be_read_by_now_once_and_what_was_given_up_o
         stand_of(&platform, &letters[0], readable).await == (1, 1, "replayed".to_owned())
     })
     .await;
-    assert_eq!(process.stop(), 0);
-    let verified = platform.run(&["verify", "clickhouse"]);
-    assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);
-    platform.stop().await;
+    nothing_differs(platform, process).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -427,6 +415,11 @@ async fn what_is_given_up_while_a_rebuild_is_under_way_is_not_in_the_new_table()
     let (code, out) = rebuild.finish();
     assert_eq!(code, 0, "{out}");
     assert_eq!(rows(&platform, "payment_failed").await, 1);
+    nothing_differs(platform, process).await;
+}
+
+/// In the end, between the log and the tables.
+async fn nothing_differs(platform: Platform, process: Role) {
     assert_eq!(process.stop(), 0);
     let verified = platform.run(&["verify", "clickhouse"]);
     assert_eq!(verified.code(), 0, "{}{}", verified.out, verified.err);

@@ -97,15 +97,6 @@ impl Filling {
         }
     }
 
-    /// Several partitions may be at it at once: a column is added if it is not there.
-    async fn make_room(&self, shadow: &Table) -> Result<(), Failure> {
-        let changes = shadow.statements(&self.server.found().await?);
-        for statement in changes.map_err(|error| Failure::stop(anyhow::anyhow!(error)))? {
-            self.server.execute(&statement).await?;
-        }
-        Ok(())
-    }
-
     fn sum(&self, incoming: &Incoming<'_>) -> Result<Sum, Reject> {
         let Some(judge) = self.judges.get(&self.event_type, incoming.writer) else { return Ok(Sum::default()) };
         let plan = judge.plan.as_ref().map_err(|error| Reject::new(Reason::DoesNotFit, error))?;
@@ -125,7 +116,8 @@ impl Handler for Filling {
         }
         self.judges.brought(contract, writer).into_iter().for_each(|table| self.judges.follow(&self.event_type, table));
         let Some(table) = self.readers.brought(contract, writer) else { return Ok(()) };
-        self.make_room(&table).await?;
+        // Several partitions may be at it at once: a column is added if it is not there.
+        super::bring(&self.server, &table).await?;
         self.readers.follow(&self.event_type, table);
         Ok(())
     }

@@ -168,11 +168,7 @@ impl Work<'_> {
         for statement in statements::create(&self.table, &self.shadow) {
             self.execute(&statement).await?;
         }
-        let changes = self.shadow.statements(&self.found().await?).map_err(anyhow::Error::msg)?;
-        for statement in &changes {
-            self.execute(statement).await?;
-        }
-        Ok(())
+        bring(&self.server, &self.shadow).await.map_err(to_anyhow)
     }
 
     /// How many records could not be read.
@@ -345,7 +341,20 @@ impl Work<'_> {
     }
 
     async fn execute(&self, sql: &str) -> anyhow::Result<()> {
-        let about = || format!("could not run `{}`", sql.lines().next().unwrap_or_default());
-        self.server.execute(sql).await.map_err(to_anyhow).with_context(about)
+        execute(&self.server, sql).await.map_err(to_anyhow)
     }
+}
+
+/// Gives a shadow all that its form has.
+async fn bring(server: &Server, shadow: &Table) -> Result<(), Failure> {
+    let changes = shadow.statements(&server.found().await?).map_err(|why| Failure::stop(anyhow::Error::msg(why)))?;
+    for statement in &changes {
+        execute(server, statement).await?;
+    }
+    Ok(())
+}
+
+async fn execute(server: &Server, sql: &str) -> Result<(), Failure> {
+    let about = || format!("could not run `{}`", sql.lines().next().unwrap_or_default());
+    server.execute(sql).await.map_err(|failure| failure.context(about()))
 }
